@@ -1,0 +1,27 @@
+"""The entry point: shows help without loading anything, and maps every error to its exit code."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+HELP = Path(__file__).with_name("help.txt")
+"""The text of ``rbuild --help``, kept beside the code (a test compares it with click's own).
+
+Loading click takes several times as long as starting Python; whoever asks for help, or whose
+shell runs rbuild to see whether it is there, needn't wait for it.
+"""
+
+
+def main() -> None:
+    """Run the command line; never returns."""
+    if sys.argv[1:] in (["--help"], ["-h"], []):
+        sys.stdout.write(HELP.read_text(encoding="utf-8"))
+        sys.exit(0)
+    from rbuild.cli import run  # noqa: PLC0415 - see HELP
+
+    sys.exit(run(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()

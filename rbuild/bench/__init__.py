@@ -1,0 +1,1 @@
+"""Benchmarks: plan, measure, compare, report."""

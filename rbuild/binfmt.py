@@ -1,0 +1,138 @@
+"""binfmt_misc: whether the host's kernel hands aarch64 programs to QEMU, and how to make it so.
+
+The registration's fields are described in the kernel's Documentation/admin-guide/binfmt-misc.rst.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from rbuild import process
+from rbuild.environment import Architecture
+from rbuild.errors import HostLacks, ProcessFailed
+
+MOUNT_POINT = Path("/proc/sys/fs/binfmt_misc")
+INTERPRETERS = (
+    "/usr/libexec/qemu-binfmt/{machine}-binfmt-P",
+    "/usr/bin/qemu-{machine}-static",
+    "/usr/bin/qemu-{machine}",
+)
+
+# The first 20 bytes of an ELF file: class 64, little endian, version 1; type EXEC or DYN;
+# machine 0xb7.  The mask lets OSABI and the ABI version vary, and the type differ in its last bit.
+MAGIC = rb"\x7fELF\x02\x01\x01\x00" + rb"\x00" * 8 + rb"\x02\x00\xb7\x00"
+MASK = rb"\xff" * 7 + rb"\x00" + rb"\xff" * 8 + rb"\xfe\xff\xff\xff"
+
+
+@dataclass(frozen=True)
+class Registration:
+    """What the kernel says of a registered interpreter."""
+
+    enabled: bool
+    interpreter: Path
+    flags: str
+
+    @property
+    def fixed(self) -> bool:
+        """Whether the interpreter was opened at registration (F), and so needs no copy inside."""
+        return "F" in self.flags
+
+
+def parse(text: str) -> Registration:
+    """Read the text of a file in binfmt_misc, such as /proc/sys/fs/binfmt_misc/qemu-aarch64."""
+    fields = dict(line.split(maxsplit=1) for line in text.splitlines() if " " in line)
+    return Registration(
+        enabled=text.startswith("enabled"),
+        interpreter=Path(fields.get("interpreter", "")),
+        flags=fields.get("flags:", ""),
+    )
+
+
+def mounted() -> bool:
+    """Tell whether binfmt_misc is mounted."""
+    return (MOUNT_POINT / "status").exists()
+
+
+def registration(arch: Architecture) -> Registration | None:
+    """Return QEMU's registration for an architecture, or None."""
+    try:
+        return parse((MOUNT_POINT / f"qemu-{arch.machine}").read_text())
+    except OSError:
+        return None
+
+
+def problem(arch: Architecture) -> str | None:
+    """Say in one sentence what keeps programs of ``arch`` from running here, or None."""
+    if not mounted():
+        return "binfmt_misc is not mounted"
+    found = registration(arch)
+    if found is None:
+        return f"no interpreter is registered for {arch.machine} programs"
+    if not found.enabled:
+        return f"the interpreter for {arch.machine} programs is disabled"
+    if "qemu" not in str(found.interpreter):
+        return f"{arch.machine} programs are handed to {found.interpreter}, which isn't QEMU"
+    if not found.interpreter.exists():
+        return f"the registered interpreter {found.interpreter} doesn't exist"
+    if not found.fixed:
+        return (
+            f"qemu-{arch.machine} is registered without the F flag, "
+            "so it isn't found from within a rootfs"
+        )
+    return None
+
+
+def require(arch: Architecture) -> None:
+    """Raise HostLacks unless programs of ``arch`` can run here, before one fails obscurely."""
+    found = problem(arch)
+    if found is not None:
+        raise HostLacks(
+            f"aarch64 programs can't run on this host: {found}.",
+            hint="`rbuild doctor --fix` mends it (as root).",
+        )
+
+
+def enable(arch: Architecture) -> None:
+    """Mount binfmt_misc and register QEMU, without any service; needs root.
+
+    Raises HostLacks if the kernel has no binfmt_misc or QEMU isn't installed.
+    """
+    if not mounted():
+        try:
+            process.run(["mount", "-t", "binfmt_misc", "binfmt_misc", str(MOUNT_POINT)])
+        except ProcessFailed as error:
+            raise HostLacks(f"binfmt_misc can't be mounted: {error.detail}") from error
+    if problem(arch) is None:
+        return
+    name = f"qemu-{arch.machine}"
+    if shutil.which("update-binfmts"):
+        process.run(["update-binfmts", "--enable", name], check=False)
+    if problem(arch) is not None:
+        _register(arch, name)
+    left = problem(arch)
+    if left is not None:
+        raise HostLacks(f"QEMU could not be registered: {left}.")
+
+
+def _register(arch: Architecture, name: str) -> None:
+    existing = MOUNT_POINT / name
+    found = [Path(path.format(machine=arch.machine)) for path in INTERPRETERS]
+    interpreter = next((path for path in found if path.exists()), None)
+    if interpreter is None:
+        raise HostLacks(f"qemu-user-static for {arch.machine} is not installed.")
+    flags = "PF" if interpreter.name.endswith("-P") else "F"
+    try:
+        if existing.exists():
+            existing.write_bytes(b"-1")
+        line = b":%s:M::%s:%s:%s:%s" % (
+            name.encode(),
+            MAGIC,
+            MASK,
+            str(interpreter).encode(),
+            flags.encode(),
+        )
+        (MOUNT_POINT / "register").write_bytes(line)
+    except OSError as error:
+        raise HostLacks(f"{name} can't be registered: {error.strerror}.") from error

@@ -1,0 +1,179 @@
+"""The command line: global options, commands loaded when they are called, errors and exit codes."""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import importlib
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from rbuild import __version__
+from rbuild.console import Console
+from rbuild.errors import INTERRUPTED, InfrastructureError, RbuildError
+from rbuild.store import Store
+
+COMMANDS = {
+    "doctor": "Check what this host has and lacks; --fix installs it.",
+    "setup": "Provision environments: cross, chroot, hybrid.",
+    "kernel": "Build the kernel of a profile.",
+    "module": "Build the MFRC522 driver, or the module in PATH.",
+    "bench": "Time the ways of building against each other.",
+    "shell": "Open a shell in an environment, as a build sees it.",
+    "status": "Show what is provisioned and built, with sizes and ages.",
+    "clean": "Remove what the cache directory holds.",
+    "profiles": "List profiles; show one resolved, or their JSON Schema.",
+}
+"""Each command with its line in the help; each lives in the module of its name."""
+
+EPILOG = """\b
+Examples:
+  rbuild doctor --fix            install what this host lacks
+  rbuild setup chroot            provision an aarch64 chroot
+  rbuild module --in-tree        build the driver as a part of the kernel
+  rbuild bench                   compare the ways of building
+"""
+
+
+@dataclass(frozen=True)
+class App:
+    """What the global options decide."""
+
+    store: Store
+    console: Console
+
+
+class Commands(click.Group):
+    """A group that knows its commands' names and help, and imports one when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        """Return the names in the order of their use."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """Import the command's module."""
+        if cmd_name not in COMMANDS:
+            return None
+        found = importlib.import_module(f"rbuild.cli.{cmd_name}").command
+        assert isinstance(found, click.Command)
+        return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """Write the list of commands without importing any."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; for a mistyped name say which is nearest."""
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            close = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            more = f" Did you mean {close[0]!r}?" if close else ""
+            ctx.fail(f"No such command {args[0]!r}.{more}")
+        return super().resolve_command(ctx, args)
+
+
+def _cache_directory(given: str | None) -> Path:
+    if given is None:
+        from platformdirs import user_cache_path  # noqa: PLC0415
+
+        return user_cache_path("rbuild")
+    return Path(given).expanduser().absolute()
+
+
+@click.group(
+    cls=Commands,
+    epilog=EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
+)
+@click.option(
+    "--cache-dir",
+    envvar="RBUILD_CACHE_DIR",
+    metavar="DIR",
+    help="Where environments, sources and builds are kept (RBUILD_CACHE_DIR).",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON value on stdout.")
+@click.option("-v", "--verbose", is_flag=True, help="Show the programs' own output.")
+@click.option("-q", "--quiet", is_flag=True, help="Show results, warnings and errors only.")
+@click.version_option(__version__, "-V", "--version")
+@click.pass_context
+def main(
+    ctx: click.Context, cache_dir: str | None, as_json: bool, verbose: bool, quiet: bool
+) -> None:
+    """Build a Linux kernel and a driver for a 64-bit Arm board, and measure each way."""
+    if verbose and quiet:
+        raise click.UsageError("--verbose and --quiet exclude each other.")
+    console = Console(json=as_json, verbosity=1 if verbose else -1 if quiet else 0)
+    ctx.obj = App(Store(_cache_directory(cache_dir), console), console)
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command line; return the exit code.  The one place where errors become messages."""
+    console = Console(json="--json" in arguments)
+    try:
+        with _signals():
+            result = main.main(arguments, prog_name="rbuild", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return error.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        console.error("Interrupted. Nothing is half done; the next run goes on from here.")
+        return INTERRUPTED
+    except RbuildError as error:
+        return _show(error, console)
+    except BrokenPipeError:
+        # Whoever read our output (head, less) has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
+    except OSError as error:
+        return _show(_from_os(error), console)
+    return result if isinstance(result, int) else 0
+
+
+def _show(error: RbuildError, console: Console) -> int:
+    log = "" if error.log is None else f" The full log: {error.log}"
+    console.error(error.message + log, hint=error.hint, detail=error.detail)
+    if console.json:
+        console.result(
+            "",
+            {
+                "error": error.message,
+                "hint": error.hint,
+                "exit_code": error.exit_code,
+                "log": error.log,
+            },
+        )
+    return error.exit_code
+
+
+def _from_os(error: OSError) -> InfrastructureError:
+    where = f" ({error.filename})" if error.filename else ""
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return InfrastructureError(
+            f"The disk is full{where}.",
+            hint="Free some space (`rbuild clean`), or name another place with --cache-dir.",
+        )
+    return InfrastructureError(f"{error.strerror or error}{where}.")
+
+
+@contextmanager
+def _signals() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end a run as Ctrl-C does: children ended, nothing half done."""
+
+    def interrupt(*_: Any) -> None:  # noqa: ANN401
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, interrupt)
+    yield

@@ -1,0 +1,63 @@
+"""``rbuild doctor``: what the host has and lacks."""
+
+from __future__ import annotations
+
+import click
+
+from rbuild.cli import App
+from rbuild.doctor import Finding, State, examine, fix, plan
+from rbuild.errors import HostLacks
+
+EPILOG = """\b
+Examples:
+  rbuild doctor
+  sudo rbuild doctor --fix --yes
+"""
+MARKS = {State.OK: "ok  ", State.MISSING: "LACK", State.WARNING: "warn"}
+
+
+@click.command(epilog=EPILOG)
+@click.option("--fix", "mend", is_flag=True, help="Apply the remedies (needs root).")
+@click.option("-y", "--yes", is_flag=True, help="Don't ask before applying them.")
+@click.pass_context
+def command(ctx: click.Context, mend: bool, yes: bool) -> None:
+    """Check what this host has and lacks, with a remedy for each lack.
+
+    Ends with status 3 if something that builds need is missing.
+    """
+    app: App = ctx.obj
+    found = examine(app.store)
+    steps = plan(found)
+    if mend and steps:
+        app.console.note("To be done:\n" + "".join(f"  {step}\n" for step in steps))
+        if not yes and not click.confirm("Do it?", default=True, err=True):
+            raise click.Abort
+        fix(found, app.console.note)
+        found = examine(app.store)
+    app.console.result(
+        "\n".join(_line(one) for one in found),
+        [
+            {
+                "name": one.name,
+                "state": one.state,
+                "text": one.text,
+                "remedy": one.remedy,
+                "packages": list(one.packages),
+            }
+            for one in found
+        ],
+    )
+    lacking = [one.name for one in found if one.state is State.MISSING]
+    if not lacking:
+        return
+    if app.console.json:
+        ctx.exit(HostLacks.exit_code)
+    raise HostLacks(
+        f"This host lacks: {', '.join(lacking)}.",
+        hint=None if mend else "`rbuild doctor --fix` applies the remedies.",
+    )
+
+
+def _line(one: Finding) -> str:
+    remedy = f"\n       -> {one.remedy}" if one.remedy and one.state is not State.OK else ""
+    return f"{MARKS[one.state]} {one.name}: {one.text}{remedy}"

@@ -1,0 +1,124 @@
+"""``rbuild module``: build our driver, or any module."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from rbuild import module, profile
+from rbuild.cli import App
+from rbuild.cli.options import (
+    env_option,
+    jobs_option,
+    kdir_for,
+    profile_option,
+    runtime_option,
+    session,
+    summary,
+)
+from rbuild.console import duration, size
+from rbuild.kernel import Kdir
+from rbuild.profile import Driver, Kind
+
+EPILOG = """\b
+Examples:
+  rbuild module                            the Rust driver, out-of-tree
+  rbuild module --in-tree --driver c
+  rbuild module ~/src/my-driver --env hybrid --output .
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.argument("path", required=False, type=click.Path(path_type=Path))
+@click.option(
+    "--out-of-tree",
+    "kind",
+    flag_value=Kind.OUT_OF_TREE.value,
+    type=str,
+    help="Build beside the kernel tree.",
+)
+@click.option(
+    "--in-tree",
+    "kind",
+    flag_value=Kind.IN_TREE.value,
+    type=str,
+    help="Build as a part of the kernel tree.",
+)
+@click.option(
+    "--driver",
+    type=click.Choice([driver.value for driver in Driver]),
+    help="Which of our drivers [default: the profile's].",
+)
+@env_option
+@profile_option
+@jobs_option
+@click.option(
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Copy the .ko there.",
+)
+@runtime_option
+@click.pass_obj
+def command(
+    app: App,
+    path: Path | None,
+    kind: str | None,
+    driver: str | None,
+    env: str,
+    profile_name: str,
+    jobs: int | None,
+    output: Path | None,
+    runtime: str,
+) -> None:
+    """Build our MFRC522 driver, or with PATH any out-of-tree module.
+
+    PATH is a folder with a Kbuild or Makefile, of a C or a Rust module; it is left as it is.
+    The .ko is checked: machine, vermagic, and that each symbol it needs is exported.
+    """
+    if path is not None and (driver is not None or kind == Kind.IN_TREE):
+        raise click.UsageError("PATH is built out-of-tree, and goes without --driver.")
+    made = session(app, "module", runtime, jobs)
+    found = profile.load(profile_name)
+    wanted, how = Driver(driver or found.driver), Kind(kind or found.kind)
+    if path is not None:
+        how = Kind.OUT_OF_TREE
+    kdir = kdir_for(found, env, made)
+    if how is Kind.IN_TREE:
+        result = module.build_in_tree(kdir, wanted, made)
+    else:
+        source = path or module.driver_source(wanted)
+        result = module.build_out_of_tree(kdir, source, made)
+    places = [one.path for one in result.modules]
+    if output is not None:
+        places = module.export(result.modules, output)
+    data = summary("module", kdir, made)
+    data["kind"] = how
+    data["driver"] = None if path is not None else wanted
+    data["artefacts"] = [
+        {**one.as_json(), "path": str(place)}
+        for one, place in zip(result.modules, places, strict=True)
+    ]
+    data["phases"].append(result.phase.as_json())
+    app.console.result(_lines(kdir, how, result, places), data)
+
+
+def _lines(kdir: Kdir, kind: Kind, result: module.Result, places: list[Path]) -> str:
+    lines = []
+    for one, place in zip(result.modules, places, strict=True):
+        took = "nothing to do" if result.phase.cached else duration(result.phase.usage.wall_s)
+        against = (
+            "Module.symvers"
+            if one.symbols == "Module.symvers"
+            else "the source's exports (`rbuild kernel` gives the kernel's own list)"
+        )
+        lines += [
+            f"{place.name} ({kdir.ready.environment.name}, {kind}, {took}), "
+            f"{size(one.size_bytes)}: {place}",
+            f"  vermagic {one.vermagic}; license {one.license}"
+            f"; depends on {one.depends or 'no module'}",
+            f"  symbols checked against {against}",
+            f"  sha256 {one.sha256}",
+        ]
+    return "\n".join(lines)

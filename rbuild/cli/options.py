@@ -1,0 +1,106 @@
+"""The options that several commands share, and what they resolve to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+from click.shell_completion import CompletionItem
+
+from rbuild import environment, profile
+from rbuild.cli import App
+from rbuild.kernel import Kdir, prepare
+from rbuild.profile import Profile
+from rbuild.provision import make_ready, runtime_for
+from rbuild.session import Session
+from rbuild.source import obtain
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class _Named(click.ParamType[str]):
+    """A name that the shell can complete; whether it exists is checked where it is loaded."""
+
+    def __init__(self, name: str, names: Callable[[], list[str]]) -> None:
+        self.name = name
+        self._names = names
+
+    def shell_complete(
+        self,
+        ctx: click.Context,
+        param: click.Parameter,
+        incomplete: str,  # noqa: ARG002
+    ) -> list[CompletionItem]:
+        return [CompletionItem(name) for name in self._names() if name.startswith(incomplete)]
+
+
+ENVIRONMENT = _Named("environment", environment.names)
+PROFILE = _Named("profile", profile.names)
+
+env_option = click.option(
+    "--env",
+    "env",
+    type=ENVIRONMENT,
+    default="cross",
+    show_default=True,
+    envvar="RBUILD_ENV",
+    metavar="E",
+    help="The environment: cross, chroot, hybrid, or a definition's path.",
+)
+profile_option = click.option(
+    "--profile",
+    "profile_name",
+    type=PROFILE,
+    default="slim",
+    show_default=True,
+    envvar="RBUILD_PROFILE",
+    metavar="P",
+    help="The profile: a name, or a YAML file's path.",
+)
+runtime_option = click.option(
+    "--runtime",
+    type=click.Choice(["bwrap"]),
+    default="bwrap",
+    show_default=True,
+    envvar="RBUILD_RUNTIME",
+    help="What enters the environments.",
+)
+jobs_option = click.option(
+    "-j",
+    "--jobs",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="How many commands make runs at once [default: one a processor].",
+)
+
+
+def session(app: App, command: str, runtime: str, jobs: int | None) -> Session:
+    """Return the session of a command."""
+    made = Session(command, app.store, runtime_for(runtime))
+    if jobs is not None:
+        made.jobs = jobs
+    return made
+
+
+def kdir_for(found: Profile, env: str, made: Session) -> Kdir:
+    """Return the profile's KDIR in an environment, provisioning whatever it lacks."""
+    ready = make_ready(environment.load(env), made.store, made.runtime)
+    return prepare(found, obtain(found, ready, made.store), ready, made)
+
+
+def summary(command: str, kdir: Kdir, made: Session) -> dict[str, Any]:
+    """Return the fields that every build's JSON has."""
+    return {
+        "command": command,
+        "profile": kdir.profile.name,
+        "environment": kdir.ready.environment.name,
+        "runtime": made.runtime.name,
+        "kind": None,
+        "driver": None,
+        "artefacts": [],
+        "phases": [phase.as_json() for phase in kdir.phases],
+        "toolchain": dict(kdir.ready.toolchain),
+        "kernel_release": kdir.release,
+        "log": str(made.log_path) if made.has_log else None,
+    }

@@ -1,0 +1,55 @@
+"""``rbuild profiles``: list, show, schema."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from rbuild import profile
+from rbuild.cli import App
+from rbuild.cli.options import PROFILE
+
+EPILOG = """\b
+Examples:
+  rbuild profiles
+  rbuild profiles show slim
+  rbuild profiles schema > profile.schema.json
+"""
+
+
+@click.group(invoke_without_command=True, epilog=EPILOG)
+@click.pass_context
+def command(ctx: click.Context) -> None:
+    """List the profiles; show one resolved, or the JSON Schema of them all."""
+    if ctx.invoked_subcommand is not None:
+        return
+    app: App = ctx.obj
+    found = [profile.load(name) for name in profile.names()]
+    width = max(len(one.name) for one in found)
+    app.console.result(
+        "\n".join(f"{one.name:{width}}  {one.description}" for one in found),
+        [one.model_dump(mode="json") for one in found],
+    )
+
+
+@command.command()
+@click.argument("name", type=PROFILE)
+@click.pass_obj
+def show(app: App, name: str) -> None:
+    """Show a profile with all its defaults and its fragments merged."""
+    import yaml  # noqa: PLC0415
+
+    found = profile.load(name)
+    data = found.model_dump(mode="json", exclude_none=True)
+    fragments = "".join(f"\n# {title}\n{text}" for title, text in found.fragments())
+    text = yaml.safe_dump(data, sort_keys=False) + fragments
+    app.console.result(text, {**data, "fragment_texts": dict(found.fragments())})
+
+
+@command.command()
+@click.pass_obj
+def schema(app: App) -> None:
+    """Print the JSON Schema of a profile, for editors and checks."""
+    found = profile.Profile.model_json_schema()
+    app.console.result(json.dumps(found, indent=2), found)

@@ -1,0 +1,83 @@
+"""``rbuild setup``: provision environments."""
+
+from __future__ import annotations
+
+import click
+
+from rbuild import environment
+from rbuild.cli import App
+from rbuild.cli.options import ENVIRONMENT, runtime_option, session
+from rbuild.console import duration
+from rbuild.provision import Ready, make_ready
+
+EPILOG = """\b
+Examples:
+  rbuild setup                   the cross environment
+  rbuild setup chroot hybrid
+  rbuild setup --all --force     make all of them anew
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.argument("names", nargs=-1, type=ENVIRONMENT, metavar="[cross|chroot|hybrid]...")
+@click.option("--all", "every", is_flag=True, help="All environments that are defined.")
+@click.option("--force", is_flag=True, help="Make the rootfses anew, with today's packages.")
+@runtime_option
+@click.pass_obj
+def command(app: App, names: tuple[str, ...], every: bool, force: bool, runtime: str) -> None:
+    """Provision environments, and verify that their compilers work.
+
+    What is provisioned already is left alone.
+    """
+    wanted = environment.names() if every else list(names) or ["cross"]
+    made = session(app, "setup", runtime, None)
+    renewed: set[str] = set()
+    found = []
+    for name in wanted:
+        loaded = environment.load(name)
+        if force:
+            _renew(loaded, made.store, renewed)
+        found.append(make_ready(loaded, made.store, made.runtime))
+    app.console.result(
+        "\n".join(_line(ready) for ready in found),
+        [
+            {
+                "environment": ready.environment.name,
+                "root": str(ready.sandbox.root),
+                "rootfs": list(ready.rootfs_keys),
+                "builder": ready.environment.builder.machine,
+                "emulated": ready.environment.emulated,
+                "emulated_programs": list(ready.emulated_programs),
+                "toolchain": dict(ready.toolchain),
+                "seconds": round(ready.seconds, 1),
+                "cached": ready.cached,
+            }
+            for ready in found
+        ],
+    )
+
+
+def _renew(loaded: environment.Environment, store: object, renewed: set[str]) -> None:
+    """Provision each rootfs of an environment anew, once in a run."""
+    from rbuild.rootfs import provision  # noqa: PLC0415
+    from rbuild.store import Store  # noqa: PLC0415
+
+    assert isinstance(store, Store)
+    for part in loaded.rootfses:
+        if part.definition.name not in renewed:
+            provision(part, store, force=True)
+            renewed.add(part.definition.name)
+
+
+def _line(ready: Ready) -> str:
+    name = ready.environment.name
+    how = "was there already" if ready.cached else f"took {duration(ready.seconds)}"
+    compiler = ", ".join(
+        f"{package} {version}"
+        for package, version in ready.toolchain.items()
+        if package.startswith(("clang-", "rustc"))
+    )
+    text = f"{name}: ready ({how}); {compiler}"
+    if ready.emulated_programs:
+        text += f"\n  no native twin, so emulated: {', '.join(ready.emulated_programs)}"
+    return text

@@ -1,0 +1,66 @@
+"""``rbuild shell``: an interactive shell as a build sees it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from rbuild import profile
+from rbuild.cli import App
+from rbuild.cli.options import env_option, kdir_for, profile_option, runtime_option, session
+from rbuild.kbuild import Kbuild
+from rbuild.sandbox import KDIR, MODULE, Bind, Job
+
+EPILOG = """\b
+Examples:
+  rbuild shell --env hybrid
+  rbuild shell -- make -C /src O=/kdir kernelrelease
+  rbuild shell --module ~/src/my-driver     then: make -C /src O=/kdir M=/module
+"""
+
+
+@click.command(epilog=EPILOG, context_settings={"ignore_unknown_options": True})
+@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[COMMAND]...")
+@env_option
+@profile_option
+@click.option(
+    "--module",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="A folder to have, writable, as /module.",
+)
+@click.option("--write", is_flag=True, help="Let /kdir be written, too.")
+@runtime_option
+@click.pass_context
+def command(
+    ctx: click.Context,
+    words: tuple[str, ...],
+    env: str,
+    profile_name: str,
+    module: Path | None,
+    write: bool,
+    runtime: str,
+) -> None:
+    """Open a shell in an environment: tree in /src, KDIR in /kdir, make's variables set.
+
+    As in a build, there is no network and none of your files.  With COMMAND, run that instead.
+    """
+    app: App = ctx.obj
+    made = session(app, "shell", runtime, None)
+    kdir = kdir_for(profile.load(profile_name), env, made)
+    kbuild = Kbuild(made, kdir.ready, kdir.tree, kdir.path)
+    binds = [
+        Bind(bind.source, bind.target, bind.writable and (write or bind.target != KDIR))
+        for bind in kbuild.binds()
+    ]
+    if module is not None:
+        binds.append(Bind(module.resolve(), MODULE, writable=True))
+    prompt = {"PS1": rf"rbuild {env}:\w\$ ", "TERM": "xterm-256color"}
+    job = Job(
+        list(words) or ["bash", "--norc", "-i"],
+        binds,
+        MODULE if module is not None else KDIR,
+        {**kbuild.environment(), **kbuild.variables(), **prompt},
+    )
+    ctx.exit(kdir.ready.runtime.interactive(kdir.ready.sandbox, job))

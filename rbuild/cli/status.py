@@ -1,0 +1,56 @@
+"""``rbuild status``: what is provisioned and built."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import click
+
+from rbuild.cli import App
+from rbuild.console import duration, size
+from rbuild.store import Entry, Room, tree_size
+
+
+@click.command(epilog="\b\nExamples:\n  rbuild status\n  rbuild --json status")
+@click.pass_obj
+def command(app: App) -> None:
+    """Show what the cache directory holds: environments, trees, KDIRs and runs."""
+    rows = [_row(entry) for room in Room for entry in app.store.entries(room)]
+    total = sum(row["size_bytes"] for row in rows)
+    table = app.console.table(
+        "",
+        ["entry", "kind", "state", "size", "age"],
+        [
+            [
+                row["name"],
+                row["room"],
+                row["state"],
+                size(row["size_bytes"]),
+                duration(row["age_s"]),
+            ]
+            for row in rows
+        ],
+    )
+    text = (
+        f"{table}\n{size(total)} in {app.store.root}"
+        if rows
+        else (f"Nothing is provisioned in {app.store.root} yet; `rbuild setup` does it.")
+    )
+    app.console.result(text, {"root": str(app.store.root), "size_bytes": total, "entries": rows})
+
+
+def _row(entry: Entry) -> dict[str, Any]:
+    metadata = entry.metadata or {}
+    created = metadata.get("created", entry.path.stat().st_mtime)
+    state = metadata.get("stage") or metadata.get("version") or metadata.get("architecture") or ""
+    if entry.room is not Room.RUNS and not metadata:
+        state = "unusable"
+    return {
+        "name": entry.name,
+        "room": entry.room.value,
+        "state": state,
+        "size_bytes": tree_size(entry.path),
+        "age_s": max(0.0, time.time() - created),
+        "path": str(entry.path),
+    }

@@ -1,0 +1,182 @@
+"""The one place that prints: results to stdout, progress and logs to stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import IO, TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+PLAIN_INTERVAL_S = 30.0
+"""How often a long step says how far it is when there is no terminal to draw on."""
+
+
+def duration(seconds: float) -> str:
+    """Return a duration as a person writes it: ``0.42 s``, ``12.3 s``, ``4 min 05 s``."""
+    if seconds < 10:
+        return f"{seconds:.2f} s"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def size(count: float) -> str:
+    """Return a number of bytes as a person writes it, in binary units: ``1.9 GiB``."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024 or unit == "GiB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    raise AssertionError("unreachable")
+
+
+@dataclass
+class Step:
+    """A long piece of work under way: what, how far (``done`` of ``total``), and what just now."""
+
+    title: str
+    total: int | None = None
+    done: int = 0
+    detail: str = ""
+    started: float = field(default_factory=time.monotonic)
+    _console: Console | None = None
+    _bar: tuple[Progress, TaskID] | None = None
+    _spoke: float = field(default_factory=time.monotonic)
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since the step began."""
+        return time.monotonic() - self.started
+
+    def update(
+        self, detail: str = "", *, done: int | None = None, total: int | None = None
+    ) -> None:
+        """Say what is being done just now, and how far it is."""
+        self.detail = detail or self.detail
+        self.done = self.done if done is None else done
+        self.total = self.total if total is None else total
+        if self._bar is not None:
+            bar, task = self._bar
+            # An estimate that proves too low must not show more than 100 %.
+            whole = None if self.total is None else max(self.total, self.done)
+            bar.update(task, completed=self.done, total=whole, detail=self.detail[-60:])
+        elif self._console is not None and time.monotonic() - self._spoke > PLAIN_INTERVAL_S:
+            self._spoke = time.monotonic()
+            far = f"{self.done} of about {self.total}, " if self.total else ""
+            self._console.note(f"    {far}{duration(self.elapsed_s)}: {self.detail}")
+
+
+@dataclass(frozen=True)
+class Console:
+    """Where rbuild speaks.  ``verbosity``: -1 quiet, 0 normal, 1 with the programs' output."""
+
+    json: bool = False
+    verbosity: int = 0
+    out: IO[str] = field(default_factory=lambda: sys.stdout)
+    err: IO[str] = field(default_factory=lambda: sys.stderr)
+
+    @property
+    def live(self) -> bool:
+        """Whether progress may be drawn: stderr is a terminal that can move its cursor."""
+        return (
+            self.err.isatty() and self.verbosity == 0 and os.environ.get("TERM", "dumb") != "dumb"
+        )
+
+    def result(self, text: str, data: Mapping[str, Any] | Sequence[Any] | None = None) -> None:
+        """Print a command's result: ``text`` for a person, ``data`` as JSON for a script."""
+        if self.json:
+            self.out.write(json.dumps(data, indent=2, default=str) + "\n")
+        elif text:
+            self.out.write(text.rstrip("\n") + "\n")
+        self.out.flush()
+
+    def note(self, text: str) -> None:
+        """Say something in passing, on stderr."""
+        if self.verbosity >= 0:
+            self.err.write(text + "\n")
+            self.err.flush()
+
+    def verbose(self, text: str) -> None:
+        """Show a line of a program's output if the user asked for it."""
+        if self.verbosity > 0:
+            self.err.write(text + "\n")
+
+    def warn(self, text: str) -> None:
+        """Warn, even when quiet."""
+        self.err.write(f"{self._paint('warning:', '33')} {text}\n")
+        self.err.flush()
+
+    def error(self, message: str, *, hint: str | None = None, detail: str = "") -> None:
+        """Show an error: the failed program's own words, then ours, then the remedy."""
+        if detail:
+            self.err.write(detail.rstrip("\n") + "\n\n")
+        self.err.write(f"{self._paint('error:', '1;31')} {message}\n")
+        if hint:
+            self.err.write(f"{self._paint('hint:', '36')} {hint}\n")
+        self.err.flush()
+
+    @contextmanager
+    def step(self, title: str, *, total: int | None = None) -> Iterator[Step]:
+        """Show progress on ``title`` while the body runs, and how long it took at its end."""
+        step = Step(title, total, _console=self)
+        if self.live:
+            with self._progress() as bar:
+                step._bar = (bar, bar.add_task(title, total=total, detail=""))
+                yield step
+        else:
+            self.note(f"==> {title}")
+            yield step
+        self.note(f"  {self._paint('ok', '32')} {title} ({duration(step.elapsed_s)})")
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+        """Return a table as text, as wide as the terminal; only the first column is words."""
+        from rich import box  # noqa: PLC0415 - rich takes longer to load than most commands to run
+        from rich.console import Console as Rich  # noqa: PLC0415
+        from rich.table import Table  # noqa: PLC0415
+
+        table = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left")
+        for number, column in enumerate(columns):
+            table.add_column(column, justify="left" if number == 0 else "right", no_wrap=True)
+        for row in rows:
+            table.add_row(*row)
+        terminal = self.out.isatty()
+        screen = Rich(file=self.out, width=None if terminal else 160, force_terminal=terminal)
+        with screen.capture() as captured:
+            screen.print(table)
+        return "\n".join(line.rstrip() for line in captured.get().splitlines())
+
+    def _progress(self) -> Progress:
+        from rich.console import Console as Rich  # noqa: PLC0415
+        from rich.progress import (  # noqa: PLC0415
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            SpinnerColumn,
+            TextColumn,
+            TimeElapsedColumn,
+        )
+
+        return Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[detail]}", markup=False),
+            console=Rich(file=self.err),
+            transient=True,
+        )
+
+    def _paint(self, text: str, code: str) -> str:
+        if not self.err.isatty() or os.environ.get("NO_COLOR"):
+            return text
+        return f"\x1b[{code}m{text}\x1b[0m"

@@ -1,0 +1,134 @@
+"""YAML files checked against a model: every fault is shown with its file, line and field."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from rbuild.errors import UsageError
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class Strict(BaseModel):
+    """The base of everything that is read from YAML: frozen, unknown fields refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
+
+
+def load(path: Path, model: type[Model]) -> Model:
+    """Read a YAML file into ``model``.
+
+    Raises UsageError naming the file, and for each fault its line, its field and what is
+    accepted there.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UsageError(f"{path} can't be read: {reason}.") from error
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        data = yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = "" if mark is None else f":{mark.line + 1}:{mark.column + 1}"
+        raise UsageError(f"{path}{line}: not valid YAML: {error.problem or error}.") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UsageError(f"{path}: not valid YAML: {error}.") from error
+    if not isinstance(data, dict):
+        raise UsageError(f"{path}: expected fields (`name: value`), got {_kind(data)}.")
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        faults = [_explain(fault, path, node, model) for fault in error.errors()]
+        raise UsageError(faults[0], detail="\n".join(faults[1:])) from error
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """Return `` Did you mean 'x'?`` for the nearest known word, or the list of what is known."""
+    close = difflib.get_close_matches(word, known, n=1)
+    if close:
+        return f" Did you mean {close[0]!r}?"
+    return f" Known: {', '.join(sorted(known))}." if known else ""
+
+
+def _explain(fault: Any, path: Path, node: yaml.Node | None, model: type[BaseModel]) -> str:  # noqa: ANN401
+    where = tuple(fault["loc"])
+    line, field = _locate(node, where)
+    if fault["type"] == "extra_forbidden":
+        known = _fields(model, where[:-1])
+        return f"{path}:{line}: {field}: unknown field.{nearest(str(where[-1]), known)}"
+    message = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] == "missing":
+        message = "this field is required"
+    got = "" if fault["type"] in {"missing", "value_error"} else f" (got {fault['input']!r})"
+    return f"{path}:{line}: {field}: {message}{got}."
+
+
+def _locate(node: yaml.Node | None, where: tuple[str | int, ...]) -> tuple[int, str]:
+    """Return the line (from 1) and the dotted name of the deepest part of ``where`` in the file."""
+    line = 1
+    parts: list[str] = []
+    for part in where:
+        found = _child(node, part)
+        if found is None:
+            # The name of a union's member, or of a field that is missing from the file.
+            if isinstance(node, yaml.MappingNode) and part == where[-1]:
+                parts.append(str(part))
+            continue
+        key, node = found
+        line = key.start_mark.line + 1
+        parts.append(str(part))
+    return line, ".".join(parts) or "(top)"
+
+
+def _child(node: yaml.Node | None, part: str | int) -> tuple[yaml.Node, yaml.Node] | None:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            if key.value == str(part):
+                return key, value
+    if isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+        return node.value[part], node.value[part]
+    return None
+
+
+def _fields(model: type[BaseModel], where: tuple[str | int, ...]) -> list[str]:
+    """Return the names of the fields of the model that stands at ``where`` within ``model``."""
+    current: type[BaseModel] = model
+    for part in where:
+        info = current.model_fields.get(str(part))
+        if info is None:
+            for inner in _models(current):
+                if inner.__name__ == part:
+                    current = inner
+            continue
+        inner_models = _inner(info.annotation)
+        if len(inner_models) == 1:
+            current = inner_models[0]
+        else:
+            named = [inner for inner in inner_models if inner.__name__ in where]
+            current = named[0] if named else current
+    return list(current.model_fields)
+
+
+def _models(model: type[BaseModel]) -> list[type[BaseModel]]:
+    return [inner for info in model.model_fields.values() for inner in _inner(info.annotation)]
+
+
+def _inner(annotation: Any) -> list[type[BaseModel]]:  # noqa: ANN401
+    """Return the models named anywhere in a type annotation."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    found: list[type[BaseModel]] = []
+    for part in getattr(annotation, "__args__", ()):
+        found += _inner(part)
+    return found
+
+
+def _kind(data: object) -> str:
+    return "nothing" if data is None else f"a {type(data).__name__}"

@@ -1,0 +1,362 @@
+"""What the host has and lacks, each lack with its remedy; remedies applied where asked for."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from rbuild import binfmt, process
+from rbuild.console import size
+from rbuild.environment import ARCHITECTURES, Architecture, host_architecture
+from rbuild.errors import HostLacks, InfrastructureError, ProcessFailed
+from rbuild.store import Store
+
+DISK_WANTED = 12 * 1024**3
+"""Bytes for three rootfses, a tree and a few KDIRs."""
+
+MEMORY_WANTED = 2 * 1024**3
+"""Bytes: rustc and the link of a kernel take about one; make runs several commands at once."""
+
+TARGET = ARCHITECTURES["arm64"]
+
+
+class State(StrEnum):
+    """What a check found."""
+
+    OK = "ok"
+    MISSING = "missing"
+    WARNING = "warning"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The outcome of one check.
+
+    ``packages`` are Debian packages that mend it; ``action`` what else does, as root.
+    """
+
+    name: str
+    state: State
+    text: str
+    remedy: str = ""
+    packages: tuple[str, ...] = ()
+    action: Callable[[], None] | None = field(default=None, compare=False)
+
+
+def examine(store: Store) -> list[Finding]:
+    """Make all checks; none of them changes anything."""
+    host = host_architecture()
+    found = [
+        Finding("architecture", State.OK, host.machine),
+        _program("mmdebstrap", "makes the environments", ["mmdebstrap", "--version"]),
+        _program("bwrap", "enters the environments", ["bwrap", "--version"], "bubblewrap"),
+        _program("setpriv", "ends children with rbuild", ["setpriv", "--version"], "util-linux"),
+        _program("git", "fetches kernels from git", ["git", "--version"], optional=True),
+        _keyring(),
+        _namespaces(),
+        *_emulation(host),
+        _program(
+            "qemu-system-aarch64",
+            "boots what was built",
+            ["qemu-system-aarch64", "--version"],
+            "qemu-system-arm",
+        ),
+        _disk(store),
+        _memory(),
+        _docker(),
+    ]
+    if os.geteuid() != 0:
+        found.insert(6, _subordinate_ids())
+    return found
+
+
+def fix(findings: Sequence[Finding], say: Callable[[str], None]) -> None:
+    """Apply the remedies of what is missing: packages by apt, then the rest.
+
+    Raises HostLacks where that needs root or another distribution, InfrastructureError where
+    apt fails.
+    """
+    lacking = [one for one in findings if one.state is State.MISSING]
+    packages = sorted({package for one in lacking for package in one.packages})
+    if packages or any(one.action for one in lacking):
+        _may_fix()
+    if packages:
+        _install(packages, say)
+    for one in lacking:
+        if one.action is not None:
+            say(f"Mending: {one.name}")
+            one.action()
+
+
+def plan(findings: Sequence[Finding]) -> list[str]:
+    """Return what ``fix`` would do, a line each."""
+    lacking = [one for one in findings if one.state is State.MISSING]
+    packages = sorted({package for one in lacking for package in one.packages})
+    lines = [f"apt-get install {' '.join(packages)}"] if packages else []
+    return lines + [one.remedy for one in lacking if one.action is not None]
+
+
+def _may_fix() -> None:
+    if os.geteuid() != 0:
+        raise HostLacks(
+            "Only root can install packages and register interpreters.",
+            hint="Run `sudo rbuild doctor --fix`, or apply the remedies by hand.",
+        )
+
+
+def _install(packages: Sequence[str], say: Callable[[str], None]) -> None:
+    if shutil.which("apt-get") is None:
+        raise HostLacks(
+            "This host has no apt: install by its own means what provides "
+            + ", ".join(packages)
+            + "."
+        )
+    env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    for words in (
+        ["apt-get", "update", "-q"],
+        ["apt-get", "install", "-q", "-y", "--no-install-recommends", *packages],
+    ):
+        say(" ".join(words))
+        try:
+            process.run(words, env=env)
+        except ProcessFailed as error:
+            raise InfrastructureError(
+                f"`{' '.join(words)}` failed.", detail="\n".join(error.tail[-10:])
+            ) from error
+
+
+def _program(
+    name: str, purpose: str, argv: Sequence[str], package: str = "", *, optional: bool = False
+) -> Finding:
+    package = package or name
+    if shutil.which(name) is None:
+        state = State.WARNING if optional else State.MISSING
+        return Finding(
+            name, state, f"not installed ({purpose})", f"apt-get install {package}", (package,)
+        )
+    try:
+        version = process.capture(argv).splitlines()[0]
+    except (ProcessFailed, IndexError):
+        version = "installed"
+    return Finding(name, State.OK, version)
+
+
+def _keyring() -> Finding:
+    name = "Debian keyring"
+    path = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+    if path.exists():
+        return Finding(name, State.OK, str(path))
+    package = "debian-archive-keyring"
+    return Finding(
+        name,
+        State.MISSING,
+        "not installed (verifies what is downloaded)",
+        f"apt-get install {package}",
+        (package,),
+    )
+
+
+def _namespaces() -> Finding:
+    """Try what bubblewrap does; settings that forbid it differ from host to host."""
+    name = "namespaces"
+    if shutil.which("unshare") is None:
+        return Finding(name, State.MISSING, "unshare is not installed", "", ("util-linux",))
+    words = ["unshare", "--user", "--map-root-user", "--mount", "--pid", "--net", "--fork", "true"]
+    if os.geteuid() == 0:
+        words = ["unshare", "--mount", "--pid", "--net", "--fork", "true"]
+    tried = process.run(words, check=False)
+    if tried.returncode == 0:
+        who = "root" if os.geteuid() == 0 else "user namespaces are allowed"
+        return Finding(name, State.OK, who)
+    return Finding(
+        name,
+        State.MISSING,
+        f"not allowed: {tried.text.strip()}",
+        "sysctl kernel.unprivileged_userns_clone=1 (Debian), or "
+        "sysctl kernel.apparmor_restrict_unprivileged_userns=0 (Ubuntu); or run as root",
+    )
+
+
+def _subordinate_ids() -> Finding:
+    name = "subordinate ids"
+    user = getpass.getuser()
+    lacking = [
+        str(path)
+        for path in (Path("/etc/subuid"), Path("/etc/subgid"))
+        if not path.exists()
+        or not re.search(
+            rf"^({re.escape(user)}|{os.getuid()}):\d+:\d{{5,}}$", path.read_text(), re.MULTILINE
+        )
+    ]
+    if shutil.which("newuidmap") is None:
+        return Finding(
+            name, State.MISSING, "newuidmap is not installed", "apt-get install uidmap", ("uidmap",)
+        )
+    if lacking:
+        return Finding(
+            name,
+            State.MISSING,
+            f"{user} has no range in {' and '.join(lacking)}",
+            f"usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}",
+        )
+    return Finding(name, State.OK, f"{user} has ranges in /etc/subuid and /etc/subgid")
+
+
+def _emulation(host: Architecture) -> list[Finding]:
+    """Check each part of running aarch64 programs, the last by running one."""
+    if host == TARGET:
+        return [Finding("emulation", State.OK, "not needed on this host")]
+    machine = TARGET.machine
+    found = []
+    packages = ("qemu-user-static", "binfmt-support", "arch-test")
+    program = f"qemu-{machine}-static"
+    found.append(
+        _program(program, "runs aarch64 programs", [program, "--version"], "qemu-user-static")
+    )
+
+    def mend() -> None:
+        binfmt.enable(TARGET)
+
+    if not binfmt.mounted():
+        found.append(
+            Finding(
+                "binfmt_misc",
+                State.MISSING,
+                "not mounted",
+                f"mount -t binfmt_misc binfmt_misc {binfmt.MOUNT_POINT}",
+                packages,
+                mend,
+            )
+        )
+    else:
+        found.append(Finding("binfmt_misc", State.OK, f"mounted on {binfmt.MOUNT_POINT}"))
+    problem = binfmt.problem(TARGET)
+    registered = binfmt.registration(TARGET)
+    if problem is not None:
+        found.append(
+            Finding(
+                f"qemu-{machine}",
+                State.MISSING,
+                problem,
+                f"update-binfmts --enable qemu-{machine}",
+                packages,
+                mend,
+            )
+        )
+        return found
+    assert registered is not None
+    found.append(
+        Finding(
+            f"qemu-{machine}",
+            State.OK,
+            f"registered: {registered.interpreter}, flags {registered.flags}",
+        )
+    )
+    found.append(_aarch64_runs())
+    return found
+
+
+def exit_program(machine: int = 0xB7) -> bytes:
+    """Return an aarch64 ELF program of 132 bytes that exits with status 42.
+
+    Made here so that emulation can be tried before there is a rootfs: an ELF header, one
+    program header, and ``mov x0, #42; mov x8, #93; svc #0``.
+    """
+    base, entry = 0x400000, 0x400000 + 64 + 56
+    code = b"".join(word.to_bytes(4, "little") for word in (0xD2800540, 0xD2800BA8, 0xD4000001))
+    length = 64 + 56 + len(code)
+    header = b"\x7fELF\x02\x01\x01" + bytes(9)
+    for value, width in (
+        (2, 2),
+        (machine, 2),
+        (1, 4),
+        (entry, 8),
+        (64, 8),
+        (0, 8),
+        (0, 4),
+        (64, 2),
+        (56, 2),
+        (1, 2),
+        (0, 2),
+        (0, 2),
+        (0, 2),
+    ):
+        header += value.to_bytes(width, "little")
+    segment = b""
+    for value, width in (
+        (1, 4),
+        (5, 4),
+        (0, 8),
+        (base, 8),
+        (base, 8),
+        (length, 8),
+        (length, 8),
+        (0x1000, 8),
+    ):
+        segment += value.to_bytes(width, "little")
+    return header + segment + code
+
+
+def _aarch64_runs() -> Finding:
+    name = "an aarch64 program"
+    with tempfile.TemporaryDirectory(prefix="rbuild-doctor-") as folder:
+        path = Path(folder, "exit42")
+        path.write_bytes(exit_program())
+        path.chmod(0o755)
+        try:
+            status = subprocess.run([path], check=False, timeout=20).returncode
+        except (OSError, subprocess.TimeoutExpired) as error:
+            return Finding(
+                name,
+                State.MISSING,
+                f"does not run: {error}",
+                "reinstall qemu-user-static",
+                ("qemu-user-static",),
+            )
+    if status == 42:
+        return Finding(name, State.OK, "runs")
+    return Finding(
+        name,
+        State.MISSING,
+        f"ended with status {status}, not 42",
+        "reinstall qemu-user-static",
+        ("qemu-user-static",),
+    )
+
+
+def _disk(store: Store) -> Finding:
+    folder = store.root
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    text = f"{size(free)} free for {store.root}"
+    if free < DISK_WANTED:
+        return Finding(
+            "disk",
+            State.WARNING,
+            text,
+            f"all environments need about {size(DISK_WANTED)}; see --cache-dir",
+        )
+    return Finding("disk", State.OK, text)
+
+
+def _memory() -> Finding:
+    count = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if count < MEMORY_WANTED:
+        remedy = f"{size(MEMORY_WANTED)} is comfortable"
+        return Finding("memory", State.WARNING, size(count), remedy)
+    return Finding("memory", State.OK, size(count))
+
+
+def _docker() -> Finding:
+    found = shutil.which("docker")
+    text = "client installed" if found else "not installed"
+    return Finding("docker (optional)", State.OK, text)

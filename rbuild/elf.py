@@ -1,0 +1,79 @@
+"""What an ELF file says of itself: machine, a module's modinfo, its undefined symbols."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from elftools.common.exceptions import ELFError
+from elftools.elf.elffile import ELFFile
+from elftools.elf.sections import SymbolTableSection
+
+from rbuild.errors import BuildFailed
+
+
+@dataclass(frozen=True)
+class ModuleInfo:
+    """What modinfo(8) would say of a .ko, and the symbols that the kernel must provide."""
+
+    machine: str
+    fields: dict[str, tuple[str, ...]]
+    undefined: tuple[str, ...]
+
+    def field(self, name: str) -> str:
+        """Return a field that occurs once, or ''."""
+        values = self.fields.get(name, ())
+        return values[0] if values else ""
+
+    @property
+    def vermagic(self) -> str:
+        """The kernel release and options that it was built for."""
+        return self.field("vermagic").strip()
+
+
+def machine(path: Path) -> str:
+    """Return the architecture of an ELF file in readelf's words, such as AArch64.
+
+    Raises BuildFailed if the file isn't ELF.
+    """
+    try:
+        with path.open("rb") as file:
+            return str(ELFFile(file).get_machine_arch())
+    except (ELFError, OSError) as error:
+        raise BuildFailed(f"{path} is not an ELF file: {error}.") from error
+
+
+def module_info(path: Path) -> ModuleInfo:
+    """Read a .ko; raise BuildFailed if it isn't an ELF file with a .modinfo section."""
+    try:
+        with path.open("rb") as file:
+            elf = ELFFile(file)
+            section = elf.get_section_by_name(".modinfo")
+            if section is None:
+                raise BuildFailed(f"{path} has no .modinfo section: it is not a kernel module.")
+            return ModuleInfo(
+                str(elf.get_machine_arch()), _modinfo(section.data()), _undefined(elf)
+            )
+    except (ELFError, OSError) as error:
+        raise BuildFailed(f"{path} can't be read as an ELF file: {error}.") from error
+
+
+def _modinfo(content: bytes) -> dict[str, tuple[str, ...]]:
+    found: dict[str, tuple[str, ...]] = {}
+    for item in content.split(b"\0"):
+        name, separator, value = item.decode("utf-8", "replace").partition("=")
+        if separator:
+            found[name] = (*found.get(name, ()), value)
+    return found
+
+
+def _undefined(elf: ELFFile) -> tuple[str, ...]:
+    """Return the names of symbols that are neither defined nor weak."""
+    names = set()
+    for section in elf.iter_sections():
+        if isinstance(section, SymbolTableSection):
+            for symbol in section.iter_symbols():
+                missing = symbol["st_shndx"] == "SHN_UNDEF" and symbol.name
+                if missing and symbol["st_info"]["bind"] != "STB_WEAK":
+                    names.add(symbol.name)
+    return tuple(sorted(names))

@@ -1,0 +1,222 @@
+"""Environments: where a build happens, read from the definitions in ``rootfs/``.
+
+There are two kinds of definition: a rootfs of its own (packages of a Debian suite in one
+architecture), or a hybrid (one rootfs with a native layer of another bound over it).
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from pydantic import Field
+
+from rbuild import data, definition
+from rbuild.definition import Strict
+from rbuild.errors import HostLacks, UsageError
+from rbuild.store import Entry, Room, Store, digest
+
+HOST = "host"
+"""The architecture of a definition that means the host's own."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One processor architecture by the names that Debian, the kernel, gcc and Rust give it."""
+
+    debian: str
+    machine: str
+    triplet: str
+    rust_triplet: str
+
+    def fill(self, path: str) -> str:
+        """Return a definition's path with ``{triplet}`` and ``{rust_triplet}`` filled in."""
+        return path.replace("{triplet}", self.triplet).replace("{rust_triplet}", self.rust_triplet)
+
+
+ARCHITECTURES = {
+    arch.debian: arch
+    for arch in (
+        Architecture("amd64", "x86_64", "x86_64-linux-gnu", "x86_64-unknown-linux-gnu"),
+        Architecture("arm64", "aarch64", "aarch64-linux-gnu", "aarch64-unknown-linux-gnu"),
+    )
+}
+
+
+class RootfsDefinition(Strict):
+    """A rootfs of its own: what mmdebstrap is asked for, and how builds run in it."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    description: str = ""
+    suite: str = Field(description="a Debian suite, such as trixie")
+    architecture: str = Field(pattern=f"^({HOST}|{'|'.join(ARCHITECTURES)})$")
+    packages: tuple[str, ...] = Field(min_length=1)
+    llvm: str = Field("1", description="the value of the kernel's LLVM variable, such as -19")
+    cc: str = Field("cc", description="a compiler driver for programs of the target's userland")
+    variables: dict[str, str] = Field({}, description="environment variables in every build")
+    emulated_variables: dict[str, str] = Field(
+        {}, description="further variables where the rootfs is emulated"
+    )
+    mount_points: tuple[str, ...] = Field(
+        (), description="empty folders for a hybrid's native layer"
+    )
+
+
+class HybridDefinition(Strict):
+    """A rootfs (``base``) with programs and folders of another (``native``) bound over it."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    description: str = ""
+    base: str
+    native: str
+    folders: tuple[str, ...] = ()
+    programs: tuple[str, ...] = Field(min_length=1)
+
+
+@dataclass(frozen=True)
+class Rootfs:
+    """A rootfs as it is to be provisioned on this host: its definition and real architecture."""
+
+    definition: RootfsDefinition
+    architecture: Architecture
+    emulated: bool
+    host: Architecture
+
+    def entry(self, store: Store) -> Entry:
+        """Return its place in the Store, named by all that decides what is in it."""
+        wanted = {
+            "suite": self.definition.suite,
+            "architecture": self.architecture.debian,
+            "packages": sorted(self.definition.packages),
+            "mount_points": self.mount_points,
+        }
+        label = f"{self.definition.name}-{self.definition.suite}-{self.architecture.debian}"
+        return store.entry(Room.ROOTFS, label, digest(wanted))
+
+    @property
+    def mount_points(self) -> list[str]:
+        """Folders that must exist in it: the sandbox binds there, and the rootfs is read-only."""
+        own = (
+            []
+            if not self.emulated
+            else [self.host.fill(path) for path in self.definition.mount_points]
+        )
+        return ["/src", "/kdir", "/module", *own]
+
+
+@dataclass(frozen=True)
+class Environment:
+    """An environment on this host.
+
+    ``base`` is the rootfs that is entered; ``native`` the one whose programs are bound over it,
+    in a hybrid on a host that would otherwise emulate.
+    """
+
+    name: str
+    description: str
+    base: Rootfs
+    native: Rootfs | None = None
+    folders: tuple[str, ...] = ()
+    programs: tuple[str, ...] = ()
+
+    @property
+    def rootfses(self) -> list[Rootfs]:
+        """The rootfses that it is made of."""
+        return [self.base] if self.native is None else [self.base, self.native]
+
+    @property
+    def builder(self) -> Architecture:
+        """The architecture of its compilers, and so of the host programs in a KDIR of its."""
+        return (self.native or self.base).architecture
+
+    @property
+    def emulated(self) -> bool:
+        """Whether its compilers run under emulation."""
+        return self.native is None and self.base.emulated
+
+    @property
+    def llvm(self) -> str:
+        """The value of the kernel's LLVM variable."""
+        return (self.native or self.base).definition.llvm
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """The environment variables of every build in it."""
+        own = dict(self.base.definition.variables)
+        if self.base.emulated:
+            own |= self.base.definition.emulated_variables
+        return own
+
+
+def host_architecture() -> Architecture:
+    """Return the host's architecture; raise HostLacks for one that rbuild doesn't know."""
+    machine = os.uname().machine
+    for arch in ARCHITECTURES.values():
+        if arch.machine == machine:
+            return arch
+    known = ", ".join(arch.machine for arch in ARCHITECTURES.values())
+    raise HostLacks(f"rbuild runs on {known} hosts; this one is {machine}.")
+
+
+def names() -> list[str]:
+    """Return the names of the environments that are defined, cross first."""
+    found = {path.stem for path in data.folder("rootfs").glob("*.yaml")}
+    usual = [name for name in ("cross", "chroot", "hybrid") if name in found]
+    return usual + sorted(found - set(usual))
+
+
+def load(name: str) -> Environment:
+    """Return the environment of that name (or in the file of that path) as it is on this host.
+
+    Raises UsageError if there is none or its definition is wrong, HostLacks on an unknown host.
+    """
+    found = _read(name)
+    if isinstance(found, RootfsDefinition):
+        return Environment(found.name, found.description, _rootfs(found))
+    base, native = _read(found.base), _read(found.native)
+    for part in (base, native):
+        if not isinstance(part, RootfsDefinition):
+            raise UsageError(f"{found.name}: {part.name} is not a rootfs of its own.")
+    assert isinstance(base, RootfsDefinition)
+    assert isinstance(native, RootfsDefinition)
+    if base.suite != native.suite:
+        raise UsageError(
+            f"{found.name}: {base.name} is of {base.suite}, {native.name} of {native.suite}; "
+            "a hybrid's parts must be of the same suite."
+        )
+    under = _rootfs(base)
+    if not under.emulated:
+        return Environment(found.name, found.description, under)
+    return Environment(
+        found.name, found.description, under, _rootfs(native), found.folders, found.programs
+    )
+
+
+def _rootfs(found: RootfsDefinition) -> Rootfs:
+    host = host_architecture()
+    arch = host if found.architecture == HOST else ARCHITECTURES[found.architecture]
+    return Rootfs(found, arch, emulated=arch != host, host=host)
+
+
+def _read(name: str) -> RootfsDefinition | HybridDefinition:
+    path = Path(name)
+    if "/" not in name and path.suffix not in {".yaml", ".yml"}:
+        path = data.folder("rootfs") / f"{name}.yaml"
+        if not path.is_file():
+            raise UsageError(
+                f"There is no environment {name!r}.{definition.nearest(name, names())}"
+            )
+    if _is_hybrid(path):
+        return definition.load(path, HybridDefinition)
+    return definition.load(path, RootfsDefinition)
+
+
+def _is_hybrid(path: Path) -> bool:
+    """Tell by its ``base`` field whether a definition is a hybrid's; faults are shown by load."""
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (OSError, ValueError, yaml.YAMLError):
+        return False
+    return isinstance(content, dict) and "base" in content

@@ -1,0 +1,67 @@
+"""The errors that rbuild raises on purpose, each with the exit code that it ends in.
+
+A user's mistake, a failed build, a host that lacks something and a broken infrastructure are
+different to whoever reads the message and to a script that reads the exit code, so each is a
+class of its own.  Nothing below the command line ever calls ``sys.exit``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+
+class RbuildError(Exception):
+    """An error with a message for the user and, where there is one, a hint at the remedy.
+
+    ``detail`` is shown before the message: the words of the program that failed.
+    """
+
+    exit_code: ClassVar[int] = 4
+
+    def __init__(
+        self, message: str, *, hint: str | None = None, detail: str = "", log: Path | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.detail = detail
+        self.log = log
+
+
+class BuildFailed(RbuildError):  # noqa: N818 - reads as what happened
+    """The build itself failed: compiler, linker, modpost, or rbuild's check of the result."""
+
+    exit_code = 1
+
+
+class UsageError(RbuildError):
+    """Wrong usage, or a profile or a definition that is wrong."""
+
+    exit_code = 2
+
+
+class HostLacks(RbuildError):  # noqa: N818
+    """The host lacks a program or a capability; ``rbuild doctor`` says which and how to get it."""
+
+    exit_code = 3
+
+
+class InfrastructureError(RbuildError):
+    """The mirror, the disk or the engine failed: trying again later may help."""
+
+    exit_code = 4
+
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, SIGTERM or SIGHUP."""
+
+
+class ProcessFailed(RbuildError):  # noqa: N818
+    """A program ended with a status other than 0; callers say what that means to the user."""
+
+    def __init__(self, argv: tuple[str, ...], returncode: int, tail: tuple[str, ...]) -> None:
+        super().__init__(f"{argv[0]} ended with status {returncode}", detail="\n".join(tail))
+        self.argv = argv
+        self.returncode = returncode
+        self.tail = tail

@@ -1,0 +1,238 @@
+"""Kbuild: the one place that knows the kernel's make variables, its output and its errors.
+
+The variables are described in the kernel's Documentation/kbuild/kbuild.rst and, for LLVM and
+Rust, in Documentation/kbuild/llvm.rst and Documentation/rust/quick-start.rst.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rbuild.errors import BuildFailed, InfrastructureError, ProcessFailed
+from rbuild.process import Usage
+from rbuild.provision import Ready
+from rbuild.sandbox import KDIR, MODULE, SRC, Bind, Job
+from rbuild.session import Session
+from rbuild.source import IN_TREE_FOLDER, Tree
+
+ARCHITECTURE = "arm64"
+
+OBJECT = re.compile(r"^  (?P<what>[A-Z][A-Z0-9_]*(?: [A-Z]+)?) +(?:\[M\] +)?(?P<file>[^\s:]+)$")
+"""A line with which Kbuild announces a command, such as ``  CC [M]  drivers/spi/spi.o``."""
+
+ERROR = re.compile(
+    r"\berror(\[E\d+\])?:|^ERROR: |\*\*\* |undefined (symbol|reference)|"
+    r"No space left on device|^Killed\b|terminated by signal"
+)
+NOISE = re.compile(r"^(make(\[\d+\])?: (\*\*\*|Entering|Leaving)|  [A-Z][A-Z0-9_ ]+ +\S+$)")
+
+
+@dataclass(frozen=True)
+class Made:
+    """A finished make: what it used, and how many commands it announced."""
+
+    usage: Usage
+    objects: int
+
+
+@dataclass(frozen=True)
+class Kbuild:
+    """A kernel tree and an output directory in an environment: where make can be run.
+
+    ``overlay`` is a folder to be seen as the driver's folder of the tree, in an in-tree build;
+    ``kdir_writable`` is off while an out-of-tree module is built.
+    """
+
+    session: Session
+    ready: Ready
+    tree: Tree
+    kdir: Path
+    overlay: Path | None = None
+
+    def variables(self) -> dict[str, str]:
+        """Return the make variables of every call: tools, and all that would vary by itself."""
+        return {
+            "ARCH": ARCHITECTURE,
+            "LLVM": self.ready.environment.llvm,
+            "KBUILD_BUILD_TIMESTAMP": self.tree.date.strftime("%a %b %d %H:%M:%S UTC %Y"),
+            "KBUILD_BUILD_USER": "rbuild",
+            "KBUILD_BUILD_HOST": "rbuild",
+            "KBUILD_BUILD_VERSION": "1",
+        }
+
+    def job(
+        self,
+        targets: Sequence[str],
+        *,
+        module: Path | None = None,
+        extra: Sequence[str] = (),
+        jobs: int | None = None,
+    ) -> Job:
+        """Return the call of make for ``targets``, with ``module`` as external module if given."""
+        words = ["make", "-C", SRC, f"O={KDIR}", f"-j{jobs or self.session.jobs}"]
+        words += [f"{name}={value}" for name, value in self.variables().items()]
+        if module is not None:
+            words.append(f"M={MODULE}")
+        return Job([*words, *extra, *targets], self.binds(module), SRC, self.environment())
+
+    def binds(self, module: Path | None = None) -> list[Bind]:
+        """Return what a build sees: an external module's build only reads the KDIR."""
+        binds = [Bind(self.tree.path, SRC), Bind(self.kdir, KDIR, writable=module is None)]
+        if self.overlay is not None:
+            binds.append(Bind(self.overlay, f"{SRC}/{IN_TREE_FOLDER}"))
+        if module is not None:
+            binds.append(Bind(module, MODULE, writable=True))
+        return binds
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment variables for tools that take the date from there."""
+        return {"SOURCE_DATE_EPOCH": str(int(self.tree.date.timestamp()))}
+
+    def make(
+        self,
+        title: str,
+        targets: Sequence[str],
+        *,
+        expected: int | None = None,
+        module: Path | None = None,
+        extra: Sequence[str] = (),
+    ) -> Made:
+        """Run make with live progress.
+
+        Raises BuildFailed with the compiler's words and the log's path, or InfrastructureError
+        if the disk is full.
+        """
+        job = self.job(targets, module=module, extra=extra)
+        console = self.session.console
+        objects = 0
+        with console.step(title, total=expected) as step, self.session.log() as log:
+
+            def watch(line: str) -> None:
+                nonlocal objects
+                console.verbose(line)
+                if found := OBJECT.match(line):
+                    objects += 1
+                    step.update(f"{found['what']} {found['file']}", done=objects)
+
+            try:
+                done = self.ready.runtime.run(self.ready.sandbox, job, on_line=watch, log=log)
+            except ProcessFailed as error:
+                raise explain(error, title, self.session.log_path) from error
+        return Made(done.usage, objects)
+
+    def run(self, argv: Sequence[str], title: str) -> str:
+        """Run a short command where make would run; return what it prints."""
+        job = Job(argv, self.binds(), KDIR, self.environment())
+        with self.session.log() as log:
+            try:
+                return self.ready.runtime.run(self.ready.sandbox, job, log=log).text
+            except ProcessFailed as error:
+                raise explain(error, title, self.session.log_path) from error
+
+
+def explain(error: ProcessFailed, title: str, log: Path) -> BuildFailed | InfrastructureError:
+    """Turn a failed make into an error that ends in the compiler's own words."""
+    words = "\n".join(compiler_words(error.tail))
+    if "No space left on device" in words:
+        return InfrastructureError(
+            f"{title}: the disk is full.",
+            detail=words,
+            log=log,
+            hint="Free some space (`rbuild clean`), or name another place with --cache-dir.",
+        )
+    hint = None
+    if error.returncode < 0:
+        hint = f"It was ended by signal {-error.returncode}; 9 may mean that memory ran out."
+    return BuildFailed(f"{title} failed.", detail=words, log=log, hint=hint)
+
+
+def compiler_words(lines: Sequence[str], most: int = 60) -> list[str]:
+    """Return the part of make's output that says what went wrong: from the first error on."""
+    first = next(
+        (n for n, line in enumerate(lines) if ERROR.search(line) and not NOISE.match(line)), None
+    )
+    if first is None:
+        return list(lines[-15:])
+    # A C compiler first says through which files an error was reached.
+    while first > 0 and lines[first - 1].lstrip().startswith(("In file included from", "from ")):
+        first -= 1
+    return [line for line in lines[first:] if not NOISE.match(line)][:most]
+
+
+def read_config(text: str) -> dict[str, str]:
+    """Return the options of a .config or a fragment, without CONFIG_; an unset one is ``n``."""
+    found: dict[str, str] = {}
+    for line in text.splitlines():
+        if match := re.match(r"\s*CONFIG_(\w+)=(.*?)\s*$", line):
+            found[match[1]] = match[2]
+        elif match := re.match(r"\s*# CONFIG_(\w+) is not set", line):
+            found[match[1]] = "n"
+    return found
+
+
+@dataclass(frozen=True)
+class Unmet:
+    """An option that a fragment asks for and Kconfig didn't grant."""
+
+    option: str
+    asked: str
+    got: str
+    where: str = ""
+    depends: tuple[str, ...] = field(default=())
+
+    def __str__(self) -> str:
+        text = f"CONFIG_{self.option}: asked for {self.asked}, got {self.got}"
+        if not self.where:
+            return f"{text} (this kernel has no such option)"
+        needs = "".join(f"\n    depends on {line}" for line in self.depends)
+        return f"{text} ({self.where}){needs}"
+
+
+def unmet(asked: dict[str, str], got: dict[str, str]) -> list[Unmet]:
+    """Return what was asked and not granted; an option that isn't in the result counts as n."""
+    return [
+        Unmet(option, value, got.get(option, "n"))
+        for option, value in sorted(asked.items())
+        if got.get(option, "n") != value
+    ]
+
+
+def locate(option: str, tree: Path) -> tuple[str, tuple[str, ...]]:
+    """Return where a tree defines an option (file:line) and its ``depends on`` lines."""
+    opening = re.compile(rf"^\s*(?:menu)?config {re.escape(option)}\s*$")
+    for path in sorted(tree.rglob("Kconfig*")):
+        lines = path.read_text(errors="replace").splitlines()
+        for number, line in enumerate(lines):
+            if opening.match(line):
+                block: list[str] = []
+                for below in lines[number + 1 :]:
+                    if re.match(r"\S", below) and not below.startswith("#"):
+                        break
+                    if found := re.match(r"\s+depends on (.*)", below):
+                        block.append(found[1].rstrip("\\ "))
+                return f"{path.relative_to(tree)}:{number + 1}", tuple(block)
+    return "", ()
+
+
+def kernel_release(kdir: Path) -> str:
+    """Return what uname -r says of the kernel that a prepared KDIR is of."""
+    return (kdir / "include/config/kernel.release").read_text().strip()
+
+
+def vermagic(release: str, config: dict[str, str]) -> str:
+    """Return the vermagic of modules for a kernel, as include/linux/vermagic.h composes it."""
+    words = [release]
+    if config.get("SMP") == "y":
+        words.append("SMP")
+    if config.get("PREEMPT_BUILD") == "y":
+        words.append("preempt")
+    elif config.get("PREEMPT_RT") == "y":
+        words.append("preempt_rt")
+    if config.get("MODULE_UNLOAD") == "y":
+        words.append("mod_unload")
+    if config.get("MODVERSIONS") == "y":
+        words.append("modversions")
+    return " ".join([*words, "aarch64"])

@@ -1,0 +1,389 @@
+"""KDIRs: a Tree configured, prepared for modules and built, in one environment.
+
+A KDIR grows in two stages.  *Prepared* is what a module needs: the configuration, generated
+headers, host tools and, with Rust, the kernel crate (Kbuild's modules_prepare).  *Built* has the
+Image, the modules, the device trees, and the Module.symvers that tells which symbols exist.
+Nothing in a KDIR's inputs ever changes (they are in its name), so an interrupted stage is
+continued where it stopped.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from rbuild import process
+from rbuild.errors import BuildFailed, InfrastructureError, ProcessFailed, UsageError
+from rbuild.kbuild import Kbuild, kernel_release, locate, read_config, unmet, vermagic
+from rbuild.process import Usage
+from rbuild.profile import Profile
+from rbuild.provision import Ready
+from rbuild.sandbox import KDIR, SRC
+from rbuild.session import Phase, Session
+from rbuild.source import IN_TREE_FOLDER, Tree
+from rbuild.store import Entry, Room, digest, read_json, remove_tree, sha256_file, write_json
+
+SPACE_NEEDED = 2 * 1024**3
+"""Bytes that a slim KDIR takes at most; a whole defconfig needs several times that."""
+
+CONFIGURED = "configured.json"
+"""Beside an unfinished KDIR's output: its configuration is finished, and what it took."""
+
+
+class Stage(StrEnum):
+    """How far a KDIR is."""
+
+    PREPARED = "prepared"
+    BUILT = "built"
+
+
+@dataclass(frozen=True)
+class Kdir:
+    """A KDIR in the Store.  ``path`` is the output directory itself (make's O=)."""
+
+    entry: Entry
+    profile: Profile
+    tree: Tree
+    ready: Ready
+    stage: Stage
+    release: str
+    config_sha256: str
+    phases: tuple[Phase, ...]
+    artefacts: tuple[dict[str, Any], ...] = ()
+
+    @property
+    def path(self) -> Path:
+        """The output directory."""
+        return self.entry.path / "build"
+
+    @property
+    def config(self) -> dict[str, str]:
+        """The options that Kconfig granted."""
+        return read_config((self.path / ".config").read_text())
+
+    @property
+    def vermagic(self) -> str:
+        """The vermagic that its modules must have."""
+        return vermagic(self.release, self.config)
+
+
+def prepare(profile: Profile, tree: Tree, ready: Ready, session: Session) -> Kdir:
+    """Return a KDIR in which modules can be built; configure and prepare it if need be.
+
+    Raises UsageError if Kconfig doesn't grant what the profile asks for, BuildFailed if the
+    kernel's own preparation fails.
+    """
+    fragments = profile.fragments()
+    entry = _entry(profile, tree, ready, session, fragments)
+    if (found := _found(entry, profile, tree, ready)) is not None:
+        return found
+    with session.store.lock(entry):
+        if (found := _found(entry, profile, tree, ready)) is not None:
+            return found
+        session.store.need_space(SPACE_NEEDED, "A kernel's output directory")
+        partial = session.store.partial(entry, keep=True)
+        build = partial / "build"
+        kbuild = Kbuild(session, ready, tree, build)
+        mark = read_json(partial / CONFIGURED)
+        if mark is None:
+            configured = _configure(profile, kbuild, partial, fragments)
+            write_json(partial / CONFIGURED, configured.as_json())
+        else:
+            session.console.note(f"Continuing {entry.name}, which was interrupted.")
+            configured = Phase.from_json(mark)
+        made = kbuild.make(
+            f"Preparing {_title(tree, ready)} for modules",
+            ["modules_prepare"],
+            expected=_expected(session, profile, "prepare"),
+        )
+        phases = (configured, Phase("prepare", made.usage))
+        _publish(entry, partial, kbuild, phases, {"prepare": made.objects})
+    kdir = _found(entry, profile, tree, ready)
+    assert kdir is not None
+    return _with_phases(kdir, phases)
+
+
+def prepare_in_tree(base: Kdir, overlay: Path, session: Session) -> Kdir:
+    """Return a KDIR whose configuration has the driver's own options as modules.
+
+    It starts as a copy of ``base``, so that only what those options change is made again.
+    ``overlay`` is what stands in the tree's folder for the driver: Kconfig, Kbuild, sources.
+    Raises UsageError if the tree has no such folder, or if Kconfig refuses an option.
+    """
+    if not base.tree.has_in_tree_folder:
+        raise UsageError(
+            f"{base.tree.source} has no {IN_TREE_FOLDER}: the driver can't be built in-tree.",
+            hint="A patch in module/patches/<kernel version>/ makes that folder.",
+        )
+    fragment = _in_tree_fragment(base)
+    kconfigs = sorted(overlay.rglob("Kconfig"))
+    kconfig = [(str(path.relative_to(overlay)), sha256_file(path)) for path in kconfigs]
+    key = digest({"base": base.entry.name, "fragment": fragment, "kconfig": kconfig})
+    label = f"{base.profile.name}-{base.ready.environment.name}-in-tree"
+    entry = session.store.entry(Room.KDIRS, label, key)
+    if (found := _found(entry, base.profile, base.tree, base.ready)) is not None:
+        return found
+    with session.store.lock(base.entry), session.store.lock(entry):
+        if (found := _found(entry, base.profile, base.tree, base.ready)) is not None:
+            return found
+        session.store.need_space(SPACE_NEEDED, "A kernel's output directory")
+        partial = session.store.partial(entry)
+        build = partial / "build"
+        with session.console.step(f"Copying the KDIR of {_title(base.tree, base.ready)}"):
+            _copy(base.path, build)
+        kbuild = Kbuild(session, base.ready, base.tree, build, overlay)
+        wanted = [*base.profile.fragments(), ("in-tree.options", fragment)]
+        configured = _merge(base.profile, kbuild, wanted, Path(".config"))
+        made = kbuild.make("Preparing the in-tree KDIR", ["modules_prepare"])
+        phases = (configured, Phase("prepare", made.usage))
+        _publish(entry, partial, kbuild, phases, {})
+    kdir = _found(entry, base.profile, base.tree, base.ready)
+    assert kdir is not None
+    return _with_phases(kdir, phases)
+
+
+def _in_tree_fragment(base: Kdir) -> str:
+    """Return the driver's own options, as modules; the Rust driver's only in a Rust kernel."""
+    options = ["MFRC522"]
+    if base.config.get("RUST") == "y":
+        options.append("MFRC522_RUST")
+    return "".join(f"CONFIG_{option}=m\n" for option in options)
+
+
+def build(kdir: Kdir, session: Session) -> Kdir:
+    """Return the KDIR with its kernel built: Image, modules and device trees.
+
+    Raises BuildFailed with the compiler's words.
+    """
+    store = session.store
+    if kdir.stage is Stage.BUILT and _intact(kdir):
+        return kdir
+    with store.lock(kdir.entry):
+        current = _found(kdir.entry, kdir.profile, kdir.tree, kdir.ready)
+        if current is None:
+            raise InfrastructureError(f"{kdir.entry.name} was removed while it was needed.")
+        if current.stage is Stage.BUILT and _intact(current):
+            return current
+        kbuild = Kbuild(session, kdir.ready, kdir.tree, kdir.path)
+        trees = list(kdir.profile.device_trees) or ["dtbs"]
+        made = kbuild.make(
+            f"Building {_title(kdir.tree, kdir.ready)}",
+            ["Image", "modules", *trees],
+            expected=_expected(session, kdir.profile, "kernel"),
+        )
+        phases = (*kdir.phases, Phase("kernel", made.usage))
+        metadata = current.entry.metadata or {}
+        store.update(
+            kdir.entry,
+            stage=Stage.BUILT,
+            artefacts=[_artefact(kdir.path, path) for path in _products(kdir)],
+            phases=[phase.as_json() for phase in phases],
+            objects={**metadata["objects"], "kernel": made.objects},
+        )
+    found = _found(kdir.entry, kdir.profile, kdir.tree, kdir.ready)
+    assert found is not None
+    return _with_phases(found, phases)
+
+
+def discard(profile: Profile, tree: Tree, ready: Ready, session: Session) -> None:
+    """Remove the profile's KDIR in an environment, also an unfinished one."""
+    entry = _entry(profile, tree, ready, session, profile.fragments())
+    with session.store.lock(entry):
+        remove_tree(session.store.partial(entry, keep=True))
+        if entry.path.exists():
+            session.store.remove(entry)
+
+
+def _entry(
+    profile: Profile, tree: Tree, ready: Ready, session: Session, fragments: list[tuple[str, str]]
+) -> Entry:
+    wanted = {
+        "tree": tree.key,
+        "base": _base_config(profile),
+        "fragments": fragments,
+        "environment": ready.environment.name,
+        "builder": ready.environment.builder.debian,
+        "toolchain": dict(ready.toolchain),
+        "rootfs": ready.rootfs_keys,
+    }
+    label = f"{profile.name}-{ready.environment.name}"
+    return session.store.entry(Room.KDIRS, label, digest(wanted))
+
+
+def _base_config(profile: Profile) -> str:
+    """Return a configuration target's name, or the text of the file that ``config.base`` names."""
+    base = profile.config.base
+    if base.endswith("config") and "/" not in base and not base.startswith("."):
+        return base
+    path = profile.path.parent / base
+    try:
+        return path.read_text()
+    except OSError as error:
+        raise UsageError(
+            f"{profile.path}: config.base: {path} can't be read: {error.strerror}.",
+            hint="It is a configuration target of the kernel's, such as defconfig, or a file.",
+        ) from error
+
+
+def _found(entry: Entry, profile: Profile, tree: Tree, ready: Ready) -> Kdir | None:
+    metadata = entry.metadata
+    if metadata is None:
+        return None
+    return Kdir(
+        entry,
+        profile,
+        tree,
+        ready,
+        Stage(metadata["stage"]),
+        metadata["release"],
+        metadata["config_sha256"],
+        tuple(Phase.from_json(phase) for phase in metadata["phases"]),
+        tuple(metadata.get("artefacts", ())),
+    )
+
+
+def _with_phases(kdir: Kdir, phases: tuple[Phase, ...]) -> Kdir:
+    """Return the KDIR with the phases as this run saw them, so that they don't read as cached."""
+    return replace(kdir, phases=phases)
+
+
+def _configure(
+    profile: Profile, kbuild: Kbuild, partial: Path, fragments: list[tuple[str, str]]
+) -> Phase:
+    """Make .config: the base, then all fragments by the kernel's own merge_config.sh."""
+    build = partial / "build"
+    if build.exists():
+        remove_tree(build)
+    build.mkdir()
+    base = _base_config(profile)
+    if "\n" in base:
+        (build / "base.config").write_text(base)
+        return _merge(profile, kbuild, fragments, Path("base.config"))
+    made = kbuild.make(f"Configuring {_title(kbuild.tree, kbuild.ready)}: {base}", [base])
+    return _add("configure", made.usage, _merge(profile, kbuild, fragments, Path(".config")))
+
+
+def _merge(profile: Profile, kbuild: Kbuild, fragments: list[tuple[str, str]], base: Path) -> Phase:
+    """Merge fragments over ``base`` (relative to the KDIR), complete it, compare asked and got."""
+    folder = kbuild.kdir / "fragments"
+    folder.mkdir(exist_ok=True)
+    asked: dict[str, str] = {}
+    names = []
+    for number, (name, text) in enumerate(fragments):
+        path = folder / f"{number:02d}-{name}"
+        path.write_text(text)
+        names.append(f"{KDIR}/fragments/{path.name}")
+        asked |= read_config(text)
+    script = f"{SRC}/scripts/kconfig/merge_config.sh"
+    kbuild.run([script, "-m", "-O", KDIR, f"{KDIR}/{base}", *names], "Merging the fragments")
+    made = kbuild.make(f"Configuring {_title(kbuild.tree, kbuild.ready)}", ["olddefconfig"])
+    got = read_config((kbuild.kdir / ".config").read_text())
+    if refused := unmet(asked, got):
+        raise _refused(refused, profile, kbuild)
+    return Phase("configure", made.usage)
+
+
+def _refused(refused: list[Any], profile: Profile, kbuild: Kbuild) -> UsageError:
+    """Explain what Kconfig didn't grant, with rust_is_available.sh's words if it is Rust."""
+    lines = []
+    for one in refused:
+        where, depends = locate(one.option, kbuild.tree.path)
+        lines.append(str(type(one)(one.option, one.asked, one.got, where, depends)))
+    if any(one.option == "RUST" for one in refused):
+        job = kbuild.job(["rustavailable"])
+        words = kbuild.ready.runtime.run(kbuild.ready.sandbox, job, check=False)
+        lines += ["", "`make rustavailable` says:", *words.tail]
+    count = "one option" if len(refused) == 1 else f"{len(refused)} options"
+    return UsageError(
+        f"Kconfig did not grant {count} that the profile {profile.name} asks for.",
+        detail="\n".join(lines),
+        hint=f"Change the fragments or options of {profile.path}, or what they depend on.",
+    )
+
+
+def _add(name: str, usage: Usage, phase: Phase) -> Phase:
+    other = phase.usage
+    return Phase(
+        name,
+        Usage(
+            usage.wall_s + other.wall_s,
+            usage.user_s + other.user_s,
+            usage.system_s + other.system_s,
+            max(usage.max_rss_bytes, other.max_rss_bytes),
+        ),
+    )
+
+
+def _publish(
+    entry: Entry, partial: Path, kbuild: Kbuild, phases: tuple[Phase, ...], objects: dict[str, int]
+) -> None:
+    build = partial / "build"
+    kbuild.session.store.publish(
+        entry,
+        partial,
+        {
+            "stage": Stage.PREPARED,
+            "release": kernel_release(build),
+            "config_sha256": sha256_file(build / ".config"),
+            "phases": [phase.as_json() for phase in phases],
+            "objects": objects,
+            "environment": kbuild.ready.environment.name,
+            "tree": kbuild.tree.key,
+            "toolchain": dict(kbuild.ready.toolchain),
+        },
+    )
+
+
+def _expected(session: Session, profile: Profile, phase: str) -> int | None:
+    """Return how many objects a phase makes: as the newest KDIR of the profile did, or the hint."""
+    known = [
+        (entry.metadata or {}).get("objects", {}).get(phase)
+        for entry in session.store.entries(Room.KDIRS)
+        if entry.name.startswith(f"{profile.name}-")
+    ]
+    counts = [count for count in known if count]
+    return max(counts) if counts else getattr(profile.objects, phase) or None
+
+
+def _products(kdir: Kdir) -> list[Path]:
+    """Return what a finished kernel build made: Image, device trees, modules."""
+    image = kdir.path / "arch/arm64/boot/Image"
+    if not image.is_file():
+        raise BuildFailed("make succeeded, but there is no arch/arm64/boot/Image.")
+    order = kdir.path / "modules.order"
+    listed = order.read_text().split() if order.exists() else []
+    modules = [kdir.path / Path(name).with_suffix(".ko") for name in listed]
+    trees = [kdir.path / "arch/arm64/boot/dts" / name for name in kdir.profile.device_trees]
+    if not trees:
+        trees = sorted((kdir.path / "arch/arm64/boot/dts").rglob("*.dtb"))
+    return [image, *trees, *modules]
+
+
+def _artefact(build: Path, path: Path) -> dict[str, Any]:
+    return {
+        "path": str(path.relative_to(build)),
+        "sha256": sha256_file(path),
+        "size_bytes": path.stat().st_size,
+    }
+
+
+def _intact(kdir: Kdir) -> bool:
+    """Tell cheaply whether the artefacts of a built KDIR are still there."""
+    return bool(kdir.artefacts) and all(
+        (kdir.path / one["path"]).is_file()
+        and (kdir.path / one["path"]).stat().st_size == one["size_bytes"]
+        for one in kdir.artefacts
+    )
+
+
+def _copy(source: Path, target: Path) -> None:
+    try:
+        process.run(["cp", "-a", "--reflink=auto", str(source), str(target)])
+    except ProcessFailed as error:
+        raise InfrastructureError(f"{source} can't be copied.", detail=error.detail) from error
+
+
+def _title(tree: Tree, ready: Ready) -> str:
+    return f"{tree.version} in {ready.environment.name}"

@@ -1,0 +1,367 @@
+"""Modules: built against a KDIR, out-of-tree or in-tree, and checked before they are called good.
+
+Sources are first brought into a folder of the Store's, where only what changed is written: the
+user's folder stays as it was, and make rebuilds what it must.  A build whose inputs are those of
+the last one isn't started at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rbuild import data, elf
+from rbuild.errors import BuildFailed, UsageError
+from rbuild.kbuild import Kbuild, Made
+from rbuild.kernel import Kdir, Stage, prepare_in_tree
+from rbuild.process import Usage
+from rbuild.profile import Driver
+from rbuild.session import Phase, Session
+from rbuild.source import IN_TREE_FOLDER, exported_symbols
+from rbuild.store import digest, read_json, remove_tree, sha256_file, write_json
+
+NAMES = {Driver.RUST: "mfrc522_rust", Driver.C: "mfrc522"}
+"""The name of each driver's module, without .ko."""
+
+PRODUCTS = re.compile(
+    r".*\.(o|ko|mod|mod\.c|cmd|symvers)|modules\.order|\.tmp_.*|\.git|\.svn|"
+    r"__pycache__"
+)
+"""What Kbuild or a version control system leaves in a module's folder: never an input."""
+
+STATE = "state.json"
+SOURCES_MOST = 10_000
+"""More files than this below a module's folder are a mistake in the path."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """A .ko that was checked.
+
+    ``symbols`` says against what its undefined symbols were checked: ``Module.symvers`` of a
+    built kernel, or the ``source``'s EXPORT_SYMBOL lines where only a prepared KDIR is there.
+    """
+
+    path: Path
+    sha256: str
+    size_bytes: int
+    vermagic: str
+    license: str
+    depends: str
+    aliases: tuple[str, ...]
+    symbols: str
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the artefact as the command line's contract has it, with modinfo's fields."""
+        return {
+            "path": str(self.path),
+            "sha256": self.sha256,
+            "size_bytes": self.size_bytes,
+            "vermagic": self.vermagic,
+            "license": self.license,
+            "depends": self.depends,
+            "aliases": list(self.aliases),
+            "symbols_checked_against": self.symbols,
+        }
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one build of a module gave."""
+
+    modules: tuple[Built, ...]
+    phase: Phase
+
+
+def driver_source(driver: Driver) -> Path:
+    """Return the folder of one of our drivers."""
+    return data.folder("module") / driver
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """Where a module is built: its sources (brought there by ``sync``), and make's call for it.
+
+    ``origin`` is the user's folder, ``sources`` its copy, ``outputs`` where make puts what it
+    builds.  ``kdir`` is what the .ko is checked against.
+    """
+
+    kdir: Kdir
+    kbuild: Kbuild
+    title: str
+    origin: Path
+    sources: Path
+    outputs: Path
+    targets: tuple[str, ...]
+    only: tuple[str, ...] = ()
+    module: Path | None = None
+
+    def sync(self) -> None:
+        """Bring the sources to where they are built."""
+        sync(self.origin, self.sources, self.only)
+
+    def wipe(self) -> None:
+        """Throw away the sources' copy and all that was built from it."""
+        for folder in {self.sources, self.outputs}:
+            if folder.exists():
+                remove_tree(folder)
+
+    def make(self) -> Made:
+        """Call make; raises as ``Kbuild.make`` does."""
+        known = "Module.symvers" if self.module is not None else "vmlinux.o"
+        # Where modpost can't know which symbols exist it may only warn; ``check`` does its work.
+        extra = [] if (self.kbuild.kdir / known).exists() else ["KBUILD_MODPOST_WARN=1"]
+        return self.kbuild.make(self.title, self.targets, module=self.module, extra=extra)
+
+    def products(self) -> tuple[Built, ...]:
+        """Return the modules that make has built, each checked."""
+        if self.module is not None:
+            found = sorted(self.outputs.rglob("*.ko"))
+        else:
+            found = [
+                path for path in (self.kbuild.kdir / one for one in self.targets) if path.is_file()
+            ]
+        if not found:
+            raise BuildFailed(
+                f"{self.origin} was built, but made no module.",
+                log=self.kbuild.session.log_path,
+                hint="Its Kbuild or Makefile needs a line such as `obj-m += name.o`.",
+            )
+        own = _symvers(self.outputs / "Module.symvers")
+        return tuple(check(path, self.kdir, own) for path in found)
+
+
+def out_of_tree(kdir: Kdir, source: Path, folder: Path, session: Session) -> Workplace:
+    """Return the place in ``folder`` where the module in ``source`` is built against a KDIR.
+
+    Raises UsageError if ``source`` isn't the folder of a module.
+    """
+    _must_be_module(source)
+    kbuild = Kbuild(session, kdir.ready, kdir.tree, kdir.path)
+    build = folder / "build"
+    title = f"Building {source.name} out-of-tree in {kdir.ready.environment.name}"
+    return Workplace(kdir, kbuild, title, source, build, build, ("modules",), module=build)
+
+
+def in_tree(kdir: Kdir, output: Path, driver: Driver, overlay: Path, session: Session) -> Workplace:
+    """Return the place where one of our drivers is built as a part of the tree.
+
+    ``output`` is an in-tree KDIR's output directory, or a copy of it; the driver's .ko alone is
+    asked for.
+    """
+    kbuild = Kbuild(session, kdir.ready, kdir.tree, output, overlay)
+    title = f"Building {NAMES[driver]} in-tree in {kdir.ready.environment.name}"
+    target = f"{IN_TREE_FOLDER}/{driver}/{NAMES[driver]}.ko"
+    return Workplace(
+        kdir,
+        kbuild,
+        title,
+        data.folder("module"),
+        overlay,
+        output / IN_TREE_FOLDER,
+        (target,),
+        only=IN_TREE_PARTS,
+    )
+
+
+def build_out_of_tree(kdir: Kdir, source: Path, session: Session) -> Result:
+    """Build the module in ``source``, a folder with a Kbuild or Makefile, against a KDIR.
+
+    Raises UsageError if the folder isn't a module's, BuildFailed with the compiler's words or
+    with what is wrong with the .ko.
+    """
+    source = source.resolve()
+    folder = kdir.entry.path / "modules" / f"{source.name}-{digest(str(source))}"
+    place = out_of_tree(kdir, source, folder, session)
+    with session.store.lock(kdir.entry):
+        return _build(place, kdir, folder)
+
+
+def build_in_tree(kdir: Kdir, driver: Driver, session: Session) -> Result:
+    """Build one of our drivers as a part of the tree; raises as ``build_out_of_tree`` does."""
+    overlay, own = in_tree_kdir(kdir, session)
+    place = in_tree(kdir, own.path, driver, overlay, session)
+    with session.store.lock(own.entry):
+        return _build(place, own, own.entry.path / "modules" / driver)
+
+
+def in_tree_kdir(kdir: Kdir, session: Session) -> tuple[Path, Kdir]:
+    """Return the folder that stands in the tree for the driver, and the KDIR configured for it."""
+    overlay = kdir.entry.path / "modules" / "in-tree"
+    with session.store.lock(kdir.entry):
+        sync(data.folder("module"), overlay, IN_TREE_PARTS)
+    return overlay, prepare_in_tree(kdir, overlay, session)
+
+
+def _build(place: Workplace, kdir: Kdir, folder: Path) -> Result:
+    """Build what changed since the result in ``folder``; the caller holds the KDIR's lock."""
+    inputs = _inputs(kdir, place)
+    if (found := _unchanged(folder, inputs)) is not None:
+        return found
+    # From here on the old result no longer holds, whatever becomes of the build.
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / STATE).unlink(missing_ok=True)
+    place.sync()
+    made = place.make()
+    return _remember(folder, inputs, place.products(), made.usage)
+
+
+IN_TREE_PARTS = ("Kconfig", "Kbuild", *Driver)
+"""What of ``module/`` an in-tree build needs."""
+
+
+def check(path: Path, kdir: Kdir, own: frozenset[str]) -> Built:
+    """Return what a .ko says of itself, or raise BuildFailed if the kernel would refuse it.
+
+    It must be of the right machine and vermagic, and each undefined symbol must be exported: by
+    the built kernel, by a module built beside it (``own``), or, where no kernel was built, by
+    some file of the source.
+    """
+    info = elf.module_info(path)
+    faults = []
+    if info.machine != "AArch64":
+        faults.append(f"it is for {info.machine}, not AArch64")
+    if not (info.vermagic + " ").startswith(kdir.vermagic + " "):
+        faults.append(f"its vermagic is {info.vermagic!r}, the kernel's {kdir.vermagic!r}")
+    if not info.field("license"):
+        faults.append("it has no MODULE_LICENSE")
+    symbols, available = _available(kdir)
+    missing = [name for name in info.undefined if name not in available | own]
+    if missing:
+        faults.append("nothing exports " + ", ".join(missing[:20]))
+    if faults:
+        raise BuildFailed(
+            f"{path.name} was built, but a kernel would refuse it: {'; '.join(faults)}."
+        )
+    return Built(
+        path,
+        sha256_file(path),
+        path.stat().st_size,
+        info.vermagic,
+        info.field("license"),
+        info.field("depends"),
+        info.fields.get("alias", ()),
+        symbols,
+    )
+
+
+def _available(kdir: Kdir) -> tuple[str, frozenset[str]]:
+    """Return what symbols can be checked against, and the symbols."""
+    if kdir.stage is Stage.BUILT:
+        return "Module.symvers", _symvers(kdir.path / "Module.symvers")
+    crates: set[str] = set()
+    for path in (kdir.path / "rust").glob("exports_*_generated.h"):
+        crates |= set(re.findall(r"EXPORT_SYMBOL_RUST_GPL\((\w+)\)", path.read_text()))
+    return "source", exported_symbols(kdir.tree) | crates
+
+
+def _symvers(path: Path) -> frozenset[str]:
+    """Return the symbols of a Module.symvers (Documentation/kbuild/modules.rst, section 6)."""
+    if not path.is_file():
+        return frozenset()
+    fields = (line.split("\t") for line in path.read_text().splitlines())
+    return frozenset(line[1] for line in fields if len(line) > 1)
+
+
+def _must_be_module(source: Path) -> None:
+    if not source.is_dir():
+        raise UsageError(f"{source} is not a folder.", hint="Name the folder of the module.")
+    if not any((source / name).is_file() for name in ("Kbuild", "Makefile")):
+        raise UsageError(
+            f"{source} has neither a Kbuild nor a Makefile.",
+            hint="A module's folder needs a Kbuild file with a line such as `obj-m += name.o`.",
+        )
+    if (source / "init/Kconfig").exists():
+        raise UsageError(f"{source} is a kernel tree, not a module.")
+
+
+def _files(source: Path, only: tuple[str, ...] = ()) -> Iterator[Path]:
+    """Yield the input files below a folder, relative to it, in order."""
+    count = 0
+    for folder, subfolders, names in os.walk(source, followlinks=False):
+        here = Path(folder)
+        top = here == source
+        kept = sorted(n for n in subfolders if not PRODUCTS.fullmatch(n))
+        subfolders[:] = [n for n in kept if not top or not only or n in only]
+        for name in sorted(names):
+            if PRODUCTS.fullmatch(name) or (top and only and name not in only):
+                continue
+            count += 1
+            if count > SOURCES_MOST:
+                raise UsageError(f"{source} has more than {SOURCES_MOST} files: not a module's.")
+            yield (here / name).relative_to(source)
+
+
+def sync(source: Path, target: Path, only: tuple[str, ...] = ()) -> None:
+    """Make the inputs in ``target`` those of ``source``; what make built there stays.
+
+    A file is written only if its content differs, and then with the time of now: whatever make
+    has built from the old content is older.
+    """
+    target.mkdir(parents=True, exist_ok=True)
+    wanted = set(_files(source, only))
+    for path in wanted:
+        old, new = target / path, source / path
+        content = new.read_bytes()
+        if old.is_file() and old.read_bytes() == content:
+            continue
+        old.parent.mkdir(parents=True, exist_ok=True)
+        aside = old.with_name(f".{old.name}.tmp_rbuild")
+        aside.write_bytes(content)
+        aside.chmod(new.stat().st_mode & 0o755)
+        aside.replace(old)
+    listed = target / ".tmp_inputs"
+    if listed.exists():
+        for name in set(listed.read_text().splitlines()) - {str(path) for path in wanted}:
+            (target / name).unlink(missing_ok=True)
+    listed.write_text("".join(f"{path}\n" for path in sorted(wanted)))
+
+
+def _inputs(kdir: Kdir, place: Workplace) -> dict[str, Any]:
+    """Return all that decides what a build makes."""
+    source = place.origin
+    metadata = kdir.entry.metadata or {}
+    return {
+        "kdir": kdir.entry.name,
+        "created": metadata.get("created"),
+        "stage": kdir.stage,
+        "files": {
+            str(path): hashlib.sha256((source / path).read_bytes()).hexdigest()
+            for path in _files(source, place.only)
+        },
+    }
+
+
+def _unchanged(work: Path, inputs: dict[str, Any]) -> Result | None:
+    """Return the last build's result if its inputs were these and its products are intact."""
+    state = read_json(work / STATE)
+    if state is None or state.get("inputs") != inputs:
+        return None
+    modules = tuple(
+        Built(**{**one, "path": Path(one["path"]), "aliases": tuple(one["aliases"])})
+        for one in state["modules"]
+    )
+    if not all(one.path.is_file() and sha256_file(one.path) == one.sha256 for one in modules):
+        return None
+    return Result(modules, Phase.from_json(state["phase"]))
+
+
+def _remember(
+    work: Path, inputs: dict[str, Any], modules: tuple[Built, ...], usage: Usage
+) -> Result:
+    phase = Phase("module", usage)
+    kept = [{**vars(one), "path": str(one.path)} for one in modules]
+    write_json(work / STATE, {"inputs": inputs, "modules": kept, "phase": phase.as_json()})
+    return Result(modules, phase)
+
+
+def export(modules: tuple[Built, ...], folder: Path) -> list[Path]:
+    """Copy modules into a folder of the user's; return where they are now."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return [Path(shutil.copy2(one.path, folder / one.path.name)) for one in modules]

@@ -1,0 +1,198 @@
+"""The one place that starts processes: scrubbed, logged, measured, and ended with their parent."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import signal
+import subprocess
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from rbuild.errors import HostLacks, ProcessFailed
+
+TAIL_LINES = 400
+"""How many of a program's last lines are kept in memory for a failure's message."""
+
+GRACE_S = 3.0
+"""How long a program that is told to end may take before it is killed."""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a finished process and all its waited-for descendants used.
+
+    Times are in seconds; ``wall_s`` comes from a monotonic clock, the CPU times from wait4(2).
+    ``max_rss_bytes`` is the largest resident set of any single process among them.
+    """
+
+    wall_s: float
+    user_s: float
+    system_s: float
+    max_rss_bytes: int
+
+
+@dataclass(frozen=True)
+class Completed:
+    """A process that has ended, with its last lines of output."""
+
+    argv: tuple[str, ...]
+    returncode: int
+    usage: Usage
+    tail: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """The kept output as one string."""
+        return "\n".join(self.tail)
+
+
+def run(
+    argv: Sequence[str | Path],
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    on_line: Callable[[str], None] | None = None,
+    log: IO[str] | None = None,
+    check: bool = True,
+) -> Completed:
+    """Run a program to its end, its stdout and stderr together, line by line.
+
+    The program gets no standard input and a session of its own, so that Ctrl-C reaches rbuild
+    alone, which then ends the program.  Raises HostLacks if the program isn't there, and, with
+    ``check``, ProcessFailed if it ends with a status other than 0.
+    """
+    words = tuple(str(word) for word in argv)
+    if log is not None:
+        log.write(f"$ {shlex.join(words)}\n")
+        log.flush()
+    tail: deque[str] = deque(maxlen=TAIL_LINES)
+    started = time.monotonic()
+    child = _start(words, env=env, cwd=cwd)
+    assert child.stdout is not None
+    try:
+        for raw in child.stdout:
+            line = raw.decode("utf-8", "replace").rstrip("\r\n")
+            tail.append(line)
+            if log is not None:
+                log.write(line + "\n")
+            if on_line is not None:
+                on_line(line)
+        usage = _reap(child, started)
+    except BaseException:
+        terminate(child)
+        raise
+    finally:
+        child.stdout.close()
+        if log is not None:
+            log.flush()
+    done = Completed(words, child.returncode, usage, tuple(tail))
+    if check and done.returncode != 0:
+        raise ProcessFailed(done.argv, done.returncode, done.tail)
+    return done
+
+
+def capture(argv: Sequence[str | Path], *, env: Mapping[str, str] | None = None) -> str:
+    """Return what a short program prints, stripped; raise as ``run`` does."""
+    return run(argv, env=env).text.strip()
+
+
+def attached(argv: Sequence[str]) -> int:
+    """Run a program on rbuild's own standard streams; return its exit status."""
+    with subprocess.Popen(list(argv)) as child:
+        return child.wait()
+
+
+def pipe(
+    producer: Sequence[str],
+    consumer: Sequence[str],
+    on_line: Callable[[str], None],
+    *,
+    env: Mapping[str, str] | None = None,
+) -> None:
+    """Run ``producer | consumer``; the producer's stderr goes to ``on_line``, line by line.
+
+    Raises ProcessFailed for whichever failed, the producer first.
+    """
+    tail: deque[str] = deque(maxlen=TAIL_LINES)
+    first = _start(tuple(producer), env=env, stderr=subprocess.PIPE)
+    second: subprocess.Popen[bytes] | None = None
+    try:
+        second = _start(tuple(consumer), stdin=first.stdout, stdout=subprocess.DEVNULL)
+        assert first.stdout is not None
+        assert first.stderr is not None
+        first.stdout.close()
+        for raw in first.stderr:
+            line = raw.decode("utf-8", "replace").rstrip("\r\n")
+            tail.append(line)
+            on_line(line)
+        first.wait()
+        second.wait()
+    except BaseException:
+        terminate(first)
+        if second is not None:
+            terminate(second)
+        raise
+    for child, words in ((first, producer), (second, consumer)):
+        if child.returncode != 0:
+            raise ProcessFailed(tuple(words), child.returncode, tuple(tail))
+
+
+def terminate(child: subprocess.Popen[bytes]) -> None:
+    """End a process and its session: politely, then by force."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        if child.poll() is not None:
+            break
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(child.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(timeout=GRACE_S)
+
+
+def dies_with_parent(argv: Sequence[str]) -> list[str]:
+    """Return the command line of ``argv`` such that SIGKILL of rbuild ends it too (setpriv(1))."""
+    return ["setpriv", "--pdeathsig", "KILL", "--", *argv]
+
+
+def _start(
+    argv: tuple[str, ...],
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    stdin: int | IO[bytes] | None = subprocess.DEVNULL,
+    stdout: int = subprocess.PIPE,
+    stderr: int = subprocess.STDOUT,
+) -> subprocess.Popen[bytes]:
+    try:
+        return subprocess.Popen(
+            argv,
+            env=None if env is None else dict(env),
+            cwd=cwd,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            start_new_session=True,
+        )
+    except FileNotFoundError as error:
+        if error.filename is not None and str(error.filename) != argv[0]:
+            raise
+        raise HostLacks(
+            f"The program {argv[0]} is not installed.", hint="`rbuild doctor --fix` installs it."
+        ) from error
+
+
+def _reap(child: subprocess.Popen[bytes], started: float) -> Usage:
+    """Wait for a child by wait4(2), which alone tells what it and its descendants used."""
+    _, status, rusage = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    return Usage(
+        wall_s=time.monotonic() - started,
+        user_s=rusage.ru_utime,
+        system_s=rusage.ru_stime,
+        max_rss_bytes=rusage.ru_maxrss * 1024,
+    )

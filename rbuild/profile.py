@@ -1,0 +1,184 @@
+"""Profiles: what to build.  A profile is a YAML file in ``profiles/`` or wherever the user says."""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, PrivateAttr, field_validator, model_validator
+
+from rbuild import data, definition
+from rbuild.definition import Strict
+from rbuild.errors import UsageError
+
+SYMBOL = re.compile(r"[A-Z0-9][A-Z0-9_a-z]*")
+
+
+class Driver(StrEnum):
+    """The drivers for the MFRC522 that ``module/`` has."""
+
+    RUST = "rust"
+    C = "c"
+
+
+class Kind(StrEnum):
+    """How a module is built: beside the kernel tree, or as a part of it."""
+
+    OUT_OF_TREE = "out-of-tree"
+    IN_TREE = "in-tree"
+
+
+class Source(Strict):
+    """Where a kernel's source comes from: exactly one of the four."""
+
+    debian: str | None = Field(None, description="a Debian package, such as linux-source-6.12")
+    tarball: str | None = Field(None, description="the URL of a kernel.org tarball")
+    sha256: str | None = Field(
+        None, pattern="^[0-9a-f]{64}$", description="the tarball's SHA-256 in hexadecimal"
+    )
+    git: str | None = Field(None, description="the URL of a git repository")
+    ref: str | None = Field(None, description="a branch, tag or commit of it")
+    directory: Path | None = Field(
+        None, description="a local kernel tree; a relative path starts at the profile"
+    )
+
+    @model_validator(mode="after")
+    def _one(self) -> Source:
+        given = [name for name in ("debian", "tarball", "git", "directory") if getattr(self, name)]
+        if len(given) != 1:
+            raise ValueError("a source has exactly one of debian, tarball, git, directory")
+        if bool(self.tarball) != bool(self.sha256):
+            raise ValueError("tarball and sha256 go together")
+        if bool(self.git) != bool(self.ref):
+            raise ValueError("git and ref go together")
+        return self
+
+    def __str__(self) -> str:
+        return str(
+            self.debian or self.tarball or (self.git and f"{self.git} {self.ref}") or self.directory
+        )
+
+
+class Config(Strict):
+    """How a kernel is configured: a base, then fragments over it, then single options."""
+
+    base: str = Field(
+        "defconfig",
+        description="a configuration target of the kernel's (tinyconfig, defconfig, "
+        "bcm2711_defconfig ...) or the path of a .config file relative to the profile",
+    )
+    fragments: tuple[Path, ...] = Field((), description="Kconfig fragments, from the profile")
+    options: dict[str, str | int | bool] = Field(
+        {}, description="single options without their CONFIG_, such as `SPI: y`; over the fragments"
+    )
+
+    @field_validator("options", mode="before")
+    @classmethod
+    def _words(cls, value: Any) -> Any:  # noqa: ANN401 - whatever YAML holds
+        if not isinstance(value, dict):
+            return value
+        for name in value:
+            if not SYMBOL.fullmatch(str(name)) or str(name).startswith("CONFIG_"):
+                raise ValueError(f"{name!r} is not an option's name; write it without CONFIG_")
+        # YAML 1.1 reads a bare y as a string but yes/no/on/off as booleans: both mean Kconfig's.
+        return {
+            k: {True: "y", False: "n"}.get(v, v) if isinstance(v, bool) else v
+            for k, v in value.items()
+        }
+
+    def as_fragment(self) -> str:
+        """Return ``options`` as the text of a Kconfig fragment."""
+        lines = []
+        for name, value in self.options.items():
+            if value == "n":
+                lines.append(f"# CONFIG_{name} is not set")
+            elif isinstance(value, str) and value not in {"y", "m"} and not _is_number(value):
+                lines.append(f'CONFIG_{name}="{value}"')
+            else:
+                lines.append(f"CONFIG_{name}={value}")
+        return "".join(f"{line}\n" for line in lines)
+
+
+class Objects(Strict):
+    """About how many objects each phase makes: what progress counts against the first time."""
+
+    prepare: int = Field(0, ge=0)
+    kernel: int = Field(0, ge=0)
+
+
+class Profile(Strict):
+    """What to build.  Relative paths in it start where its file is."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    description: str = ""
+    architecture: str = Field("arm64", pattern="^arm64$", description="the kernel's ARCH")
+    source: tuple[Source, ...] = Field(
+        min_length=1, description="where the kernel's source comes from; the first that can be had"
+    )
+    patches: bool = Field(True, description="apply module/patches/<kernel version>/ to the source")
+    config: Config = Config()
+    device_trees: tuple[str, ...] = Field(
+        (), description="targets of the kernel's dtbs, such as broadcom/bcm2837-rpi-3-b.dtb"
+    )
+    driver: Driver = Driver.RUST
+    kind: Kind = Kind.OUT_OF_TREE
+    objects: Objects = Objects()
+    _path: Path = PrivateAttr(default=Path())
+
+    @property
+    def path(self) -> Path:
+        """The file that it came from."""
+        return self._path
+
+    @field_validator("source", mode="before")
+    @classmethod
+    def _list(cls, value: Any) -> Any:  # noqa: ANN401
+        return [value] if isinstance(value, dict) else value
+
+    def fragments(self) -> list[tuple[str, str]]:
+        """Return the name and the text of each fragment, in the order of their merging.
+
+        Raises UsageError naming the profile and the file that can't be read.
+        """
+        found = []
+        for fragment in self.config.fragments:
+            file = self.path.parent / fragment
+            try:
+                found.append((fragment.name, file.read_text(encoding="utf-8")))
+            except (OSError, UnicodeDecodeError) as error:
+                reason = getattr(error, "strerror", None) or str(error)
+                raise UsageError(
+                    f"{self.path}: config.fragments: {file} can't be read: {reason}."
+                ) from error
+        if self.config.options:
+            found.append((f"{self.name}.options", self.config.as_fragment()))
+        return found
+
+
+def names() -> list[str]:
+    """Return the names of the profiles that come with rbuild."""
+    return sorted(path.stem for path in data.folder("profiles").glob("*.yaml"))
+
+
+def load(name: str) -> Profile:
+    """Return the profile of that name, or the one in the file of that path.
+
+    Raises UsageError if there is none, or if it is wrong.
+    """
+    path = Path(name)
+    if "/" not in name and path.suffix not in {".yaml", ".yml"}:
+        path = data.folder("profiles") / f"{name}.yaml"
+        if not path.is_file():
+            raise UsageError(
+                f"There is no profile {name!r}.{definition.nearest(name, names())}",
+                hint="`rbuild profiles` lists them; a path to a YAML file works too.",
+            )
+    profile = definition.load(path, Profile)
+    profile._path = path.resolve()
+    return profile
+
+
+def _is_number(text: str) -> bool:
+    return re.fullmatch(r"-?\d+|0x[0-9a-fA-F]+", text) is not None

@@ -1,0 +1,213 @@
+"""An environment made ready: its rootfses provisioned, its layer laid, its compilers tried."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from rbuild import binfmt, rootfs
+from rbuild.environment import Environment
+from rbuild.errors import InfrastructureError, ProcessFailed
+from rbuild.rootfs import Provisioned, same_version
+from rbuild.sandbox import MODULE, Bind, Job, Runtime, Sandbox
+from rbuild.sandbox.bwrap import Bwrap
+from rbuild.sandbox.native import Layer, layer
+from rbuild.store import METADATA, Store, read_json, write_json
+
+TOOLCHAIN = re.compile(r"(clang|lld|llvm)-\d+|rustc|rust-src|bindgen|make|gcc|libc6-dev")
+"""The packages whose versions decide what a build makes."""
+
+
+@dataclass(frozen=True)
+class Ready:
+    """An environment that can be entered, and by what."""
+
+    environment: Environment
+    sandbox: Sandbox
+    runtime: Runtime
+    toolchain: Mapping[str, str]
+    rootfs_keys: tuple[str, ...]
+    emulated_programs: tuple[str, ...]
+    seconds: float
+    cached: bool
+
+
+def runtime_for(name: str) -> Runtime:
+    """Return the runtime of that name."""
+    assert name == "bwrap"
+    return Bwrap()
+
+
+def make_ready(
+    environment: Environment, store: Store, runtime: Runtime, *, force: bool = False
+) -> Ready:
+    """Provision what the environment lacks, and verify it once.
+
+    Raises as ``rootfs.provision`` does, and InfrastructureError where its compilers don't work.
+    """
+    if environment.base.emulated:
+        binfmt.require(environment.base.architecture)
+    made = [rootfs.provision(part, store, force=force) for part in environment.rootfses]
+    own = Layer((), ())
+    if environment.native is not None:
+        _same_versions(environment, *made)
+        own = layer(environment, made[0].path, made[1].path)
+    sandbox = Sandbox(environment.name, made[0].path, own.binds, environment.variables)
+    ready = Ready(
+        environment,
+        sandbox,
+        runtime,
+        {
+            name: version
+            for name, version in sorted(made[-1].packages.items())
+            if TOOLCHAIN.fullmatch(name)
+        },
+        tuple(part.key for part in made),
+        own.emulated,
+        sum(part.seconds for part in made),
+        all(part.cached for part in made),
+    )
+    _verify_once(ready, store)
+    return ready
+
+
+def _same_versions(environment: Environment, base: Provisioned, native: Provisioned) -> None:
+    """Check that a hybrid's parts are of one day: their shared libraries must match."""
+    differing = [
+        f"{name}: {version} and {native.packages[name]}"
+        for name, version in sorted(base.packages.items())
+        if name in native.packages and not same_version(version, native.packages[name])
+    ]
+    if differing:
+        raise InfrastructureError(
+            f"The two rootfses of {environment.name} have packages of different versions.",
+            detail="\n".join(differing[:10]),
+            hint=f"`rbuild setup --force {environment.name}` makes both anew.",
+        )
+
+
+def _verify_once(ready: Ready, store: Store) -> None:
+    """Try the compilers, unless this very combination of rootfses has passed before."""
+    environment = ready.environment
+    base = environment.base.entry(store)
+    mark = base.path / f"verified-{environment.name}.json"
+    wanted = {
+        "rootfs": list(ready.rootfs_keys),
+        "layer": [b.target for b in ready.sandbox.layer],
+        "created": [
+            (part.entry(store).metadata or {}).get("created") for part in environment.rootfses
+        ],
+    }
+    if read_json(mark) == wanted:
+        return
+    with store.console.step(f"Verifying {environment.name}: its compilers, and what they make"):
+        verify(ready)
+    assert (base.path / METADATA).exists()
+    write_json(mark, wanted)
+
+
+C_PROGRAM = """\
+#include <stdio.h>
+int main(void)
+{
+\tputs("works");
+\treturn 0;
+}
+"""
+
+# The cross rootfs has no aarch64 std (a kernel builds its own core), so its Rust is tried with
+# none; RUSTC_BOOTSTRAP is what the kernel sets, too.
+RUST_CORELESS = """\
+#![feature(no_core, lang_items)]
+#![no_core]
+#![no_std]
+#[lang = "sized"]
+pub trait Sized {}
+#[no_mangle]
+pub extern "C" fn works() {}
+"""
+
+RUST_PROGRAM = """\
+fn main() {
+    println!("works");
+}
+"""
+
+
+def verify(ready: Ready) -> None:
+    """Compile a tiny C and a tiny Rust program to aarch64, and run them where they can run.
+
+    Raises InfrastructureError with the compiler's words.
+    """
+    environment = ready.environment
+    target = "aarch64-linux-gnu"
+    llvm = environment.llvm
+    cc = environment.base.definition.cc
+    native = environment.base.architecture.debian == "arm64"
+    with tempfile.TemporaryDirectory(prefix="rbuild-verify-") as name:
+        folder = Path(name)
+        (folder / "hello.c").write_text(C_PROGRAM)
+        (folder / "coreless.rs").write_text(RUST_CORELESS)
+        (folder / "hello.rs").write_text(RUST_PROGRAM)
+        steps = [
+            ["make", "--version"],
+            [f"clang{llvm}", f"--target={target}", "-O2", "-c", "hello.c", "-o", "clang.o"],
+            [cc, "-O2", "-o", "hello-c", "hello.c"],
+            [
+                "rustc",
+                "--target=aarch64-unknown-none",
+                "--crate-type=lib",
+                "--emit=obj",
+                "-o",
+                "coreless.o",
+                "coreless.rs",
+            ],
+        ]
+        products = ["clang.o", "hello-c", "coreless.o"]
+        if native:
+            steps += [
+                ["./hello-c"],
+                [
+                    "rustc",
+                    "--target=aarch64-unknown-linux-gnu",
+                    f"-Clinker={cc}",
+                    "-o",
+                    "hello-rust",
+                    "hello.rs",
+                ],
+                ["./hello-rust"],
+                ["uname", "-m"],
+            ]
+            products.append("hello-rust")
+        for argv in steps:
+            _try(ready, folder, argv)
+        for product in products:
+            _must_be_aarch64(folder / product, environment.name)
+
+
+def _try(ready: Ready, folder: Path, argv: list[str]) -> None:
+    job = Job(argv, (Bind(folder, MODULE, writable=True),), MODULE, {"RUSTC_BOOTSTRAP": "1"})
+    try:
+        done = ready.runtime.run(ready.sandbox, job)
+    except ProcessFailed as error:
+        raise InfrastructureError(
+            f"{ready.environment.name} was provisioned, but `{' '.join(argv)}` fails in it.",
+            detail=error.detail,
+            hint=f"`rbuild setup --force {ready.environment.name}` makes it anew.",
+        ) from error
+    expected = {"./hello-c": "works", "./hello-rust": "works", "uname": "aarch64"}.get(argv[0])
+    if expected is not None and done.text.strip() != expected:
+        raise InfrastructureError(
+            f"{ready.environment.name}: `{' '.join(argv)}` prints {done.text!r}, not {expected!r}."
+        )
+
+
+def _must_be_aarch64(path: Path, name: str) -> None:
+    from rbuild.elf import machine  # noqa: PLC0415 - pyelftools is needed only this once
+
+    found = machine(path)
+    if found != "AArch64":
+        raise InfrastructureError(f"{name}: {path.name} was compiled for {found}, not AArch64.")

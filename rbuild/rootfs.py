@@ -1,0 +1,248 @@
+"""Provisioning: a Debian rootfs made by mmdebstrap from a definition, published in the Store."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rbuild import binfmt, process
+from rbuild.console import Step
+from rbuild.environment import Rootfs
+from rbuild.errors import HostLacks, InfrastructureError, ProcessFailed, RbuildError
+from rbuild.store import Entry, Store
+
+SPACE_NEEDED = 4 * 1024**3
+"""Bytes that a rootfs takes at most while it is being made."""
+
+NETWORK_WORDS = re.compile(
+    r"Could not (connect|resolve)|Temporary failure|Failed to fetch|Unable to fetch|"
+    r"Connection (failed|refused|timed out)|Network is unreachable|does not have a Release file"
+)
+SPACE_WORDS = re.compile(r"No space left on device|not have enough space|Disk quota exceeded")
+
+# Manuals and translations make no difference to a build, and are a third of the files.
+NOT_INSTALLED = (
+    "path-exclude=/usr/share/man/*",
+    "path-exclude=/usr/share/locale/*",
+    "path-exclude=/usr/share/doc/*",
+    "path-include=/usr/share/doc/*/copyright",
+)
+
+
+@dataclass(frozen=True)
+class Provisioned:
+    """A rootfs that is in the Store: where, and the version of each of its packages."""
+
+    path: Path
+    key: str
+    packages: dict[str, str]
+    seconds: float
+    cached: bool
+
+
+def provision(rootfs: Rootfs, store: Store, *, force: bool = False) -> Provisioned:
+    """Return the rootfs from the Store, or make it first.
+
+    Raises HostLacks where mmdebstrap or emulation is missing, InfrastructureError where the
+    mirror can't be reached or the disk is full.
+    """
+    entry = rootfs.entry(store)
+    if not force and (found := _found(entry)) is not None:
+        return found
+    with store.lock(entry):
+        if not force and (found := _found(entry)) is not None:
+            return found
+        if rootfs.emulated:
+            binfmt.require(rootfs.architecture)
+        store.need_space(SPACE_NEEDED, f"The {rootfs.definition.name} rootfs")
+        return _make(rootfs, store, entry)
+
+
+def _found(entry: Entry) -> Provisioned | None:
+    metadata = entry.metadata
+    if metadata is None:
+        return None
+    return Provisioned(
+        entry.path / "root", entry.name, metadata["packages"], metadata["seconds"], cached=True
+    )
+
+
+def _make(rootfs: Rootfs, store: Store, entry: Entry) -> Provisioned:
+    definition = rootfs.definition
+    title = f"Provisioning {definition.name} ({definition.suite}, {rootfs.architecture.debian})"
+    started = time.monotonic()
+    partial = store.partial(entry)
+    root = partial / "root"
+    with store.console.step(title) as step:
+        try:
+            _debootstrap(rootfs, root, _Watcher(step, store))
+        except ProcessFailed as error:
+            raise _explain(error, definition.name) from error
+        packages = installed(root)
+        seconds = time.monotonic() - started
+        store.publish(
+            entry,
+            partial,
+            {
+                "definition": definition.model_dump(mode="json"),
+                "architecture": rootfs.architecture.debian,
+                "packages": packages,
+                "seconds": seconds,
+            },
+        )
+    return Provisioned(entry.path / "root", entry.name, packages, seconds, cached=False)
+
+
+def _debootstrap(rootfs: Rootfs, root: Path, watcher: _Watcher) -> None:
+    root_user = os.geteuid() == 0
+    words = ["mmdebstrap", "--verbose", "--variant=minbase"]
+    words += [f"--architectures={rootfs.architecture.debian}"]
+    words += [f"--mode={'root' if root_user else 'unshare'}"]
+    words += [f"--include={','.join(rootfs.definition.packages)}"]
+    words += [f"--dpkgopt={option}" for option in NOT_INSTALLED]
+    words += [f"--aptopt={option}" for option in proxy_options()]
+    # Nothing in a rootfs is ever upgraded in place: fsync would only cost time.
+    words += ["--dpkgopt=force-unsafe-io"]
+    words += [f"--customize-hook={_folders_hook(rootfs.mount_points)}"]
+    mirrors = host_mirrors(rootfs.definition.suite)
+    env = {**os.environ, **rootfs.definition.emulated_variables}
+    if root_user:
+        # In namespaces of its own, so that neither a mount nor a process outlives it.
+        apart = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--"]
+        argv = [*apart, *words, "--format=directory", rootfs.definition.suite, str(root), *mirrors]
+        process.run(process.dies_with_parent(argv), env=env, on_line=watcher)
+        return
+    # An ordinary user can't own files of other ids: what mmdebstrap packs in its user namespace
+    # is unpacked as the user's own.
+    root.mkdir()
+    unpack = ["tar", "--extract", f"--directory={root}", "--no-same-owner", "--exclude=./dev/*"]
+    pack = [*words, "--format=tar", rootfs.definition.suite, "-", *mirrors]
+    process.pipe(process.dies_with_parent(pack), unpack, watcher, env=env)
+    _let_owner_write(root)
+
+
+def _folders_hook(paths: Sequence[str]) -> str:
+    folders = " ".join(f'"$1"{shlex.quote(path)}' for path in paths)
+    hook = f"mkdir -p {folders}"
+    if "/usr/lib64" in paths:
+        hook += '; [ -e "$1/lib64" ] || ln -s usr/lib64 "$1/lib64"'
+    return hook
+
+
+def _let_owner_write(root: Path) -> None:
+    """Give the owner of an unpacked rootfs the right to remove it again."""
+    for folder, subfolders, _ in os.walk(root):
+        for name in subfolders:
+            path = Path(folder, name)
+            if not path.is_symlink() and not os.access(path, os.W_OK | os.X_OK):
+                path.chmod(path.stat().st_mode | 0o700)
+
+
+def host_mirrors(suite: str) -> list[str]:
+    """Return apt source lines for ``suite`` on the mirrors that the host itself uses.
+
+    Empty, so that mmdebstrap's default applies, on a host that isn't Debian.
+    """
+    form = "$(LABEL)|$(REPO_URI)"
+    try:
+        listed = process.capture(
+            ["apt-get", "indextargets", "--format", form, "Created-By: Packages", "Origin: Debian"]
+        )
+    except (HostLacks, ProcessFailed):
+        return []
+    places = dict(line.split("|", 1) for line in reversed(listed.splitlines()) if "|" in line)
+    main, security = places.get("Debian"), places.get("Debian-Security")
+    if main is None:
+        return []
+    lines = [f"deb {main} {suite} main"]
+    if suite not in {"sid", "unstable"}:
+        lines.append(f"deb {main} {suite}-updates main")
+        if security is not None:
+            lines.append(f"deb {security} {suite}-security main")
+    return lines
+
+
+def proxy_options() -> list[str]:
+    """Return the host's apt proxies as options, so that a rootfs reaches what the host reaches."""
+    try:
+        return process.capture(
+            [
+                "apt-config",
+                "dump",
+                "--format",
+                '%f "%v";%n',
+                "Acquire::http::Proxy",
+                "Acquire::https::Proxy",
+            ]
+        ).splitlines()
+    except (HostLacks, ProcessFailed):
+        return []
+
+
+def installed(root: Path) -> dict[str, str]:
+    """Return the version of each package that dpkg's status file calls installed."""
+    found: dict[str, str] = {}
+    for block in (root / "var/lib/dpkg/status").read_text(errors="replace").split("\n\n"):
+        fields = dict(
+            line.split(": ", 1) for line in block.splitlines() if re.match(r"[A-Z][\w-]*: ", line)
+        )
+        if fields.get("Status", "").endswith(" installed"):
+            found[fields["Package"]] = fields["Version"]
+    return found
+
+
+def same_version(one: str, other: str) -> bool:
+    """Tell whether two Debian versions are of the same source: +b1 marks a mere rebuild."""
+    return re.sub(r"\+b\d+$", "", one) == re.sub(r"\+b\d+$", "", other)
+
+
+class _Watcher:
+    """Reads mmdebstrap's and apt's output into progress: packages set up, of those to come."""
+
+    def __init__(self, step: Step, store: Store) -> None:
+        self._step = step
+        self._console = store.console
+        self._expected = 0
+        self._done = 0
+
+    def __call__(self, line: str) -> None:
+        self._console.verbose(line)
+        if found := re.search(r"(\d+) newly installed", line):
+            self._expected += int(found[1])
+        if line.startswith(("Setting up ", "Unpacking ")):
+            # Each package is first unpacked, then set up.
+            self._done += 1
+            self._step.update(line, done=self._done, total=2 * self._expected)
+        elif line.startswith(("I: ", "Get:")):
+            self._step.update(line.removeprefix("I: "))
+
+
+def _explain(error: ProcessFailed, name: str) -> RbuildError:
+    text = "\n".join(error.tail)
+    own = [line for line in error.tail if line.startswith(("E: ", "W: ", "Err:"))]
+    detail = "\n".join(own[-8:] or error.tail[-8:])
+    if SPACE_WORDS.search(text):
+        return InfrastructureError(
+            f"The disk filled up while {name} was being provisioned.",
+            detail=detail,
+            hint="Free some space (`rbuild clean`), or name another place with --cache-dir.",
+        )
+    if NETWORK_WORDS.search(text):
+        return InfrastructureError(
+            f"The Debian mirror could not be reached while {name} was being provisioned.",
+            detail=detail,
+            hint="Check the network and the host's apt configuration, then run it again.",
+        )
+    if "subuid" in text or "newuidmap" in text:
+        return HostLacks(
+            "mmdebstrap can't make a user namespace for this user.",
+            detail=detail,
+            hint="Install uidmap and give the user a range in /etc/subuid and /etc/subgid "
+            "(`rbuild doctor` checks both).",
+        )
+    return InfrastructureError(f"mmdebstrap failed to provision {name}.", detail=detail)

@@ -1,0 +1,109 @@
+"""The bubblewrap runtime: private namespaces, no daemon, no root needed."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import signal
+import sys
+import termios
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import IO, Any
+
+from rbuild import process
+from rbuild.errors import HostLacks, ProcessFailed
+from rbuild.process import Completed
+from rbuild.sandbox import Job, Sandbox, variables_for
+
+OWN_WORDS = "bwrap: "
+"""How a line begins that bubblewrap itself, not the command in it, has written."""
+
+
+@dataclass(frozen=True)
+class Bwrap:
+    """Enters sandboxes with bwrap(1)."""
+
+    name: str = "bwrap"
+
+    def argv(self, sandbox: Sandbox, job: Job) -> list[str]:
+        """Return the whole command line of a job, which can be pasted into a shell."""
+        words = ["bwrap", "--unshare-all", "--die-with-parent", "--hostname", "rbuild"]
+        # As PID 1 the command is bwrap's own child, so that wait4(2) accounts for all of it;
+        # behind bwrap's reaper, its usage may be lost when bwrap ends first.
+        words += ["--as-pid-1", "--clearenv"]
+        if job.network:
+            words.append("--share-net")
+        for name, value in variables_for(sandbox, job).items():
+            words += ["--setenv", name, value]
+        words += ["--ro-bind", str(sandbox.root), "/"]
+        for bind in sandbox.layer:
+            words += ["--ro-bind", str(bind.source), bind.target]
+        words += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]  # noqa: S108
+        for bind in job.binds:
+            words += ["--bind" if bind.writable else "--ro-bind", str(bind.source), bind.target]
+        return [*words, "--chdir", job.cwd, "--", *job.argv]
+
+    def run(
+        self,
+        sandbox: Sandbox,
+        job: Job,
+        *,
+        on_line: Callable[[str], None] | None = None,
+        log: IO[str] | None = None,
+        check: bool = True,
+    ) -> Completed:
+        """Run a job to its end.
+
+        Raises HostLacks where bubblewrap isn't there or may not make namespaces, ProcessFailed
+        (with ``check``) where the command failed.
+        """
+        # A session of its own (process.run) keeps the sandbox from the caller's terminal.
+        done = process.run(self.argv(sandbox, job), on_line=on_line, log=log, check=False)
+        if done.returncode != 0:
+            for line in done.tail[-3:]:
+                if line.startswith(OWN_WORDS):
+                    words = line.removeprefix(OWN_WORDS)
+                    raise HostLacks(
+                        f"bubblewrap could not enter {sandbox.name}: {words}",
+                        hint="`rbuild doctor` checks namespaces and emulation.",
+                    )
+            if check:
+                raise ProcessFailed(tuple(job.argv), done.returncode, done.tail)
+        return done
+
+    def interactive(self, sandbox: Sandbox, job: Job) -> int:
+        """Run a job on the user's terminal, through a terminal of its own.
+
+        The sandbox never holds the caller's terminal, so it can't push characters into it
+        (TIOCSTI), and still has job control.
+        """
+        argv = self.argv(sandbox, job)
+        if not sys.stdin.isatty():
+            return process.attached(argv)
+        relay = _Terminal()
+        previous = signal.signal(signal.SIGWINCH, relay.resize)
+        try:
+            status = pty.spawn(argv, relay.read)
+        finally:
+            signal.signal(signal.SIGWINCH, previous)
+        return os.waitstatus_to_exitcode(status)
+
+
+class _Terminal:
+    """Keeps the inner terminal as large as the outer one."""
+
+    def __init__(self) -> None:
+        self.inner: int | None = None
+
+    def read(self, inner: int) -> bytes:
+        if self.inner is None:
+            self.inner = inner
+            self.resize()
+        return os.read(inner, 65536)
+
+    def resize(self, *_: Any) -> None:  # noqa: ANN401 - a signal handler's arguments
+        if self.inner is not None:
+            window = fcntl.ioctl(sys.stdin.fileno(), termios.TIOCGWINSZ, b"\0" * 8)
+            fcntl.ioctl(self.inner, termios.TIOCSWINSZ, window)

@@ -1,0 +1,82 @@
+"""One invocation of rbuild: its Store, its runtime, how parallel it is, and where it logs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import IO
+
+from rbuild.console import Console
+from rbuild.process import Usage
+from rbuild.sandbox import Runtime
+from rbuild.store import Store
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of the work with what it took; ``cached`` if the Store had its result already.
+
+    The figures of a cached phase are those of the run that made the result.
+    """
+
+    name: str
+    usage: Usage
+    cached: bool = False
+
+    def as_json(self) -> dict[str, object]:
+        """Return the phase as the command line's contract has it."""
+        return {
+            "name": self.name,
+            "wall_s": round(self.usage.wall_s, 3),
+            "user_s": round(self.usage.user_s, 3),
+            "system_s": round(self.usage.system_s, 3),
+            "max_rss_bytes": self.usage.max_rss_bytes,
+            "cached": self.cached,
+        }
+
+    @staticmethod
+    def from_json(data: dict[str, object]) -> Phase:
+        """Return a phase that was kept in metadata, as a cached one."""
+        wall, user, system = (float(str(data[key])) for key in ("wall_s", "user_s", "system_s"))
+        usage = Usage(wall, user, system, int(str(data["max_rss_bytes"])))
+        return Phase(str(data["name"]), usage, cached=True)
+
+
+@dataclass
+class Session:
+    """What every part of a command needs: made once by the command line, passed down."""
+
+    command: str
+    store: Store
+    runtime: Runtime
+    jobs: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
+
+    @property
+    def console(self) -> Console:
+        """Where this session speaks."""
+        return self.store.console
+
+    @cached_property
+    def run_folder(self) -> Path:
+        """The folder for this run's log and result, made when first needed."""
+        return self.store.new_run(self.command)
+
+    @property
+    def log_path(self) -> Path:
+        """The full log of this run's builds."""
+        return self.run_folder / "build.log"
+
+    @property
+    def has_log(self) -> bool:
+        """Whether anything was logged in this run."""
+        return "run_folder" in self.__dict__ and self.log_path.exists()
+
+    @contextmanager
+    def log(self) -> Iterator[IO[str]]:
+        """Open the log to add to it."""
+        with self.log_path.open("a", encoding="utf-8") as file:
+            yield file

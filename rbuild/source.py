@@ -1,0 +1,390 @@
+"""Trees: kernel sources fetched, checked, extracted once, patched, and from then on immutable."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rbuild import data, process
+from rbuild.console import Step, size
+from rbuild.errors import (
+    BuildFailed,
+    InfrastructureError,
+    ProcessFailed,
+    RbuildError,
+    UsageError,
+)
+from rbuild.profile import Profile, Source
+from rbuild.provision import Ready
+from rbuild.sandbox import MODULE, SRC, Bind, Job
+from rbuild.store import Entry, Room, Store, digest
+
+SPACE_NEEDED = 3 * 1024**3
+"""Bytes that a tree takes at most while it is being extracted."""
+
+IN_TREE_FOLDER = "drivers/misc/mfrc522"
+"""Where ``module/`` is bound for an in-tree build; a patch of ours makes the folder."""
+
+
+@dataclass(frozen=True)
+class Tree:
+    """An extracted, patched kernel source.
+
+    ``version`` is the kernel's own (6.12.117), ``date`` that of its source, from which builds
+    take their time stamp; ``patches`` the names of those applied.
+    """
+
+    path: Path
+    key: str
+    source: str
+    version: str
+    date: datetime
+    patches: tuple[str, ...]
+    cached: bool
+
+    @property
+    def has_in_tree_folder(self) -> bool:
+        """Whether the driver can be built as a part of this tree."""
+        return (self.path / IN_TREE_FOLDER).is_dir()
+
+
+def obtain(profile: Profile, ready: Ready, store: Store, *, force: bool = False) -> Tree:
+    """Return the profile's Tree from the Store, or fetch, check, extract and patch it first.
+
+    Of the profile's sources the first in the Store is used, else the first that can be had.
+    Raises UsageError for a source that is wrong, InfrastructureError for one that can't be
+    reached, BuildFailed for a patch that doesn't apply.
+    """
+    entries = [(source, _entry(profile, source, store)) for source in profile.source]
+    if not force:
+        for _, entry in entries:
+            if (found := _found(entry)) is not None:
+                return found
+    failures: list[RbuildError] = []
+    for source, entry in entries:
+        with store.lock(entry):
+            if not force and (found := _found(entry)) is not None:
+                return found
+            try:
+                return _make(profile, source, entry, ready, store)
+            except InfrastructureError as error:
+                failures.append(error)
+                if len(entries) > 1:
+                    store.console.note(f"{source} can't be had: {error.message}")
+    raise failures[-1]
+
+
+def _entry(profile: Profile, source: Source, store: Store) -> Entry:
+    wanted: dict[str, object] = {"source": source.model_dump(mode="json")}
+    if source.directory is not None:
+        wanted["content"] = _fingerprint(_directory(profile, source))
+    if profile.patches:
+        wanted["patches"] = [
+            (str(path.relative_to(_patches())), hashlib.sha256(path.read_bytes()).hexdigest())
+            for path in sorted(_patches().rglob("*.patch"))
+        ]
+    if source.git is not None:
+        label = Path(source.git).stem
+    else:
+        label = source.debian or Path(source.tarball or source.directory or "").stem
+    return store.entry(Room.TREES, re.sub(r"[^A-Za-z0-9._-]", "_", label), digest(wanted))
+
+
+def _found(entry: Entry) -> Tree | None:
+    metadata = entry.metadata
+    if metadata is None:
+        return None
+    return Tree(
+        entry.path / "src",
+        entry.name,
+        metadata["source"],
+        metadata["version"],
+        datetime.fromisoformat(metadata["date"]),
+        tuple(metadata["patches"]),
+        cached=True,
+    )
+
+
+def _make(profile: Profile, source: Source, entry: Entry, ready: Ready, store: Store) -> Tree:
+    store.need_space(SPACE_NEEDED, "The kernel's source")
+    partial = store.partial(entry)
+    target = partial / "src"
+    target.mkdir()
+    with store.console.step(f"Fetching {source}") as step:
+        date = _fetch(profile, source, target, ready, store, step)
+    version = kernel_version(target)
+    applied = _patch(profile, version, target, ready, store)
+    store.publish(
+        entry,
+        partial,
+        {
+            "source": str(source),
+            "version": version,
+            "date": date.isoformat(),
+            "patches": applied,
+        },
+    )
+    return Tree(entry.path / "src", entry.name, str(source), version, date, tuple(applied), False)
+
+
+def _fetch(
+    profile: Profile, source: Source, target: Path, ready: Ready, store: Store, step: Step
+) -> datetime:
+    """Put the source into ``target``; return its date."""
+    if source.debian is not None:
+        _fetch_debian(source.debian, target, ready, _teller(step, store))
+    elif source.tarball is not None:
+        assert source.sha256 is not None
+        _fetch_tarball(source.tarball, source.sha256, target, ready, step)
+    elif source.git is not None:
+        assert source.ref is not None
+        return _fetch_git(source.git, source.ref, target, _teller(step, store))
+    else:
+        _copy_directory(_directory(profile, source), target, ready)
+    return datetime.fromtimestamp((target / "Makefile").stat().st_mtime, UTC)
+
+
+FETCH_DEBIAN = """\
+set -e
+mkdir -p lists/partial cache/archives/partial
+options="-o Dir::State::Lists=$PWD/lists -o Dir::Cache=$PWD/cache -o APT::Sandbox::User=root"
+apt-get -q $options update
+apt-get -q $options download "$1"
+set -o pipefail
+dpkg-deb --fsys-tarfile ./*.deb | tar -x --wildcards './usr/src/*.tar.*'
+tar -x --strip-components=1 -C /src -f usr/src/*.tar.*
+"""
+
+
+def _fetch_debian(package: str, target: Path, ready: Ready, tell: Callable[[str], None]) -> None:
+    """Download a source package through the environment's apt, which checks its signature."""
+    work = target.parent / "download"
+    work.mkdir()
+    binds = [Bind(work, MODULE, True), Bind(target, SRC, True)]
+    resolver = Path("/etc/resolv.conf")
+    if resolver.exists():
+        binds.append(Bind(resolver.resolve(), "/etc/resolv.conf"))
+    job = Job(["bash", "-c", FETCH_DEBIAN, "fetch", package], binds, MODULE, network=True)
+    try:
+        ready.runtime.run(ready.sandbox, job, on_line=tell)
+    except ProcessFailed as error:
+        detail = "\n".join(error.tail[-6:])
+        if "Unable to locate package" in detail or "has no installation candidate" in detail:
+            suite = ready.environment.base.definition.suite
+            raise InfrastructureError(
+                f"Debian {suite} has no package {package}.",
+                detail=detail,
+                hint="Name another source in the profile; `apt-cache search linux-source`.",
+            ) from error
+        raise InfrastructureError(
+            f"{package} could not be downloaded and unpacked.",
+            detail=detail,
+            hint="Check the network, the mirror and the free space, then run it again.",
+        ) from error
+    shutil.rmtree(work)
+
+
+def _fetch_tarball(url: str, sha256: str, target: Path, ready: Ready, step: Step) -> None:
+    work = target.parent / "download"
+    work.mkdir()
+    file = work / Path(url).name
+    found = _download(url, file, step)
+    if found != sha256:
+        raise InfrastructureError(
+            f"{url} is not what the profile asks for.",
+            detail=f"expected sha256 {sha256}\ngot      sha256 {found}",
+        )
+    job = Job(
+        ["tar", "-x", "--strip-components=1", "-C", SRC, "-f", file.name],
+        (Bind(work, MODULE), Bind(target, SRC, True)),
+        MODULE,
+    )
+    try:
+        ready.runtime.run(ready.sandbox, job)
+    except ProcessFailed as error:
+        raise InfrastructureError(f"{url} can't be unpacked.", detail=error.detail) from error
+    shutil.rmtree(work)
+
+
+def _download(url: str, file: Path, step: Step) -> str:
+    """Download ``url`` into ``file``; return the SHA-256 of what came."""
+    checksum = hashlib.sha256()
+    if not url.startswith(("https://", "http://", "file://")):
+        raise UsageError(f"{url}: a tarball's URL begins with https://, http:// or file://.")
+    try:
+        with urllib.request.urlopen(url, timeout=60) as answer, file.open("wb") as out:  # noqa: S310
+            whole = int(answer.headers.get("Content-Length") or 0)
+            done = 0
+            while block := answer.read(1 << 20):
+                out.write(block)
+                checksum.update(block)
+                done += len(block)
+                step.update(f"{size(done)} of {size(whole)}", done=done >> 20, total=whole >> 20)
+    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+        raise InfrastructureError(f"{url} can't be downloaded: {error}.") from error
+    return checksum.hexdigest()
+
+
+def _fetch_git(url: str, ref: str, target: Path, tell: Callable[[str], None]) -> datetime:
+    git = ["git", "-C", str(target)]
+    try:
+        process.run([*git, "init", "--quiet"])
+        process.run([*git, "fetch", "--depth=1", "--progress", "--", url, ref], on_line=tell)
+        process.run([*git, "checkout", "--quiet", "--detach", "FETCH_HEAD"])
+        date = process.capture([*git, "log", "-1", "--format=%cI"])
+    except ProcessFailed as error:
+        raise InfrastructureError(
+            f"{ref} of {url} can't be fetched.", detail="\n".join(error.tail[-5:])
+        ) from error
+    shutil.rmtree(target / ".git")
+    return datetime.fromisoformat(date).astimezone(UTC)
+
+
+def _copy_directory(directory: Path, target: Path, ready: Ready) -> None:
+    try:
+        process.run(["cp", "-a", "--reflink=auto", f"{directory}/.", str(target)])
+    except ProcessFailed as error:
+        raise InfrastructureError(
+            f"{directory} can't be copied.", detail="\n".join(error.tail[-5:])
+        ) from error
+    git = target / ".git"
+    if git.is_dir():
+        shutil.rmtree(git)
+    # Kbuild refuses to build elsewhere from a tree that was itself built in.
+    if (target / ".config").exists() or (target / "include/config").exists():
+        job = Job(["make", "-C", SRC, "mrproper"], (Bind(target, SRC, True),), SRC)
+        ready.runtime.run(ready.sandbox, job)
+
+
+def _directory(profile: Profile, source: Source) -> Path:
+    assert source.directory is not None
+    directory = (profile.path.parent / source.directory.expanduser()).resolve()
+    if not (directory / "Kbuild").is_file() or not (directory / "Makefile").is_file():
+        raise UsageError(f"{profile.path}: source.directory: {directory} is not a kernel tree.")
+    return directory
+
+
+def _fingerprint(directory: Path) -> str:
+    """Hash the name, size and time of every file below a folder."""
+    found = hashlib.sha256()
+    pending = [str(directory)]
+    while pending:
+        with os.scandir(pending.pop()) as entries:
+            for entry in sorted(entries, key=lambda item: item.name):
+                if entry.is_dir(follow_symlinks=False):
+                    if entry.name != ".git":
+                        pending.append(entry.path)
+                    continue
+                status = entry.stat(follow_symlinks=False)
+                found.update(f"{entry.path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    return found.hexdigest()
+
+
+def kernel_version(tree: Path) -> str:
+    """Return a tree's version, such as 6.12.117 or 7.3.0-rc1, from its top Makefile.
+
+    Raises UsageError if that isn't a kernel's.
+    """
+    try:
+        head = (tree / "Makefile").read_text(errors="replace")[:2000]
+    except OSError as error:
+        raise UsageError(f"{tree} is not a kernel tree: it has no Makefile.") from error
+    fields = dict(re.findall(r"^(VERSION|PATCHLEVEL|SUBLEVEL|EXTRAVERSION) *= *(\S*)", head, re.M))
+    if "VERSION" not in fields or "PATCHLEVEL" not in fields:
+        raise UsageError(f"{tree} is not a kernel tree: its Makefile names no VERSION.")
+    sublevel = fields.get("SUBLEVEL") or "0"
+    return f"{fields['VERSION']}.{fields['PATCHLEVEL']}.{sublevel}{fields.get('EXTRAVERSION', '')}"
+
+
+def _patches() -> Path:
+    return data.folder("module") / "patches"
+
+
+def _patch(profile: Profile, version: str, target: Path, ready: Ready, store: Store) -> list[str]:
+    """Apply the patches for the tree's version; return their names."""
+    folder = _patches() / ".".join(version.split(".")[:2])
+    patches = sorted(folder.glob("*.patch")) if profile.patches else []
+    if not patches:
+        return []
+    with store.console.step(f"Patching {version}", total=len(patches)) as step:
+        for number, path in enumerate(patches):
+            step.update(path.name, done=number)
+            apply_patch(path, target, ready)
+        step.update("", done=len(patches))
+    return [path.name for path in patches]
+
+
+def apply_patch(path: Path, target: Path, ready: Ready) -> None:
+    """Apply one patch, whole and without fuzz; one that is in the tree already is left alone.
+
+    Raises BuildFailed naming the patch and the hunks that don't apply.
+    """
+    inside = f"/tmp/{path.name}"  # noqa: S108 - in the sandbox
+    binds = (Bind(path, inside), Bind(target, SRC, True))
+    words = ["patch", "-p1", "--batch", "--fuzz=0", "--no-backup-if-mismatch", "-i", inside]
+    dry = [*words, "--dry-run"]
+    tried = ready.runtime.run(ready.sandbox, Job([*dry, "--forward"], binds, SRC), check=False)
+    if tried.returncode == 0:
+        ready.runtime.run(ready.sandbox, Job([*words, "--forward"], binds, SRC))
+        return
+    back = ready.runtime.run(ready.sandbox, Job([*dry, "--reverse"], binds, SRC), check=False)
+    if back.returncode != 0:
+        faults = [line for line in tried.tail if "FAILED" in line or "can't find" in line]
+        raise BuildFailed(
+            f"The patch {path.name} does not apply to this kernel.",
+            detail="\n".join(faults or tried.tail),
+            hint="`patches: false` in the profile leaves our patches out; the Rust driver needs "
+            "them.",
+        )
+
+
+def _teller(step: Step, store: Store) -> Callable[[str], None]:
+    def tell(line: str) -> None:
+        store.console.verbose(line)
+        step.update(line)
+
+    return tell
+
+
+def exported_symbols(tree: Tree) -> frozenset[str]:
+    """Return the names in all EXPORT_SYMBOL lines of a tree, read once and then remembered.
+
+    That a symbol is among them doesn't say that a given configuration compiles it; that it isn't
+    says that no configuration does (macros that paste names together apart).
+    """
+    index = tree.path.parent / "exported-symbols.txt"
+    if index.exists():
+        return frozenset(index.read_text().split())
+    names: set[str] = set()
+    for path in _sources(tree.path):
+        content = Path(path).read_bytes()
+        if b"EXPORT_" not in content:
+            continue
+        for tracepoint, name in EXPORT.findall(content):
+            word = name.decode()
+            names |= {f"__tracepoint_{word}", f"__traceiter_{word}"} if tracepoint else {word}
+    aside = index.with_suffix(f".{os.getpid()}")
+    aside.write_text("\n".join(sorted(names)))
+    aside.replace(index)
+    return frozenset(names)
+
+
+EXPORT = re.compile(
+    rb"\bEXPORT_(?:(TRACEPOINT)_|PER_CPU_|STATIC_CALL_)?SYMBOL\w*\(\s*([A-Za-z_]\w*)"
+)
+
+
+def _sources(root: Path) -> list[str]:
+    found = []
+    for folder, subfolders, files in os.walk(root):
+        subfolders[:] = [name for name in subfolders if name != "Documentation"]
+        found += [f"{folder}/{name}" for name in files if name.endswith((".c", ".S", ".h"))]
+    return found
