@@ -73,9 +73,17 @@ def examine(store: Store) -> list[Finding]:
         _memory(),
         _docker(),
     ]
-    if os.geteuid() != 0:
-        found.insert(6, _subordinate_ids())
+    user = _user()
+    if user is not None:
+        found.insert(6, _subordinate_ids(user))
     return found
+
+
+def _user() -> str | None:
+    """Return the ordinary user that builds: the caller, or who called sudo."""
+    if os.geteuid() == 0:
+        return os.environ.get("SUDO_USER")
+    return getpass.getuser()
 
 
 def fix(findings: Sequence[Finding], say: Callable[[str], None]) -> None:
@@ -185,29 +193,32 @@ def _namespaces() -> Finding:
     )
 
 
-def _subordinate_ids() -> Finding:
+def _subordinate_ids(user: str) -> Finding:
+    """Check what mmdebstrap's unshare mode needs: newuidmap, and ids to map (subuid(5))."""
     name = "subordinate ids"
-    user = getpass.getuser()
-    lacking = [
-        str(path)
-        for path in (Path("/etc/subuid"), Path("/etc/subgid"))
-        if not path.exists()
-        or not re.search(
-            rf"^({re.escape(user)}|{os.getuid()}):\d+:\d{{5,}}$", path.read_text(), re.MULTILINE
-        )
-    ]
     if shutil.which("newuidmap") is None:
         return Finding(
             name, State.MISSING, "newuidmap is not installed", "apt-get install uidmap", ("uidmap",)
         )
-    if lacking:
-        return Finding(
-            name,
-            State.MISSING,
-            f"{user} has no range in {' and '.join(lacking)}",
-            f"usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}",
-        )
-    return Finding(name, State.OK, f"{user} has ranges in /etc/subuid and /etc/subgid")
+    entry = re.compile(rf"^{re.escape(user)}:\d+:\d{{5,}}$", re.MULTILINE)
+    files = (Path("/etc/subuid"), Path("/etc/subgid"))
+    lacking = [
+        str(path) for path in files if not path.exists() or not entry.search(path.read_text())
+    ]
+    if not lacking:
+        return Finding(name, State.OK, f"{user} has ranges in /etc/subuid and /etc/subgid")
+    words = ["usermod", "--add-subuids", "100000-165535", "--add-subgids", "100000-165535", user]
+
+    def give() -> None:
+        process.run(words)
+
+    return Finding(
+        name,
+        State.MISSING,
+        f"{user} has no range in {' and '.join(lacking)}",
+        " ".join(words),
+        action=give,
+    )
 
 
 def _emulation(host: Architecture) -> list[Finding]:

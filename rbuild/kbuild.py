@@ -29,6 +29,9 @@ ERROR = re.compile(
 )
 NOISE = re.compile(r"^(make(\[\d+\])?: (\*\*\*|Entering|Leaving)|  [A-Z][A-Z0-9_ ]+ +\S+$)")
 
+CONTEXT_LINES = 8
+"""How many lines before an error are shown with it, as far as Kbuild's own allow."""
+
 
 @dataclass(frozen=True)
 class Made:
@@ -57,6 +60,8 @@ class Kbuild:
         return {
             "ARCH": ARCHITECTURE,
             "LLVM": self.ready.environment.llvm,
+            # Host programs, too, by LLVM's linker: a hybrid's own ld is of its other architecture.
+            "HOSTLDFLAGS": "-fuse-ld=lld",
             "KBUILD_BUILD_TIMESTAMP": self.tree.date.strftime("%a %b %d %H:%M:%S UTC %Y"),
             "KBUILD_BUILD_USER": "rbuild",
             "KBUILD_BUILD_HOST": "rbuild",
@@ -156,8 +161,10 @@ def compiler_words(lines: Sequence[str], most: int = 60) -> list[str]:
     )
     if first is None:
         return list(lines[-15:])
-    # A C compiler first says through which files an error was reached.
-    while first > 0 and lines[first - 1].lstrip().startswith(("In file included from", "from ")):
+    # What stands just before an error often explains it: the files through which a header was
+    # reached, or the linker's words before those of the compiler that called it.
+    earliest = max(0, first - CONTEXT_LINES)
+    while first > earliest and not NOISE.match(lines[first - 1]):
         first -= 1
     return [line for line in lines[first:] if not NOISE.match(line)][:most]
 

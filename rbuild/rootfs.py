@@ -197,8 +197,12 @@ def installed(root: Path) -> dict[str, str]:
 
 
 def same_version(one: str, other: str) -> bool:
-    """Tell whether two Debian versions are of the same source: +b1 marks a mere rebuild."""
-    return re.sub(r"\+b\d+$", "", one) == re.sub(r"\+b\d+$", "", other)
+    """Tell whether two Debian versions are of the same source.
+
+    ``+b1`` marks a mere rebuild, ``cross1`` the cross compiler made of the same gcc.
+    """
+    rebuilt = re.compile(r"(\+b|cross)\d+$")
+    return rebuilt.sub("", one) == rebuilt.sub("", other)
 
 
 class _Watcher:

@@ -10,9 +10,7 @@
 #include <linux/atomic.h>
 #include <linux/bits.h>
 #include <linux/cache.h>
-#include <linux/cleanup.h>
 #include <linux/device.h>
-#include <linux/err.h>
 #include <linux/fs.h>
 #include <linux/idr.h>
 #include <linux/iopoll.h>
@@ -842,5 +840,5 @@ static struct spi_driver mfrc522_driver = {
 module_spi_driver(mfrc522_driver);
 
 MODULE_DESCRIPTION("NXP MFRC522 contactless reader");
-MODULE_AUTHOR("The rbuild authors");
+MODULE_AUTHOR("The rbuild maintainers");
 MODULE_LICENSE("GPL");
