@@ -41,16 +41,14 @@ def runtime_for(name: str) -> Runtime:
     return Bwrap()
 
 
-def make_ready(
-    environment: Environment, store: Store, runtime: Runtime, *, force: bool = False
-) -> Ready:
+def make_ready(environment: Environment, store: Store, runtime: Runtime) -> Ready:
     """Provision what the environment lacks, and verify it once.
 
     Raises as ``rootfs.provision`` does, and InfrastructureError where its compilers don't work.
     """
     if environment.base.emulated:
         binfmt.require(environment.base.architecture)
-    made = [rootfs.provision(part, store, force=force) for part in environment.rootfses]
+    made = [rootfs.provision(part, store) for part in environment.rootfses]
     own = Layer((), ())
     if environment.native is not None:
         _same_versions(environment, *made)

@@ -7,22 +7,20 @@
  * are arrays have an element for each reader, and most may be changed at any
  * time through sysfs, where elements left out keep their values.
  *
- * Buffers that could not be used for DMA are refused, as are SPI modes and
- * speeds that the device does not have.
+ * Buffers that could not be used for DMA are refused, as are SPI modes that the
+ * device does not have.
  */
 
 #include <linux/bits.h>
 #include <linux/debugfs.h>
 #include <linux/device.h>
 #include <linux/err.h>
-#include <linux/minmax.h>
 #include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/moduleparam.h>
 #include <linux/platform_device.h>
 #include <linux/random.h>
 #include <linux/sched/task_stack.h>
-#include <linux/slab.h>
 #include <linux/spi/spi.h>
 #include <linux/string.h>
 
@@ -544,7 +542,6 @@ static int sim_probe(struct platform_device *pdev)
 
 	ctlr->bus_num = -1;
 	ctlr->num_chipselect = readers;
-	ctlr->mode_bits = SPI_MODE_0;
 	ctlr->bits_per_word_mask = SPI_BPW_MASK(8);
 	ctlr->max_speed_hz = SIM_MAX_SPEED_HZ;
 	ctlr->set_cs = sim_set_cs;

@@ -9,6 +9,7 @@ from rbuild.cli import App
 from rbuild.cli.options import ENVIRONMENT, runtime_option, session
 from rbuild.console import duration
 from rbuild.provision import Ready, make_ready
+from rbuild.rootfs import provision
 
 EPILOG = """\b
 Examples:
@@ -30,14 +31,14 @@ def command(app: App, names: tuple[str, ...], every: bool, force: bool, runtime:
     What is provisioned already is left alone.
     """
     wanted = environment.names() if every else list(names) or ["cross"]
+    loaded = [environment.load(name) for name in wanted]
     made = session(app, "setup", runtime, None)
-    renewed: set[str] = set()
-    found = []
-    for name in wanted:
-        loaded = environment.load(name)
-        if force:
-            _renew(loaded, made.store, renewed)
-        found.append(make_ready(loaded, made.store, made.runtime))
+    if force:
+        # Environments share rootfses: each is made once.
+        parts = {part.entry(made.store).name: part for one in loaded for part in one.rootfses}
+        for part in parts.values():
+            provision(part, made.store, force=True)
+    found = [make_ready(one, made.store, made.runtime) for one in loaded]
     app.console.result(
         "\n".join(_line(ready) for ready in found),
         [
@@ -55,18 +56,6 @@ def command(app: App, names: tuple[str, ...], every: bool, force: bool, runtime:
             for ready in found
         ],
     )
-
-
-def _renew(loaded: environment.Environment, store: object, renewed: set[str]) -> None:
-    """Provision each rootfs of an environment anew, once in a run."""
-    from rbuild.rootfs import provision  # noqa: PLC0415
-    from rbuild.store import Store  # noqa: PLC0415
-
-    assert isinstance(store, Store)
-    for part in loaded.rootfses:
-        if part.definition.name not in renewed:
-            provision(part, store, force=True)
-            renewed.add(part.definition.name)
 
 
 def _line(ready: Ready) -> str:

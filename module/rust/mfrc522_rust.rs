@@ -1,0 +1,283 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Driver for the NXP MFRC522 contactless reader on an SPI bus.
+//!
+//! Each reader has a misc device that takes text commands: a command is written, its answer is
+//! read back from the same open file.
+
+use core::sync::atomic::{AtomicU32, Ordering};
+use kernel::{
+    c_str, fmt,
+    miscdevice::{MiscDevice, MiscDeviceOptions, MiscDeviceRegistration},
+    new_mutex, of,
+    prelude::*,
+    spi,
+    str::CString,
+    sync::{Arc, Mutex},
+    types::ARef,
+    uaccess::{UserSliceReader, UserSliceWriter},
+};
+
+mod chip;
+mod request;
+
+use chip::Chip;
+use request::{Request, MEM_SIZE, REQUEST_MAX};
+
+kernel::module_spi_driver! {
+    type: Mfrc522,
+    name: "mfrc522_rust",
+    author: "The rbuild maintainers",
+    description: "NXP MFRC522 contactless reader",
+    license: "GPL",
+}
+
+kernel::spi_device_table!(
+    SPI_TABLE,
+    MODULE_SPI_TABLE,
+    (),
+    [(spi::DeviceId::new(c_str!("mfrc522")), ())]
+);
+
+kernel::of_device_table!(
+    OF_TABLE,
+    MODULE_OF_TABLE,
+    (),
+    [
+        (of::DeviceId::new(c_str!("nxp,mfrc522")), ()),
+        (of::DeviceId::new(c_str!("mfrc522")), ()),
+    ]
+);
+
+/// A reader that is bound to the driver.
+///
+/// Its fields are dropped in this order: the device node goes before its number can be taken again.
+struct Mfrc522 {
+    _node: Pin<KBox<MiscDeviceRegistration<OpenFile>>>,
+    _number: Number,
+    reader: Arc<Reader>,
+}
+
+/// What the binding and all open files of a reader share; it lives as long as any of them.
+#[pin_data]
+struct Reader {
+    #[pin]
+    state: Mutex<State>,
+}
+
+/// What of a reader only one thread at a time may use.
+struct State {
+    /// The device, until it is unbound.
+    spi: Option<ARef<spi::Device>>,
+    /// Every transfer is logged.
+    log: bool,
+    /// The last command failed, so the chip's state isn't known.
+    dirty: bool,
+}
+
+#[vtable]
+impl spi::Driver for Mfrc522 {
+    type IdInfo = ();
+
+    const SPI_ID_TABLE: Option<spi::IdTable<()>> = Some(&SPI_TABLE);
+    const OF_ID_TABLE: Option<of::IdTable<()>> = Some(&OF_TABLE);
+
+    fn probe(spi: &spi::Device, _info: Option<&()>) -> Result<Pin<KBox<Self>>> {
+        let chip = Chip::new(spi, false);
+        chip.version()?.ok_or(ENODEV)?;
+        chip.soft_reset()?;
+
+        let reader = Arc::pin_init(Reader::new(spi), GFP_KERNEL)?;
+        let number = Number::take()?;
+        let node = KBox::pin_init(
+            MiscDeviceRegistration::register(
+                MiscDeviceOptions {
+                    name: number.name()?,
+                },
+                reader.clone(),
+            ),
+            GFP_KERNEL,
+        )?;
+
+        let this = KBox::new(
+            Self {
+                _node: node,
+                _number: number,
+                reader,
+            },
+            GFP_KERNEL,
+        )?;
+        Ok(this.into())
+    }
+}
+
+impl Drop for Mfrc522 {
+    fn drop(&mut self) {
+        // Files may stay open for long; from now on they can't reach the device.
+        self.reader.state.lock().spi = None;
+    }
+}
+
+impl Reader {
+    fn new(spi: &spi::Device) -> impl PinInit<Self> {
+        let state = State {
+            spi: Some(spi.into()),
+            log: false,
+            dirty: false,
+        };
+        pin_init!(Self {
+            state <- new_mutex!(state),
+        })
+    }
+
+    /// Carries out a command; its answer replaces what is in `answer`.
+    fn execute(&self, request: Request<'_>, answer: &mut Answer) -> Result {
+        let mut state = self.state.lock();
+        let spi = state.spi.clone().ok_or(ENODEV)?;
+        if let Request::Debug(on) = request {
+            state.log = on;
+            return Ok(());
+        }
+
+        let result = use_chip(&Chip::new(&spi, state.log), state.dirty, request, answer);
+        state.dirty = result.is_err();
+        result
+    }
+
+    fn is_bound(&self) -> bool {
+        self.state.lock().spi.is_some()
+    }
+}
+
+fn use_chip(chip: &Chip<'_>, reset: bool, request: Request<'_>, answer: &mut Answer) -> Result {
+    let version = chip.prepare(reset)?;
+    match request {
+        Request::MemWrite(data) => chip.mem_write(data)?,
+        Request::MemRead => answer.set(&chip.mem_read()?),
+        Request::GetVersion => {
+            let text = CString::try_from_fmt(fmt!("{}", version as u8))?;
+            answer.set(text.as_bytes());
+        }
+        Request::GenRandId => answer.set(&chip.random_id()?),
+        Request::SelfTest => answer.set(if chip.self_test(version)? {
+            b"ok"
+        } else {
+            b"failed"
+        }),
+        Request::Debug(_) => {}
+    }
+    Ok(())
+}
+
+/// What a command leaves to be read.
+struct Answer {
+    data: [u8; MEM_SIZE],
+    len: usize,
+    /// How much of it was read.
+    pos: usize,
+}
+
+impl Answer {
+    const NONE: Self = Self {
+        data: [0; MEM_SIZE],
+        len: 0,
+        pos: 0,
+    };
+
+    fn set(&mut self, data: &[u8]) {
+        let len = data.len().min(MEM_SIZE);
+        for (to, from) in self.data.iter_mut().zip(data) {
+            *to = *from;
+        }
+        self.len = len;
+        self.pos = 0;
+    }
+
+    fn rest(&self) -> &[u8] {
+        self.data.get(self.pos..self.len).unwrap_or(&[])
+    }
+}
+
+/// An open file of a reader's device node.
+#[pin_data]
+struct OpenFile {
+    reader: Arc<Reader>,
+    #[pin]
+    answer: Mutex<Answer>,
+}
+
+#[vtable]
+impl MiscDevice for OpenFile {
+    type Ptr = Pin<KBox<Self>>;
+    type RegistrationData = Arc<Reader>;
+
+    const MODULE: &'static ThisModule = &THIS_MODULE;
+
+    fn open(misc: &MiscDeviceRegistration<Self>) -> Result<Self::Ptr> {
+        let reader = misc.data().clone();
+        KBox::pin_init(
+            pin_init!(Self {
+                reader,
+                answer <- new_mutex!(Answer::NONE),
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    fn read(this: Pin<&Self>, _offset: &mut i64, out: &mut UserSliceWriter) -> Result<usize> {
+        let mut answer = this.answer.lock();
+        if !this.reader.is_bound() {
+            return Err(ENODEV);
+        }
+        let rest = answer.rest();
+        let count = rest.len().min(out.len());
+        out.write_slice(rest.get(..count).ok_or(EINVAL)?)?;
+        answer.pos += count;
+        Ok(count)
+    }
+
+    fn write(this: Pin<&Self>, _offset: &mut i64, data: &mut UserSliceReader) -> Result<usize> {
+        let mut answer = this.answer.lock();
+        // Whatever becomes of this command, the last one's answer is over.
+        *answer = Answer::NONE;
+
+        let mut text = [0u8; REQUEST_MAX];
+        let count = data.len();
+        let text = text.get_mut(..count).ok_or(EINVAL)?;
+        data.read_slice(text)?;
+        let request = request::parse(text).ok_or(EINVAL)?;
+        this.reader.execute(request, &mut answer)?;
+        Ok(count)
+    }
+}
+
+/// The number of a reader, by which its node is named: a bit in [`NUMBERS`].
+struct Number(u32);
+
+static NUMBERS: AtomicU32 = AtomicU32::new(0);
+
+impl Number {
+    /// Takes the smallest number that is free.
+    fn take() -> Result<Self> {
+        let taken = NUMBERS
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
+                let free = used.trailing_ones();
+                Some(used | 1u32.checked_shl(free)?)
+            })
+            .map_err(|_| ENOSPC)?;
+        Ok(Self(taken.trailing_ones()))
+    }
+
+    fn name(&self) -> Result<CString> {
+        match self.0 {
+            0 => CString::try_from_fmt(fmt!("mfrc522")),
+            number => CString::try_from_fmt(fmt!("mfrc522-{}", number)),
+        }
+    }
+}
+
+impl Drop for Number {
+    fn drop(&mut self) {
+        NUMBERS.fetch_and(!(1u32 << self.0), Ordering::Relaxed);
+    }
+}

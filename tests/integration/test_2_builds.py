@@ -1,0 +1,190 @@
+"""Kernel and modules built for real, on the slim profile."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+from pathlib import Path
+
+import pytest
+
+from rbuild.elf import module_info
+
+from .conftest import Rbuild
+
+MODES = [
+    (env, kind, driver)
+    for kind in ("out-of-tree", "in-tree")
+    for driver in ("c", "rust")
+    for env in ("cross", "hybrid")
+]
+BUILT: dict[tuple[str, str, str], str] = {}
+
+
+@pytest.mark.parametrize(("env", "kind", "driver"), MODES)
+def test_the_driver_builds_in_every_mode(rbuild: Rbuild, env: str, kind: str, driver: str) -> None:
+    found = rbuild("--json", "module", f"--{kind}", "--driver", driver, "--env", env).json
+    (module,) = found["artefacts"]
+    info = module_info(Path(module["path"]))
+    assert info.machine == "AArch64"
+    assert module["license"].startswith("GPL")
+    assert found["kernel_release"] in module["vermagic"]
+    assert "spi:mfrc522" in module["aliases"]
+    assert ("intree" in info.fields) == (kind == "in-tree")
+    assert found["phases"][-1]["name"] == "module"
+    if found["log"]:
+        assert "warning:" not in _module_log(Path(found["log"]))
+    BUILT[env, kind, driver] = module["sha256"]
+
+
+def test_the_modes_made_the_same_bytes() -> None:
+    if len(BUILT) < len(MODES):
+        pytest.skip("not all modes were built")
+    for kind in ("out-of-tree", "in-tree"):
+        for driver in ("c", "rust"):
+            assert BUILT["cross", kind, driver] == BUILT["hybrid", kind, driver]
+
+
+def test_nothing_to_do_starts_no_make(rbuild: Rbuild) -> None:
+    rbuild("module")
+    again = rbuild("--json", "module").json
+    assert again["phases"][-1]["cached"]
+    assert again["log"] is None
+
+
+def test_a_strangers_rust_module(rbuild: Rbuild, rust_stranger: Path, tmp_path: Path) -> None:
+    before = sorted(path.name for path in rust_stranger.iterdir())
+    rbuild("module", rust_stranger, "--output", tmp_path / "out")
+    info = module_info(tmp_path / "out/stranger.ko")
+    assert info.field("license") == "GPL"
+    assert sorted(path.name for path in rust_stranger.iterdir()) == before
+
+
+def test_a_strangers_c_module_in_hybrid(rbuild: Rbuild, c_stranger: Path) -> None:
+    found = rbuild("--json", "module", c_stranger, "--env", "hybrid").json
+    assert found["driver"] is None
+    assert found["artefacts"][0]["size_bytes"] > 1000
+
+
+def test_the_compilers_words_come_last(rbuild: Rbuild, c_stranger: Path) -> None:
+    source = c_stranger / "stranger.c"
+    good = source.read_text()
+    source.write_text(good.replace('pr_info("hello\\n");', "no_such_thing;"))
+    found = rbuild("module", c_stranger, code=1)
+    assert "use of undeclared identifier 'no_such_thing'" in found.err
+    log = re.search(r"The full log: (\S+)", found.err)
+    assert log is not None
+    assert "no_such_thing" in Path(log[1]).read_text()
+    source.write_text(good)
+    rbuild("module", c_stranger)
+
+
+def test_a_symbol_that_nothing_exports_is_refused(rbuild: Rbuild, c_stranger: Path) -> None:
+    source = c_stranger / "stranger.c"
+    text = source.read_text().replace('pr_info("hello\\n");', "int nowhere(void); nowhere();")
+    source.write_text(text)
+    found = rbuild("module", c_stranger, code=1)
+    assert "nowhere" in found.err
+
+
+def test_a_whole_kernel_and_its_list_of_symbols(rbuild: Rbuild) -> None:
+    found = rbuild("--json", "kernel").json
+    image = Path(found["artefacts"][0]["path"])
+    # The magic of an arm64 Image stands at offset 56 (Documentation/arch/arm64/booting.rst).
+    assert image.read_bytes()[56:60] == b"ARM\x64"
+    assert any(one["path"].endswith("bcm2837-rpi-3-b-plus.dtb") for one in found["artefacts"])
+    again = rbuild("--json", "kernel").json
+    assert all(phase["cached"] for phase in again["phases"])
+    for driver in ("c", "rust"):
+        for kind in ("out-of-tree", "in-tree"):
+            module = rbuild("--json", "module", "--driver", driver, f"--{kind}").json
+            assert module["artefacts"][0]["symbols_checked_against"] == "Module.symvers"
+
+
+def test_what_kconfig_refuses_is_an_error(rbuild: Rbuild, tmp_path: Path) -> None:
+    profile = _profile(tmp_path, "refused", {"MODVERSIONS": "y", "SPI_NO_SUCH": "y"})
+    found = rbuild("kernel", "--profile", profile, code=2)
+    assert "CONFIG_RUST: asked for y, got n" in found.err
+    assert "depends on !MODVERSIONS" in found.err
+    assert "make rustavailable" in found.err
+    assert "CONFIG_SPI_NO_SUCH" in found.err
+    assert "no such option" in found.err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_preparation_goes_on_where_it_stopped(
+    rbuild: Rbuild, tmp_path: Path, c_stranger: Path, number: signal.Signals
+) -> None:
+    profile = _profile(
+        tmp_path, f"again{number.value}", {"RUST": "n", "LOG_BUF_SHIFT": 12 + number.value % 5}
+    )
+    child = rbuild.start("-v", "module", c_stranger, "--profile", profile)
+    assert child.stdout is not None
+    for line in child.stdout:
+        if "Preparing" in line:
+            break
+    for line in child.stdout:
+        if line.startswith("  CC "):
+            break
+    child.send_signal(number)
+    child.stdout.read()
+    assert child.wait(timeout=30) == (-9 if number is signal.SIGKILL else 130)
+    found = rbuild("module", c_stranger, "--profile", profile)
+    assert "Continuing" in found.err
+    assert "Configuring" not in found.err
+
+
+def test_bench_measures_and_exports(rbuild: Rbuild, tmp_path: Path) -> None:
+    out = tmp_path / "bench.json"
+    found = rbuild(
+        "bench",
+        "--runs",
+        "2",
+        "--warmup",
+        "0",
+        "--export-json",
+        out,
+        "--scenario",
+        "clean",
+        "--scenario",
+        "incremental",
+        "--scenario",
+        "noop",
+    )
+    assert "cross out-of-tree c" in found.out
+    data = json.loads(out.read_text())
+    assert len(data["results"]) == len(MODES) * 3
+    for row in data["results"]:
+        assert len(row["measurements"]) == 2
+        assert row["wall_s"]["median"] > 0
+        assert row["user_s"]["median"] > 0
+        assert row["max_rss_bytes"] > 1 << 20
+    assert data["results"][0]["ratio_to_reference"]["median"] == 1
+    assert len(data["identical"]) == 4
+    assert all("the same bytes" in line for line in data["identical"])
+    by = {(r["environment"], r["kind"], r["driver"], r["scenario"]): r for r in data["results"]}
+    clean = by["cross", "out-of-tree", "rust", "clean"]
+    changed = by["cross", "out-of-tree", "rust", "incremental"]
+    assert set(clean["sha256"]) and set(changed["sha256"])
+
+
+def _profile(folder: Path, name: str, options: dict[str, object]) -> Path:
+    """Write a profile that is slim with a few more options."""
+    fragment = Path(__file__).parents[2] / "profiles/slim.config"
+    lines = "".join(f"    {key}: {value}\n" for key, value in options.items())
+    path = folder / f"{name}.yaml"
+    # RUST is asked for by the slim fragment; an option set here comes after it.
+    path.write_text(
+        f"name: {name}\nsource: {{debian: linux-source-6.12}}\n"
+        f"config:\n  base: tinyconfig\n  fragments: [{fragment}]\n  options:\n{lines}"
+    )
+    return path
+
+
+def _module_log(log: Path) -> str:
+    """Return the part of a log in which the module, not the kernel, was built."""
+    text = log.read_text()
+    start = max(text.rfind(" M=/module "), text.rfind("drivers/misc/mfrc522/"), 0)
+    last = text.rfind("\n$ ", 0, start)
+    return text[max(last, 0) :]
