@@ -236,8 +236,13 @@ def check(path: Path, kdir: Kdir, own: frozenset[str]) -> Built:
     if missing:
         faults.append("nothing exports " + ", ".join(missing[:20]))
     if faults:
+        hint = None
+        if missing and symbols != "Module.symvers":
+            hint = (
+                "The source was searched; `rbuild kernel` gives the kernel's own list of symbols."
+            )
         raise BuildFailed(
-            f"{path.name} was built, but a kernel would refuse it: {'; '.join(faults)}."
+            f"{path.name} was built, but a kernel would refuse it: {'; '.join(faults)}.", hint=hint
         )
     return Built(
         path,

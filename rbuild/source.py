@@ -9,7 +9,7 @@ import shutil
 import urllib.error
 import urllib.request
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -56,25 +56,31 @@ class Tree:
         return (self.path / IN_TREE_FOLDER).is_dir()
 
 
-def obtain(profile: Profile, ready: Ready, store: Store, *, force: bool = False) -> Tree:
+def obtain(profile: Profile, ready: Ready, store: Store) -> Tree:
     """Return the profile's Tree from the Store, or fetch, check, extract and patch it first.
 
     Of the profile's sources the first in the Store is used, else the first that can be had.
     Raises UsageError for a source that is wrong, InfrastructureError for one that can't be
     reached, BuildFailed for a patch that doesn't apply.
     """
+    pristine = _pristine(profile, ready, store)
+    patches = _patches(pristine.version) if profile.patches else []
+    return _patched(pristine, patches, ready, store) if patches else pristine
+
+
+def _pristine(profile: Profile, ready: Ready, store: Store) -> Tree:
+    """Return the source as it was published."""
     entries = [(source, _entry(profile, source, store)) for source in profile.source]
-    if not force:
-        for _, entry in entries:
-            if (found := _found(entry)) is not None:
-                return found
+    for _, entry in entries:
+        if (found := _found(entry)) is not None:
+            return found
     failures: list[RbuildError] = []
     for source, entry in entries:
         with store.lock(entry):
-            if not force and (found := _found(entry)) is not None:
+            if (found := _found(entry)) is not None:
                 return found
             try:
-                return _make(profile, source, entry, ready, store)
+                return _fetched(profile, source, entry, ready, store)
             except InfrastructureError as error:
                 failures.append(error)
                 if len(entries) > 1:
@@ -86,11 +92,6 @@ def _entry(profile: Profile, source: Source, store: Store) -> Entry:
     wanted: dict[str, object] = {"source": source.model_dump(mode="json")}
     if source.directory is not None:
         wanted["content"] = _fingerprint(_directory(profile, source))
-    if profile.patches:
-        wanted["patches"] = [
-            (str(path.relative_to(_patches())), hashlib.sha256(path.read_bytes()).hexdigest())
-            for path in sorted(_patches().rglob("*.patch"))
-        ]
     if source.git is not None:
         label = Path(source.git).stem
     else:
@@ -113,26 +114,70 @@ def _found(entry: Entry) -> Tree | None:
     )
 
 
-def _make(profile: Profile, source: Source, entry: Entry, ready: Ready, store: Store) -> Tree:
+def _fetched(profile: Profile, source: Source, entry: Entry, ready: Ready, store: Store) -> Tree:
     store.need_space(SPACE_NEEDED, "The kernel's source")
     partial = store.partial(entry)
     target = partial / "src"
     target.mkdir()
     with store.console.step(f"Fetching {source}") as step:
         date = _fetch(profile, source, target, ready, store, step)
-    version = kernel_version(target)
-    applied = _patch(profile, version, target, ready, store)
+    tree = Tree(
+        entry.path / "src", entry.name, str(source), kernel_version(target), date, (), cached=False
+    )
+    _publish(tree, entry, partial, store)
+    return tree
+
+
+def _patched(pristine: Tree, patches: list[Path], ready: Ready, store: Store) -> Tree:
+    """Return the tree with the patches applied; what they don't touch is shared by hard links."""
+    contents = [(path.name, hashlib.sha256(path.read_bytes()).hexdigest()) for path in patches]
+    key = digest({"pristine": pristine.key, "patches": contents})
+    entry = store.entry(Room.TREES, f"linux-{pristine.version}-patched", key)
+    if (found := _found(entry)) is not None:
+        return found
+    with store.lock(entry):
+        if (found := _found(entry)) is not None:
+            return found
+        partial = store.partial(entry)
+        target = partial / "src"
+        with store.console.step(f"Patching {pristine.version}", total=len(patches)) as step:
+            _link(pristine.path, target)
+            for number, path in enumerate(patches):
+                step.update(path.name, done=number)
+                apply_patch(path, target, ready)
+            step.update(done=len(patches))
+        names = tuple(path.name for path in patches)
+        tree = replace(
+            pristine, path=entry.path / "src", key=entry.name, patches=names, cached=False
+        )
+        _publish(tree, entry, partial, store)
+    return tree
+
+
+def _publish(tree: Tree, entry: Entry, partial: Path, store: Store) -> None:
     store.publish(
         entry,
         partial,
         {
-            "source": str(source),
-            "version": version,
-            "date": date.isoformat(),
-            "patches": applied,
+            "source": tree.source,
+            "version": tree.version,
+            "date": tree.date.isoformat(),
+            "patches": tree.patches,
         },
     )
-    return Tree(entry.path / "src", entry.name, str(source), version, date, tuple(applied), False)
+
+
+def _link(source: Path, target: Path) -> None:
+    """Copy a tree by hard links, or, where the file system has none, by content.
+
+    patch(1) replaces files rather than writing into them, so that the original stays as it is.
+    """
+    try:
+        process.run(["cp", "-al", str(source), str(target)])
+    except ProcessFailed:
+        if target.exists():
+            shutil.rmtree(target)
+        process.run(["cp", "-a", "--reflink=auto", str(source), str(target)])
 
 
 def _fetch(
@@ -304,22 +349,10 @@ def kernel_version(tree: Path) -> str:
     return f"{fields['VERSION']}.{fields['PATCHLEVEL']}.{sublevel}{fields.get('EXTRAVERSION', '')}"
 
 
-def _patches() -> Path:
-    return data.folder("module") / "patches"
-
-
-def _patch(profile: Profile, version: str, target: Path, ready: Ready, store: Store) -> list[str]:
-    """Apply the patches for the tree's version; return their names."""
-    folder = _patches() / ".".join(version.split(".")[:2])
-    patches = sorted(folder.glob("*.patch")) if profile.patches else []
-    if not patches:
-        return []
-    with store.console.step(f"Patching {version}", total=len(patches)) as step:
-        for number, path in enumerate(patches):
-            step.update(path.name, done=number)
-            apply_patch(path, target, ready)
-        step.update("", done=len(patches))
-    return [path.name for path in patches]
+def _patches(version: str) -> list[Path]:
+    """Return our patches for a kernel version, in the order of their names."""
+    series = ".".join(version.split(".")[:2])
+    return sorted((data.folder("module") / "patches" / series).glob("*.patch"))
 
 
 def apply_patch(path: Path, target: Path, ready: Ready) -> None:
@@ -355,10 +388,11 @@ def _teller(step: Step, store: Store) -> Callable[[str], None]:
 
 
 def exported_symbols(tree: Tree) -> frozenset[str]:
-    """Return the names in all EXPORT_SYMBOL lines of a tree, read once and then remembered.
+    """Return the names that a tree exports, in any configuration; read once, then remembered.
 
-    That a symbol is among them doesn't say that a given configuration compiles it; that it isn't
-    says that no configuration does (macros that paste names together apart).
+    They are those in EXPORT_SYMBOL lines, and, in files where a macro has such a line, whatever
+    is passed to macros.  That a symbol is among them doesn't say that a given configuration
+    compiles it; that it isn't says that none does, unless a macro pastes its name together.
     """
     index = tree.path.parent / "exported-symbols.txt"
     if index.exists():
@@ -368,9 +402,7 @@ def exported_symbols(tree: Tree) -> frozenset[str]:
         content = Path(path).read_bytes()
         if b"EXPORT_" not in content:
             continue
-        for tracepoint, name in EXPORT.findall(content):
-            word = name.decode()
-            names |= {f"__tracepoint_{word}", f"__traceiter_{word}"} if tracepoint else {word}
+        names |= _exports(content)
     aside = index.with_suffix(f".{os.getpid()}")
     aside.write_text("\n".join(sorted(names)))
     aside.replace(index)
@@ -380,6 +412,22 @@ def exported_symbols(tree: Tree) -> frozenset[str]:
 EXPORT = re.compile(
     rb"\bEXPORT_(?:(TRACEPOINT)_|PER_CPU_|STATIC_CALL_)?SYMBOL\w*\(\s*([A-Za-z_]\w*)"
 )
+EXPORT_IN_MACRO = re.compile(
+    rb"^[^\n]*\bEXPORT_\w*SYMBOL[^\n]*\\$|\\\n[^\n]*\bEXPORT_\w*SYMBOL", re.M
+)
+MACRO_CALL = re.compile(rb"^[A-Za-z_]\w*\(([^)]*)\)", re.M)
+
+
+def _exports(content: bytes) -> set[str]:
+    """Return the names that one source file exports."""
+    names: set[str] = set()
+    for tracepoint, name in EXPORT.findall(content):
+        word = name.decode()
+        names |= {f"__tracepoint_{word}", f"__traceiter_{word}"} if tracepoint else {word}
+    if EXPORT_IN_MACRO.search(content):
+        for passed in MACRO_CALL.findall(content):
+            names |= {word.decode() for word in re.findall(rb"[A-Za-z_]\w*", passed)}
+    return names
 
 
 def _sources(root: Path) -> list[str]:
