@@ -42,7 +42,7 @@ class Registration:
 
 def parse(text: str) -> Registration:
     """Read the text of a file in binfmt_misc, such as /proc/sys/fs/binfmt_misc/qemu-aarch64."""
-    fields = dict(line.split(maxsplit=1) for line in text.splitlines() if " " in line)
+    fields = dict(line.partition(" ")[::2] for line in text.splitlines())
     return Registration(
         enabled=text.startswith("enabled"),
         interpreter=Path(fields.get("interpreter", "")),

@@ -23,7 +23,7 @@ DAY_S = 86400
 @click.option(
     "--what",
     multiple=True,
-    type=click.Choice([*Room, "all"]),
+    type=click.Choice([*[room.value for room in Room], "all"]),
     help="What to remove; may be given more than once [default: kdirs and runs].",
 )
 @click.option(

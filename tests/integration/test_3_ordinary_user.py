@@ -53,7 +53,7 @@ def _readable_copy(home: Path) -> Path:
     target.mkdir()
     for name in ("rbuild", "profiles", "rootfs", "module"):
         subprocess.run(["cp", "-a", str(CHECKOUT / name), str(target)], check=True)
-    import click  # noqa: PLC0415
+    import click
 
     packages = Path(click.__file__).parents[1]
     subprocess.run(["cp", "-a", str(packages), str(target / "packages")], check=True)

@@ -1,0 +1,134 @@
+"""A host of fakes: rbuild's whole way in a second, without root and without a network."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rbuild import cli
+
+FAKES = Path(__file__).parents[1] / "fakes"
+
+
+@dataclass
+class Result:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+class Host:
+    """rbuild on a host whose tools are fakes, with a kernel tree of a few files."""
+
+    def __init__(self, folder: Path, capture: pytest.CaptureFixture[str]) -> None:
+        self.folder = folder
+        self.cache = folder / "cache"
+        self.capture = capture
+        self.tree = folder / "linux"
+        self._tree()
+        self.profile = self.write_profile()
+
+    def __call__(self, *words: object, code: int = 0) -> Result:
+        self.capture.readouterr()
+        found = cli.run([str(word) for word in words])
+        seen = self.capture.readouterr()
+        assert found == code, f"{words}: {found}\n{seen.err}"
+        assert "Traceback" not in seen.err
+        return Result(found, seen.out, seen.err)
+
+    def start(self, *words: object) -> subprocess.Popen[str]:
+        """Start rbuild as a process of its own."""
+        program = (
+            "import sys, os; os.geteuid = lambda: 0\n"
+            "from rbuild import cli; sys.exit(cli.run(sys.argv[1:]))"
+        )
+        return subprocess.Popen(
+            [sys.executable, "-c", program, *map(str, words)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def fault(self, *names: str) -> None:
+        """Let the fakes fail in these ways from now on."""
+        (self.folder / "faults").write_text(" ".join(names))
+
+    def calls(self, word: str) -> int:
+        """Return how many times a fake was called with ``word`` in its command line."""
+        path = self.folder / "calls"
+        return sum(word in line for line in path.read_text().splitlines()) if path.exists() else 0
+
+    def write_profile(self, text: str = "", name: str = "tiny") -> Path:
+        path = self.folder / f"{name}.yaml"
+        path.write_text(
+            text
+            or f"name: {name}\nsource: {{directory: {self.tree}}}\npatches: false\n"
+            "config:\n  base: tinyconfig\n  options: {RUST: y, SPI: y}\n"
+        )
+        return path
+
+    def write_module(self, text: str = "int x;\n") -> Path:
+        folder = self.folder / "mine"
+        folder.mkdir(exist_ok=True)
+        (folder / "Kbuild").write_text("obj-m += mine.o\n")
+        (folder / "mine.c").write_text(text)
+        return folder
+
+    def module(self, *words: object, code: int = 0) -> Result:
+        return self("--json", "module", *words, "--profile", self.profile, code=code)
+
+    def _tree(self) -> None:
+        files = {
+            "Makefile": "VERSION = 6\nPATCHLEVEL = 12\nSUBLEVEL = 5\nEXTRAVERSION =\n",
+            "Kbuild": "",
+            "init/Kconfig": "config RUST\n\tbool\n\tdepends on !MODVERSIONS\n",
+            "kernel/printk.c": "EXPORT_SYMBOL(_printk);\n",
+            "scripts/kconfig/merge_config.sh": "",
+            "drivers/misc/mfrc522/Kconfig": "",
+        }
+        for name, text in files.items():
+            path = self.tree / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+
+
+@pytest.fixture(scope="session")
+def fakes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder of the fakes, each run by this very Python without its site packages.
+
+    They are started some thousand times; a wrapper around python3, as some hosts have, is slow.
+    """
+    folder = tmp_path_factory.mktemp("fakes")
+    for path in FAKES.iterdir():
+        first, _, rest = path.read_text().partition("\n")
+        if "python" in first:
+            first = f"#!{Path(sys.executable).resolve()} -IS"
+        fake = folder / path.name
+        fake.write_text(f"{first}\n{rest}")
+        fake.chmod(0o755)
+    return folder
+
+
+@pytest.fixture
+def host(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    fakes: Path,
+) -> Host:
+    monkeypatch.setenv("PATH", f"{fakes}:{os.environ['PATH']}")
+    monkeypatch.setenv("RBUILD_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("RBUILD_FAKE", str(tmp_path / "faults"))
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    return Host(tmp_path, capfd)

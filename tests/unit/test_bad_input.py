@@ -1,0 +1,203 @@
+"""Bad input: the file, the line and the field are named, and what would be accepted."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rbuild import definition, environment, profile
+from rbuild.cli import COMMANDS, main
+from rbuild.errors import HostLacks, RbuildError, UsageError
+
+from .conftest import Host
+
+GOOD = "name: x\nsource: {debian: linux-source-6.12}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "words"),
+    [
+        ("name: x\n  bad: [", 2, "not valid YAML"),
+        ("- a\n- b\n", None, "expected fields"),
+        ("", None, "got nothing"),
+        ("name: x\n", 1, "source: this field is required"),
+        (GOOD + "fragmnts: []\n", 3, "unknown field"),
+        (
+            GOOD + "config:\n  fragmnts: [a]\n",
+            4,
+            "config.fragmnts: unknown field. Did you mean 'fragments'?",
+        ),
+        (GOOD + "driver: perl\n", 3, "driver: Input should be 'rust' or 'c' (got 'perl')"),
+        (GOOD + "architecture: riscv\n", 3, "architecture:"),
+        (GOOD + "config:\n  options:\n    CONFIG_SPI: y\n", 4, "without CONFIG_"),
+        ("name: x\nsource:\n  - {debian: a, git: b, ref: c}\n", 3, "exactly one of"),
+        ("name: x\nsource: {tarball: 'https://x.invalid/a.tar'}\n", 2, "go together"),
+        ("name: x\nsource: {tarball: 'https://x.invalid/a.tar', sha256: 12}\n", 2, "sha256"),
+        ("name: 'Bad Name'\nsource: {debian: a}\n", 1, "name:"),
+    ],
+)
+def test_a_bad_profile_names_line_and_field(
+    tmp_path: Path, text: str, line: int | None, words: str
+) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(UsageError) as caught:
+        profile.load(str(path))
+    said = f"{caught.value.message}\n{caught.value.detail}"
+    assert words in said
+    assert str(path) in said
+    if line is not None:
+        assert f"bad.yaml:{line}:" in said
+
+
+def test_an_unknown_profile_suggests_the_nearest(host: Host) -> None:
+    found = host("kernel", "--profile", "slimm", code=2)
+    assert "Did you mean 'slim'?" in found.err
+
+
+def test_an_unknown_environment_suggests_the_nearest(host: Host) -> None:
+    assert "Did you mean 'hybrid'?" in host("setup", "hybird", code=2).err
+
+
+def test_a_mistyped_command_suggests_the_nearest(host: Host) -> None:
+    assert "Did you mean 'module'?" in host("modul", code=2).err
+
+
+def test_a_missing_fragment_is_named(host: Host) -> None:
+    path = host.write_profile(
+        f"name: x\nsource: {{directory: {host.tree}}}\npatches: false\n"
+        "config: {base: tinyconfig, fragments: [nowhere.config]}\n"
+    )
+    found = host("kernel", "--profile", path, code=2)
+    assert "config.fragments" in found.err
+    assert "nowhere.config" in found.err
+
+
+def test_a_directory_that_is_no_kernel_tree(host: Host) -> None:
+    path = host.write_profile(f"name: x\nsource: {{directory: {host.folder}}}\n")
+    assert "is not a kernel tree" in host("kernel", "--profile", path, code=2).err
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda folder: None, "is not a folder"),
+        (lambda folder: folder.mkdir(), "neither a Kbuild nor a Makefile"),
+        (
+            lambda folder: (
+                (folder / "init").mkdir(parents=True),
+                (folder / "Kbuild").touch(),
+                (folder / "init/Kconfig").touch(),
+            ),
+            "is a kernel tree",
+        ),
+    ],
+)
+def test_a_path_that_is_no_module(host: Host, make, words: str) -> None:
+    folder = host.folder / "odd"
+    make(folder)
+    assert words in host("module", folder, "--profile", host.profile, code=2).err
+
+
+def test_path_and_in_tree_exclude_each_other(host: Host) -> None:
+    assert "out-of-tree" in host("module", host.write_module(), "--in-tree", code=2).err
+
+
+@pytest.mark.parametrize("name", profile.names())
+def test_our_profiles_load(name: str) -> None:
+    found = profile.load(name)
+    assert found.name == name
+    assert found.fragments()
+
+
+@pytest.mark.parametrize("name", environment.names())
+def test_our_environments_load(name: str) -> None:
+    assert environment.load(name).name == name
+
+
+def test_environments_on_an_aarch64_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    uname = os.uname_result(("Linux", "x", "6", "1", "aarch64"))
+    monkeypatch.setattr(os, "uname", lambda: uname)
+    assert not environment.load("chroot").emulated
+    assert environment.load("chroot").variables == {}
+    assert environment.load("hybrid").native is None
+
+
+def test_environments_on_an_x86_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    uname = os.uname_result(("Linux", "x", "6", "1", "x86_64"))
+    monkeypatch.setattr(os, "uname", lambda: uname)
+    chroot, hybrid = environment.load("chroot"), environment.load("hybrid")
+    assert chroot.emulated
+    assert chroot.variables == {"QEMU_CPU": "cortex-a72"}
+    assert chroot.builder.debian == "arm64"
+    assert not hybrid.emulated
+    assert hybrid.builder.debian == "amd64"
+    assert "/usr/lib/x86_64-linux-gnu" in chroot.base.mount_points
+
+
+def test_an_unknown_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    uname = os.uname_result(("Linux", "x", "6", "1", "s390x"))
+    monkeypatch.setattr(os, "uname", lambda: uname)
+    with pytest.raises(HostLacks, match="s390x"):
+        environment.load("cross")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_has_help_with_an_example(host: Host, name: str) -> None:
+    assert "Examples:" in host(name, "--help").out
+
+
+def test_the_kept_help_is_clicks_own() -> None:
+    env = {**os.environ, "COLUMNS": "80"}
+    own = subprocess.run(
+        [sys.executable, "-c", "from rbuild.cli import main; main(prog_name='rbuild')", "--help"],
+        env=env,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    kept = subprocess.run(
+        [sys.executable, "-m", "rbuild", "--help"], capture_output=True, text=True, check=True
+    )
+    assert kept.stdout.strip() == own.strip()
+    assert main.name == "main"
+
+
+@given(st.text())
+def test_any_text_is_a_profile_or_a_usage_error(tmp_path_factory, text: str) -> None:
+    path = tmp_path_factory.mktemp("fuzz") / "f.yaml"
+    path.write_text(text, encoding="utf-8", errors="surrogateescape")
+    try:
+        definition.load(path, profile.Profile)
+    except RbuildError as error:
+        assert str(path) in error.message
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(["name", "source", "config", "debian", "options", "base", "x"]),
+                inner,
+            )
+        ),
+        max_leaves=12,
+    )
+)
+def test_any_yaml_is_a_profile_or_a_usage_error(tmp_path_factory, data: object) -> None:
+    import yaml
+
+    path = tmp_path_factory.mktemp("fuzz") / "f.yaml"
+    path.write_text(yaml.safe_dump(data))
+    try:
+        definition.load(path, profile.Profile)
+    except UsageError as error:
+        assert str(path) in error.message

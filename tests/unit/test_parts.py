@@ -1,0 +1,332 @@
+"""Single modules at their edges."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rbuild import binfmt, source
+from rbuild.bench.measure import change_a_line
+from rbuild.bench.plan import Mode, Scenario, modes, turns
+from rbuild.bench.stats import ratio, summarize
+from rbuild.console import Console, duration, size
+from rbuild.doctor import exit_program
+from rbuild.errors import HostLacks, ProcessFailed
+from rbuild.kbuild import OBJECT, compiler_words, read_config, unmet, vermagic
+from rbuild.module import sync
+from rbuild.process import run
+from rbuild.profile import Config, Driver, Kind
+from rbuild.rootfs import installed, same_version
+from rbuild.sandbox.native import resolve
+from rbuild.store import Room, Store, digest
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_read_config() -> None:
+    text = 'CONFIG_A=y\n# CONFIG_B is not set\nCONFIG_C="a b"\n# a comment\nCONFIG_D=0x10\n'
+    assert read_config(text) == {"A": "y", "B": "n", "C": '"a b"', "D": "0x10"}
+
+
+def test_unmet_counts_an_absent_option_as_unset() -> None:
+    found = unmet({"A": "y", "B": "n", "C": "m"}, {"A": "y", "C": "y"})
+    assert [(one.option, one.asked, one.got) for one in found] == [("C", "m", "y")]
+
+
+@given(
+    st.dictionaries(
+        st.from_regex(r"[A-Z][A-Z0-9_]{0,8}", fullmatch=True),
+        st.sampled_from(["y", "m", "n"])
+        | st.integers(0, 99)
+        | st.from_regex(r"[a-z]{2,5}", fullmatch=True),
+    )
+)
+def test_options_survive_their_fragment(options) -> None:
+    got = read_config(Config(options=options).as_fragment())
+    assert {name: value.strip('"') for name, value in got.items()} == {
+        name: str(value) for name, value in options.items()
+    }
+
+
+def test_yaml_booleans_mean_kconfigs() -> None:
+    assert Config(options={"A": True, "B": False}).options == {"A": "y", "B": "n"}
+
+
+@pytest.mark.parametrize(
+    ("line", "file"),
+    [
+        ("  CC      init/main.o", "init/main.o"),
+        ("  CC [M]  /module/mfrc522.o", "/module/mfrc522.o"),
+        ("  RUSTC L rust/core.o", "rust/core.o"),
+        ("  BINDGEN rust/bindings/bindings_generated.rs", "rust/bindings/bindings_generated.rs"),
+        ("  HOSTCC  scripts/basic/fixdep", "scripts/basic/fixdep"),
+    ],
+)
+def test_kbuilds_lines_are_progress(line: str, file: str) -> None:
+    found = OBJECT.match(line)
+    assert found is not None
+    assert found["file"] == file
+
+
+@pytest.mark.parametrize(
+    "line", ["make[1]: Entering directory '/kdir'", "", "  hello there", "CC x"]
+)
+def test_other_lines_are_not_progress(line: str) -> None:
+    assert OBJECT.match(line) is None
+
+
+def test_compiler_words_are_the_error_with_what_led_to_it() -> None:
+    lines = [
+        "  CC      init/a.o",
+        "  CC      init/main.o",
+        "In file included from init/main.c:1:",
+        "include/x.h:3:1: error: expected ';'",
+        "    3 | int x",
+        "1 error generated.",
+        "make[2]: *** [scripts/Makefile.build:229: init/main.o] Error 1",
+        "make: *** [Makefile:234: __sub-make] Error 2",
+    ]
+    assert compiler_words(lines) == lines[2:6]
+
+
+def test_compiler_words_of_a_linker_come_with_the_linkers_own() -> None:
+    lines = ["  HOSTLD  x", "ld: unrecognised emulation mode", "clang: error: linker failed"]
+    assert compiler_words(lines) == lines[1:]
+
+
+@given(st.lists(st.text(max_size=40), max_size=50))
+def test_compiler_words_takes_any_output(lines: list[str]) -> None:
+    assert len(compiler_words(lines)) <= 60
+
+
+def test_vermagic() -> None:
+    config = {"SMP": "y", "PREEMPT_BUILD": "y", "MODULE_UNLOAD": "y", "MODVERSIONS": "n"}
+    assert vermagic("6.12.5", config) == "6.12.5 SMP preempt mod_unload aarch64"
+
+
+def test_binfmt_registration() -> None:
+    text = "enabled\ninterpreter /usr/bin/qemu\nflags: OPF\noffset 0\nmagic 7f\n"
+    found = binfmt.parse(text)
+    assert found.enabled
+    assert found.fixed
+    assert found.interpreter == Path("/usr/bin/qemu")
+    assert not binfmt.parse("disabled\ninterpreter /x\nflags: \n").fixed
+
+
+def test_exit_program_is_elf_for_aarch64(tmp_path: Path) -> None:
+    from rbuild.elf import machine
+
+    path = tmp_path / "exit42"
+    path.write_bytes(exit_program())
+    assert machine(path) == "AArch64"
+
+
+def test_resolve_stays_within_the_root(tmp_path: Path) -> None:
+    (tmp_path / "usr/bin").mkdir(parents=True)
+    (tmp_path / "usr/bin/mawk").touch()
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/awk").symlink_to("/usr/bin/mawk")
+    (tmp_path / "usr/bin/awk").symlink_to("/etc/awk")
+    (tmp_path / "bin").symlink_to("usr/bin")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "out").symlink_to("../../../../usr/bin/mawk")
+    assert resolve(tmp_path, "/usr/bin/awk") == "/usr/bin/mawk"
+    assert resolve(tmp_path, "/bin/awk") == "/usr/bin/mawk"
+    assert resolve(tmp_path, "/out") == "/usr/bin/mawk"
+    assert resolve(tmp_path, "/loop") is None
+    assert resolve(tmp_path, "/bin/none") is None
+
+
+def test_dpkg_status(tmp_path: Path) -> None:
+    path = tmp_path / "var/lib/dpkg/status"
+    path.parent.mkdir(parents=True)
+    path.write_text(
+        "Package: a\nStatus: install ok installed\nVersion: 1-1\nDescription: x\n more: y\n\n"
+        "Package: b\nStatus: deinstall ok config-files\nVersion: 2\n"
+    )
+    assert installed(tmp_path) == {"a": "1-1"}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [("1-1", "1-1+b2", True), ("1-1", "1-2", False), ("14-19", "14-19cross1", True)],
+)
+def test_versions_of_the_same_source(one: str, other: str, same: bool) -> None:
+    assert same_version(one, other) is same
+
+
+def test_exports_of_macros_and_tracepoints(tmp_path: Path) -> None:
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src/a.c").write_text(
+        "EXPORT_SYMBOL_GPL(plain);\nEXPORT_TRACEPOINT_SYMBOL(point);\n"
+        "#define define_level(func, level)\t\\\nint func(void) {}\t\\\nEXPORT_SYMBOL(func)\n"
+        "define_level(_dev_info, KERN_INFO);\n"
+    )
+    tree = source.Tree(tmp_path / "src", "k", "s", "6.12.0", None, (), False)  # type: ignore
+    names = source.exported_symbols(tree)
+    assert {"plain", "__tracepoint_point", "_dev_info"} <= names
+    assert "nowhere" not in names
+    assert source.exported_symbols(tree) == names
+
+
+def test_sync_writes_only_what_differs(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.mkdir()
+    (one / "a.c").write_text("a")
+    (one / "b.c").write_text("b")
+    sync(one, two)
+    before = {path.name: path.stat().st_mtime_ns for path in two.glob("*.c")}
+    (two / "a.o").write_text("built")
+    (one / "a.c").write_text("A")
+    sync(one, two)
+    after = {path.name: path.stat().st_mtime_ns for path in two.glob("*.c")}
+    assert after["a.c"] > before["a.c"]
+    assert after["b.c"] == before["b.c"]
+    assert (two / "a.o").exists()
+
+
+def test_turns_are_interleaved() -> None:
+    found = modes(["cross", "hybrid"], [Kind.OUT_OF_TREE], [Driver.C])
+    order = list(turns(found, [Scenario.NOOP, Scenario.CLEAN], runs=2, warmup=1))
+    assert len(order) == 3 * 2 * 2
+    assert [turn.counted for turn in order] == [False] * 4 + [True] * 8
+    assert [str(turn.mode) for turn in order[:3]] == [str(found[0])] * 2 + [str(found[1])]
+    assert [turn.scenario for turn in order[:2]] == [Scenario.CLEAN, Scenario.NOOP]
+
+
+def test_modes_are_every_combination() -> None:
+    found = modes(["a", "b"], list(Kind), list(Driver))
+    assert len(set(found)) == 8
+    assert found[0] == Mode("a", Kind.OUT_OF_TREE, Driver.RUST)
+    assert found[1].environment == "b"
+
+
+def test_summary_of_known_figures() -> None:
+    found = summarize([1.0, 2.0, 3.0, 10.0])
+    assert (found.n, found.median, found.mean, found.least, found.most) == (4, 2.5, 4.0, 1.0, 10.0)
+    assert found.deviation == pytest.approx(4.0824829)
+    assert summarize([5.0]).deviation == 0
+
+
+def test_ratio_is_of_medians_with_the_range_of_rounds() -> None:
+    found = ratio([2.0, 4.0, 9.0], [1.0, 2.0, 3.0])
+    assert (found.median, found.least, found.most) == (2.0, 2.0, 3.0)
+    with pytest.raises(ValueError):
+        ratio([], [])
+
+
+@given(st.lists(st.floats(0.001, 1e6), min_size=1))
+def test_anything_compared_to_itself_is_one(values: list[float]) -> None:
+    found = ratio(values, values)
+    assert (found.median, found.least, found.most) == (1.0, 1.0, 1.0)
+
+
+def test_change_a_line_changes_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.rs"
+    path.write_text("fn f() {}\n")
+    change_a_line(path, 1)
+    first = path.read_text()
+    change_a_line(path, 2)
+    assert first != path.read_text()
+    assert len(path.read_text().splitlines()) == 2
+
+
+def test_a_process_is_measured() -> None:
+    done = run([sys.executable, "-c", "sum(range(10**6)); print('x')"])
+    assert done.text == "x"
+    assert done.usage.user_s > 0
+    assert done.usage.max_rss_bytes > 1 << 20
+
+
+def test_a_failed_process_keeps_its_words() -> None:
+    with pytest.raises(ProcessFailed) as caught:
+        run(["sh", "-c", "echo why; exit 3"])
+    assert caught.value.returncode == 3
+    assert caught.value.tail == ("why",)
+
+
+def test_a_missing_program() -> None:
+    with pytest.raises(HostLacks, match="no-such-program"):
+        run(["no-such-program"])
+
+
+def test_an_entry_with_foreign_metadata_is_not_used(tmp_path: Path) -> None:
+    store = Store(tmp_path, Console(verbosity=-1))
+    entry = store.entry(Room.KDIRS, "x", digest({"a": 1}))
+    with store.lock(entry):
+        store.publish(entry, store.partial(entry), {"stage": "built"})
+    assert entry.metadata is not None
+    (entry.path / "metadata.json").write_text('{"format": 99}')
+    assert entry.metadata is None
+    (entry.path / "metadata.json").write_text("{")
+    assert entry.metadata is None
+
+
+def test_publishing_replaces_an_older_entry(tmp_path: Path) -> None:
+    store = Store(tmp_path, Console(verbosity=-1))
+    entry = store.entry(Room.ROOTFS, "x", "1")
+    for content in ("old", "new"):
+        partial = store.partial(entry)
+        (partial / "file").write_text(content)
+        store.publish(entry, partial, {})
+    assert (entry.path / "file").read_text() == "new"
+    assert [path.name for path in (tmp_path / "rootfs").iterdir()] == [entry.name]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.417, "0.42 s"), (12.34, "12.3 s"), (245, "4 min 05 s"), (7500, "2 h 05 min")],
+)
+def test_durations_are_written_as_people_do(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_sizes_are_written_as_people_do() -> None:
+    assert [size(n) for n in (12, 2048, 5 << 20, 3 << 30)] == [
+        "12 B",
+        "2.0 KiB",
+        "5.0 MiB",
+        "3.0 GiB",
+    ]
+
+
+def test_the_wheel_has_its_data(tmp_path: Path) -> None:
+    """Build a wheel and load a profile from it, with nothing of the checkout in reach."""
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, ROOT],
+        check=True,
+        capture_output=True,
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    unpacked = tmp_path / "unpacked"
+    zipfile.ZipFile(wheel).extractall(unpacked)
+    program = (
+        "from rbuild import data, environment, profile\n"
+        "print(profile.load('slim').name, environment.load('cross').name)\n"
+        "print((data.folder('module') / 'rust/Kbuild').is_file())\n"
+        "print(data.PACKAGE)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={"PYTHONPATH": str(unpacked)},
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.splitlines() == ["slim cross", "True", str(unpacked / "rbuild")]
+    kept = subprocess.run(
+        [sys.executable, "-m", "rbuild", "--help"],
+        env={"PYTHONPATH": str(unpacked)},
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert "Usage: rbuild" in kept.stdout
