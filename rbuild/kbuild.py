@@ -45,8 +45,7 @@ class Made:
 class Kbuild:
     """A kernel tree and an output directory in an environment: where make can be run.
 
-    ``overlay`` is a folder to be seen as the driver's folder of the tree, in an in-tree build;
-    ``kdir_writable`` is off while an out-of-tree module is built.
+    ``overlay`` is a folder to be seen as the driver's folder of the tree, in an in-tree build.
     """
 
     session: Session

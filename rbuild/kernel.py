@@ -9,6 +9,7 @@ continued where it stopped.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -105,12 +106,15 @@ def prepare(profile: Profile, tree: Tree, ready: Ready, session: Session) -> Kdi
     return _with_phases(kdir, phases)
 
 
-def prepare_in_tree(base: Kdir, overlay: Path, session: Session) -> Kdir:
+def prepare_in_tree(
+    base: Kdir, origin: Path, overlay: Path, bring: Callable[[], None], session: Session
+) -> Kdir:
     """Return a KDIR whose configuration has the driver's own options as modules.
 
     It starts as a copy of ``base``, so that only what those options change is made again.
-    ``overlay`` is what stands in the tree's folder for the driver: Kconfig, Kbuild, sources.
-    Raises UsageError if the tree has no such folder, or if Kconfig refuses an option.
+    ``origin`` has the driver's Kconfig, Kbuild and sources; ``bring`` is called to bring them to
+    ``overlay``, which then stands in the tree's folder for the driver.  Raises UsageError if the
+    tree has no such folder, or if Kconfig refuses an option.
     """
     if not base.tree.has_in_tree_folder:
         raise UsageError(
@@ -118,8 +122,8 @@ def prepare_in_tree(base: Kdir, overlay: Path, session: Session) -> Kdir:
             hint="A patch in module/patches/<kernel version>/ makes that folder.",
         )
     fragment = _in_tree_fragment(base)
-    kconfigs = sorted(overlay.rglob("Kconfig"))
-    kconfig = [(str(path.relative_to(overlay)), sha256_file(path)) for path in kconfigs]
+    kconfigs = sorted(origin.rglob("Kconfig"))
+    kconfig = [(str(path.relative_to(origin)), sha256_file(path)) for path in kconfigs]
     key = digest({"base": base.entry.name, "fragment": fragment, "kconfig": kconfig})
     label = f"{base.profile.name}-{base.ready.environment.name}-in-tree"
     entry = session.store.entry(Room.KDIRS, label, key)
@@ -129,6 +133,7 @@ def prepare_in_tree(base: Kdir, overlay: Path, session: Session) -> Kdir:
         if (found := _found(entry, base.profile, base.tree, base.ready)) is not None:
             return found
         session.store.need_space(SPACE_NEEDED, "A kernel's output directory")
+        bring()
         partial = session.store.partial(entry)
         build = partial / "build"
         with session.console.step(f"Copying the KDIR of {_title(base.tree, base.ready)}"):

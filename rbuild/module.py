@@ -179,31 +179,38 @@ def build_out_of_tree(kdir: Kdir, source: Path, session: Session) -> Result:
     source = source.resolve()
     folder = kdir.entry.path / "modules" / f"{source.name}-{digest(str(source))}"
     place = out_of_tree(kdir, source, folder, session)
-    with session.store.lock(kdir.entry):
-        return _build(place, kdir, folder)
+    return _build(place, kdir, folder, session)
 
 
 def build_in_tree(kdir: Kdir, driver: Driver, session: Session) -> Result:
     """Build one of our drivers as a part of the tree; raises as ``build_out_of_tree`` does."""
     overlay, own = in_tree_kdir(kdir, session)
     place = in_tree(kdir, own.path, driver, overlay, session)
-    with session.store.lock(own.entry):
-        return _build(place, own, own.entry.path / "modules" / driver)
+    return _build(place, own, own.entry.path / "modules" / driver, session)
 
 
 def in_tree_kdir(kdir: Kdir, session: Session) -> tuple[Path, Kdir]:
     """Return the folder that stands in the tree for the driver, and the KDIR configured for it."""
-    overlay = kdir.entry.path / "modules" / "in-tree"
-    with session.store.lock(kdir.entry):
-        sync(data.folder("module"), overlay, IN_TREE_PARTS)
-    return overlay, prepare_in_tree(kdir, overlay, session)
+    origin, overlay = data.folder("module"), kdir.entry.path / "modules" / "in-tree"
+
+    def bring() -> None:
+        sync(origin, overlay, IN_TREE_PARTS)
+
+    return overlay, prepare_in_tree(kdir, origin, overlay, bring, session)
 
 
-def _build(place: Workplace, kdir: Kdir, folder: Path) -> Result:
-    """Build what changed since the result in ``folder``; the caller holds the KDIR's lock."""
-    inputs = _inputs(kdir, place)
-    if (found := _unchanged(folder, inputs)) is not None:
+def _build(place: Workplace, kdir: Kdir, folder: Path, session: Session) -> Result:
+    """Build what changed since the result in ``folder``; where nothing did, wait for no one."""
+    if (found := _unchanged(folder, _inputs(kdir, place))) is not None:
         return found
+    with session.store.lock(kdir.entry):
+        inputs = _inputs(kdir, place)
+        if (found := _unchanged(folder, inputs)) is not None:
+            return found
+        return _build_locked(place, inputs, folder)
+
+
+def _build_locked(place: Workplace, inputs: dict[str, Any], folder: Path) -> Result:
     # From here on the old result no longer holds, whatever becomes of the build.
     folder.mkdir(parents=True, exist_ok=True)
     (folder / STATE).unlink(missing_ok=True)

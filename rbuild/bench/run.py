@@ -54,7 +54,7 @@ def _places(
 ) -> dict[Mode, Workplace]:
     """Make a workplace for each mode; in-tree modes share a copy of their environment's KDIR."""
     places = {}
-    copies: dict[str, tuple[Path, Path]] = {}
+    copies: dict[str, Path] = {}
     for mode in plan.modes:
         kdir = kdir_of(mode.environment)
         own = folder / str(mode).replace(" ", "-").replace("/", "_")
@@ -64,19 +64,18 @@ def _places(
             continue
         if mode.environment not in copies:
             copies[mode.environment] = _copy_in_tree(kdir, own, session)
-        overlay, output = copies[mode.environment]
-        places[mode] = module.in_tree(kdir, output, mode.driver, overlay, session)
+        copy = copies[mode.environment]
+        places[mode] = module.in_tree(kdir, copy / "kdir", mode.driver, copy / "overlay", session)
     return places
 
 
-def _copy_in_tree(kdir: Kdir, folder: Path, session: Session) -> tuple[Path, Path]:
-    """Copy what an in-tree build writes in: the sources' folder, and the KDIR."""
-    overlay, own = module.in_tree_kdir(kdir, session)
+def _copy_in_tree(kdir: Kdir, folder: Path, session: Session) -> Path:
+    """Copy the KDIR that in-tree builds write in."""
+    _, own = module.in_tree_kdir(kdir, session)
     folder.mkdir(parents=True)
     with session.store.lock(own.entry):
-        for source, name in ((overlay, "overlay"), (own.path, "kdir")):
-            process.run(["cp", "-a", "--reflink=auto", str(source), str(folder / name)])
-    return folder / "overlay", folder / "kdir"
+        process.run(["cp", "-a", "--reflink=auto", str(own.path), str(folder / "kdir")])
+    return folder
 
 
 def _build_once(places: dict[Mode, Workplace], session: Session) -> None:

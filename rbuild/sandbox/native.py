@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -27,15 +28,16 @@ def layer(environment: Environment, base: Path, native: Path) -> Layer:
     host = environment.native.architecture
     binds: dict[str, Bind] = {}
     missing: list[str] = []
-    for name in environment.folders:
-        source, target = resolve(native, host.fill(name)), resolve(base, host.fill(name))
+    folders = [host.fill(name) for name in environment.folders]
+    for name in folders:
+        source, target = resolve(native, name), resolve(base, name)
         if source is not None and target is not None:
             binds[target] = Bind(native / source.lstrip("/"), target)
     for program in environment.programs:
         pair = _twins(program, base, native)
         if pair is None:
             missing.append(program)
-        elif not _within(pair[1], environment, host.fill):
+        elif not _within(pair[1], folders):
             binds[pair[1]] = Bind(native / pair[0].lstrip("/"), pair[1])
     return Layer(tuple(binds.values()), tuple(missing))
 
@@ -76,7 +78,6 @@ def _twins(program: str, base: Path, native: Path) -> tuple[str, str] | None:
     return None
 
 
-def _within(target: str, environment: Environment, fill: object) -> bool:
+def _within(target: str, folders: Iterable[str]) -> bool:
     """Tell whether a folder of the layer already covers ``target``."""
-    assert callable(fill)
-    return any(target.startswith(f"{fill(folder)}/") for folder in environment.folders)
+    return any(target.startswith(f"{folder}/") for folder in folders)
