@@ -338,11 +338,11 @@ def sync(source: Path, target: Path, only: tuple[str, ...] = ()) -> None:
 def _inputs(kdir: Kdir, place: Workplace) -> dict[str, Any]:
     """Return all that decides what a build makes."""
     source = place.origin
-    metadata = kdir.entry.metadata or {}
     return {
         "kdir": kdir.entry.name,
-        "created": metadata.get("created"),
-        "stage": kdir.stage,
+        "created": (kdir.entry.metadata or {}).get("created"),
+        # What symbols are checked against: more is known of a kernel once it is built.
+        "checked": [place.kdir.entry.name, place.kdir.stage],
         "files": {
             str(path): hashlib.sha256((source / path).read_bytes()).hexdigest()
             for path in _files(source, place.only)

@@ -23,7 +23,7 @@ NETWORK_WORDS = re.compile(
     r"Could not (connect|resolve)|Temporary failure|Failed to fetch|Unable to fetch|"
     r"Connection (failed|refused|timed out)|Network is unreachable|does not have a Release file"
 )
-SPACE_WORDS = re.compile(r"No space left on device|not have enough space|Disk quota exceeded")
+SPACE_WORDS = re.compile(r"No space left on device|enough (free )?space|Disk quota exceeded")
 
 # Manuals and translations make no difference to a build, and are a third of the files.
 NOT_INSTALLED = (

@@ -6,10 +6,14 @@
 
 use crate::request::MEM_SIZE;
 use kernel::{
+    dev_info,
     prelude::*,
     spi,
     time::{delay::fsleep, Delta},
 };
+
+/// How fast the chip's SPI interface can be (8.1.2).
+pub(crate) const MAX_SPEED_HZ: u32 = 10_000_000;
 
 /// The size of the FIFO (8.3).
 const FIFO_SIZE: usize = 64;
@@ -72,7 +76,7 @@ pub(crate) enum Version {
 }
 
 impl Version {
-    fn from_register(value: u8) -> Option<Self> {
+    pub(crate) fn from_register(value: u8) -> Option<Self> {
         match value {
             0x91 => Some(Self::V1),
             0x92 => Some(Self::V2),
@@ -121,9 +125,10 @@ impl<'a> Chip<'a> {
         if !self.log {
             return self.spi.transfer(data);
         }
-        pr_info!("tx {:02x?}\n", data);
+        let dev = self.spi.as_ref();
+        dev_info!(dev, "tx {:02x?}\n", data);
         let result = self.spi.transfer(data);
-        pr_info!("rx {:02x?}: {:?}\n", data, result);
+        dev_info!(dev, "rx {:02x?}: {:?}\n", data, result);
         result
     }
 
@@ -218,9 +223,9 @@ impl<'a> Chip<'a> {
         self.write(Register::FifoLevel, FIFO_FLUSH)
     }
 
-    /// Returns the chip's version, or [`None`] if this is no chip that we know.
-    pub(crate) fn version(&self) -> Result<Option<Version>> {
-        Ok(Version::from_register(self.read(Register::Version)?))
+    /// Returns what the version register has, which may be anything if this is no such chip.
+    pub(crate) fn version_register(&self) -> Result<u8> {
+        self.read(Register::Version)
     }
 
     /// Brings the chip into a known state: there, idle, with an empty FIFO.
@@ -228,7 +233,7 @@ impl<'a> Chip<'a> {
     /// A dead bus reads as all zeroes or all ones, and zeroes look like a chip that did what it was
     /// told; so the version is checked before each command.
     pub(crate) fn prepare(&self, reset: bool) -> Result<Version> {
-        let version = self.version()?.ok_or(EIO)?;
+        let version = Version::from_register(self.version_register()?).ok_or(EIO)?;
         if reset {
             self.soft_reset()?;
         } else {

@@ -7,8 +7,10 @@
 
 use core::sync::atomic::{AtomicU32, Ordering};
 use kernel::{
-    c_str, fmt,
-    miscdevice::{MiscDevice, MiscDeviceOptions, MiscDeviceRegistration},
+    c_str, dev_err, dev_info,
+    device::Core,
+    fmt,
+    miscdevice::{Attribute, MiscDevice, MiscDeviceOptions, MiscDeviceRegistration},
     new_mutex, of,
     prelude::*,
     spi,
@@ -21,7 +23,7 @@ use kernel::{
 mod chip;
 mod request;
 
-use chip::Chip;
+use chip::{Chip, Version};
 use request::{Request, MEM_SIZE, REQUEST_MAX};
 
 kernel::module_spi_driver! {
@@ -63,6 +65,8 @@ struct Mfrc522 {
 struct Reader {
     #[pin]
     state: Mutex<State>,
+    #[pin]
+    statistics: Mutex<Statistics>,
 }
 
 /// What of a reader only one thread at a time may use.
@@ -75,6 +79,12 @@ struct State {
     dirty: bool,
 }
 
+/// How many bytes went through the device node; see ABI-mfrc522.
+struct Statistics {
+    read: u64,
+    written: u64,
+}
+
 #[vtable]
 impl spi::Driver for Mfrc522 {
     type IdInfo = ();
@@ -82,10 +92,9 @@ impl spi::Driver for Mfrc522 {
     const SPI_ID_TABLE: Option<spi::IdTable<()>> = Some(&SPI_TABLE);
     const OF_ID_TABLE: Option<of::IdTable<()>> = Some(&OF_TABLE);
 
-    fn probe(spi: &spi::Device, _info: Option<&()>) -> Result<Pin<KBox<Self>>> {
-        let chip = Chip::new(spi, false);
-        chip.version()?.ok_or(ENODEV)?;
-        chip.soft_reset()?;
+    fn probe(spi: &spi::Device<Core>, _info: Option<&()>) -> Result<Pin<KBox<Self>>> {
+        spi.setup(spi::Mode::Mode0, 8, chip::MAX_SPEED_HZ)?;
+        detect(spi)?;
 
         let reader = Arc::pin_init(Reader::new(spi), GFP_KERNEL)?;
         let number = Number::take()?;
@@ -93,6 +102,7 @@ impl spi::Driver for Mfrc522 {
             MiscDeviceRegistration::register(
                 MiscDeviceOptions {
                     name: number.name()?,
+                    parent: Some(spi.as_ref().into()),
                 },
                 reader.clone(),
             ),
@@ -111,6 +121,20 @@ impl spi::Driver for Mfrc522 {
     }
 }
 
+/// Finds out whether there is a chip that we know, and resets it.
+fn detect(spi: &spi::Device) -> Result {
+    let chip = Chip::new(spi, false);
+    let value = chip.version_register()?;
+    let Some(version) = Version::from_register(value) else {
+        dev_err!(spi.as_ref(), "unknown version {:#04x}\n", value);
+        return Err(ENODEV);
+    };
+    chip.soft_reset()?;
+
+    dev_info!(spi.as_ref(), "MFRC522 version {:#04x}\n", version as u8);
+    Ok(())
+}
+
 impl Drop for Mfrc522 {
     fn drop(&mut self) {
         // Files may stay open for long; from now on they can't reach the device.
@@ -119,14 +143,19 @@ impl Drop for Mfrc522 {
 }
 
 impl Reader {
-    fn new(spi: &spi::Device) -> impl PinInit<Self> {
+    fn new(spi: &spi::Device<Core>) -> impl PinInit<Self> {
         let state = State {
             spi: Some(spi.into()),
             log: false,
             dirty: false,
         };
+        let statistics = Statistics {
+            read: 0,
+            written: 0,
+        };
         pin_init!(Self {
             state <- new_mutex!(state),
+            statistics <- new_mutex!(statistics),
         })
     }
 
@@ -212,6 +241,14 @@ impl MiscDevice for OpenFile {
     type RegistrationData = Arc<Reader>;
 
     const MODULE: &'static ThisModule = &THIS_MODULE;
+    const ATTRIBUTES: &'static [Attribute<Self>] = &[
+        Attribute::new(c_str!("bytes_read"), |reader: &Arc<Reader>, out| {
+            writeln!(out, "{}", reader.statistics.lock().read)
+        }),
+        Attribute::new(c_str!("bytes_written"), |reader: &Arc<Reader>, out| {
+            writeln!(out, "{}", reader.statistics.lock().written)
+        }),
+    ];
 
     fn open(misc: &MiscDeviceRegistration<Self>) -> Result<Self::Ptr> {
         let reader = misc.data().clone();
@@ -224,7 +261,7 @@ impl MiscDevice for OpenFile {
         )
     }
 
-    fn read(this: Pin<&Self>, _offset: &mut i64, out: &mut UserSliceWriter) -> Result<usize> {
+    fn read(this: Pin<&Self>, out: &mut UserSliceWriter) -> Result<usize> {
         let mut answer = this.answer.lock();
         if !this.reader.is_bound() {
             return Err(ENODEV);
@@ -233,10 +270,11 @@ impl MiscDevice for OpenFile {
         let count = rest.len().min(out.len());
         out.write_slice(rest.get(..count).ok_or(EINVAL)?)?;
         answer.pos += count;
+        this.reader.statistics.lock().read += count as u64;
         Ok(count)
     }
 
-    fn write(this: Pin<&Self>, _offset: &mut i64, data: &mut UserSliceReader) -> Result<usize> {
+    fn write(this: Pin<&Self>, data: &mut UserSliceReader) -> Result<usize> {
         let mut answer = this.answer.lock();
         // Whatever becomes of this command, the last one's answer is over.
         *answer = Answer::NONE;
@@ -247,6 +285,7 @@ impl MiscDevice for OpenFile {
         data.read_slice(text)?;
         let request = request::parse(text).ok_or(EINVAL)?;
         this.reader.execute(request, &mut answer)?;
+        this.reader.statistics.lock().written += count as u64;
         Ok(count)
     }
 }

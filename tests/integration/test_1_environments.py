@@ -80,7 +80,7 @@ def test_a_disk_that_fills_up_leaves_nothing_half_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rootfs, "SPACE_NEEDED", 0)
-    with _small_disk(tmp_path, "300M") as disk:
+    with _small_disk(tmp_path, "700M") as disk:
         store = Store(disk, Console(verbosity=-1))
         with pytest.raises(InfrastructureError, match="disk filled up"):
             rootfs.provision(environment.load("cross").base, store)
