@@ -164,16 +164,21 @@ class Console:
             TextColumn,
             TimeElapsedColumn,
         )
+        from rich.table import Column  # noqa: PLC0415
 
+        screen = Rich(file=self.err)
+        # What is being done just now gets the room that is left, down to none.
+        rest = Column(ratio=1, no_wrap=True, overflow="ellipsis")
         return Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
+            TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True)),
+            BarColumn(bar_width=24 if screen.width >= 120 else 8),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[detail]}", markup=False),
-            console=Rich(file=self.err),
+            TextColumn("{task.fields[detail]}", markup=False, table_column=rest),
+            console=screen,
             transient=True,
+            expand=True,
         )
 
     def _paint(self, text: str, code: str) -> str:

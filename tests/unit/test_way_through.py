@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import signal
+import subprocess
+import tarfile
 import threading
 from pathlib import Path
 
@@ -350,3 +354,59 @@ def test_interrupt_in_process_is_130(host: Host) -> None:
     timer = threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
     assert cli.run(["module", str(host.write_module()), "--profile", str(host.profile)]) == 130
+
+
+def _sources(host: Host, *sources: str) -> Path:
+    listed = "".join(f"  - {source}\n" for source in sources)
+    return host.write_profile(
+        f"name: s\npatches: false\nsource:\n{listed}config: {{base: tinyconfig}}\n", "s"
+    )
+
+
+def _tarball(host: Host) -> tuple[Path, str]:
+    path = host.folder / "linux-6.12.5.tar.xz"
+    with tarfile.open(path, "w:xz") as file:
+        file.add(host.tree, "linux-6.12.5")
+    return path, hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_a_source_from_a_tarball(host: Host) -> None:
+    path, checksum = _tarball(host)
+    profile = _sources(host, f"{{tarball: 'file://{path}', sha256: '{checksum}'}}")
+    host("module", host.write_module(), "--profile", profile)
+    path.unlink()
+    host("module", host.write_module("int y;\n"), "--profile", profile)
+
+
+def test_a_tarball_that_is_another_is_refused_with_both_sums(host: Host) -> None:
+    path, checksum = _tarball(host)
+    wrong = "0" * 64
+    profile = _sources(host, f"{{tarball: 'file://{path}', sha256: '{wrong}'}}")
+    found = host("module", host.write_module(), "--profile", profile, code=4)
+    assert wrong in found.err
+    assert checksum in found.err
+    assert not list((host.cache / "trees").glob("[!.]*"))
+
+
+def test_a_source_from_git(host: Host) -> None:
+    def git(*words: str) -> None:
+        who = ["-c", "user.name=x", "-c", "user.email=x@example.org"]
+        subprocess.run(["git", "-C", str(host.tree), *who, *words], check=True, capture_output=True)
+
+    git("init", "-b", "trunk")
+    git("add", "-f", ".")
+    git("commit", "-m", "one", "--date", "2024-05-06T07:08:09Z")
+    git("tag", "v6.12.5")
+    profile = _sources(host, f"{{git: 'file://{host.tree}', ref: v6.12.5}}")
+    host("module", host.write_module(), "--profile", profile)
+    bad = _sources(host, f"{{git: 'file://{host.tree}', ref: v9}}")
+    assert "v9" in host("module", host.write_module(), "--profile", bad, code=4).err
+
+
+def test_the_first_source_that_can_be_had_is_used_and_named(host: Host) -> None:
+    nowhere = f"{{git: 'file://{host.folder}/nowhere', ref: x}}"
+    profile = _sources(host, nowhere, f"{{directory: {host.tree}}}")
+    found = host("module", host.write_module(), "--profile", profile)
+    assert "can't be had" in found.err
+    (metadata,) = (host.cache / "trees").glob("*/metadata.json")
+    assert json.loads(metadata.read_text())["source"] == str(host.tree)
