@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,8 @@ def main(arguments: list[str]) -> int:
     try:
         _virtual_environment()
         _host()
+        if arguments[:1] == ["--test"]:
+            _tests()
     except subprocess.CalledProcessError as error:
         sys.stderr.write(f"failed: {' '.join(map(str, error.cmd))}\n")
         return 3
@@ -43,6 +46,12 @@ def _host() -> None:
     asked = subprocess.run([rbuild, "--quiet", "doctor"], check=False, capture_output=True)
     if asked.returncode != 0:
         _as_root([rbuild, "doctor", "--fix", "--yes"])
+
+
+def _tests() -> None:
+    """Install what only the tests need: as root they make an ordinary user and build as it."""
+    if os.geteuid() == 0 and shutil.which("newuidmap") is None:
+        _as_root(["apt-get", "install", "-q", "-y", "uidmap"])
 
 
 def _virtual_environment() -> None:

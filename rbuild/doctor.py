@@ -228,7 +228,9 @@ def _emulation(host: Architecture) -> list[Finding]:
     machine = TARGET.machine
     found = []
     packages = ("qemu-user-static", "binfmt-support", "arch-test")
-    program = f"qemu-{machine}-static"
+    # Debian 13 has no -static in the name: there the plain program is linked statically.
+    names = (f"qemu-{machine}-static", f"qemu-{machine}")
+    program = next((name for name in names if shutil.which(name)), names[0])
     found.append(
         _program(program, "runs aarch64 programs", [program, "--version"], "qemu-user-static")
     )
