@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os.path
 import sys
-from pathlib import Path
 
-HELP = Path(__file__).with_name("help.txt")
+HELP = os.path.join(os.path.dirname(__file__), "help.txt")  # noqa: PTH118, PTH120 - pathlib is slow
 """The text of ``rbuild --help``, kept beside the code (a test compares it with click's own).
 
 Loading click takes several times as long as starting Python; whoever asks for help, or whose
@@ -16,7 +16,8 @@ shell runs rbuild to see whether it is there, needn't wait for it.
 def main() -> None:
     """Run the command line; never returns."""
     if sys.argv[1:] in (["--help"], ["-h"], []):
-        sys.stdout.write(HELP.read_text(encoding="utf-8"))
+        with open(HELP, encoding="utf-8") as file:  # noqa: PTH123
+            sys.stdout.write(file.read())
         sys.exit(0)
     from rbuild.cli import run  # noqa: PLC0415 - see HELP
 
