@@ -7,6 +7,7 @@
 use crate::request::MEM_SIZE;
 use kernel::{
     dev_info,
+    device::Bound,
     prelude::*,
     spi,
     time::{delay::fsleep, Delta},
@@ -111,12 +112,12 @@ const SELF_TEST_V2: [u8; FIFO_SIZE] = [
 
 /// The chip behind an SPI device, for as long as a command takes.
 pub(crate) struct Chip<'a> {
-    spi: &'a spi::Device,
+    spi: &'a spi::Device<Bound>,
     log: bool,
 }
 
 impl<'a> Chip<'a> {
-    pub(crate) fn new(spi: &'a spi::Device, log: bool) -> Self {
+    pub(crate) fn new(spi: &'a spi::Device<Bound>, log: bool) -> Self {
         Self { spi, log }
     }
 

@@ -8,7 +8,7 @@
 use core::sync::atomic::{AtomicU32, Ordering};
 use kernel::{
     c_str, dev_err, dev_info,
-    device::Core,
+    device::{Bound, Core},
     fmt,
     miscdevice::{Attribute, MiscDevice, MiscDeviceOptions, MiscDeviceRegistration},
     new_mutex, of,
@@ -16,7 +16,6 @@ use kernel::{
     spi,
     str::CString,
     sync::{Arc, Mutex},
-    types::ARef,
     uaccess::{UserSliceReader, UserSliceWriter},
 };
 
@@ -57,12 +56,12 @@ kernel::of_device_table!(
 struct Mfrc522 {
     _node: Pin<KBox<MiscDeviceRegistration<OpenFile>>>,
     _number: Number,
-    reader: Arc<Reader>,
 }
 
 /// What the binding and all open files of a reader share; it lives as long as any of them.
 #[pin_data]
 struct Reader {
+    spi: Arc<spi::Handle>,
     #[pin]
     state: Mutex<State>,
     #[pin]
@@ -71,8 +70,6 @@ struct Reader {
 
 /// What of a reader only one thread at a time may use.
 struct State {
-    /// The device, until it is unbound.
-    spi: Option<ARef<spi::Device>>,
     /// Every transfer is logged.
     log: bool,
     /// The last command failed, so the chip's state isn't known.
@@ -96,7 +93,7 @@ impl spi::Driver for Mfrc522 {
         spi.setup(spi::Mode::Mode0, 8, chip::MAX_SPEED_HZ)?;
         detect(spi)?;
 
-        let reader = Arc::pin_init(Reader::new(spi), GFP_KERNEL)?;
+        let reader = Arc::pin_init(Reader::new(spi::Handle::new(spi)?), GFP_KERNEL)?;
         let number = Number::take()?;
         let node = KBox::pin_init(
             MiscDeviceRegistration::register(
@@ -104,7 +101,7 @@ impl spi::Driver for Mfrc522 {
                     name: number.name()?,
                     parent: Some(spi.as_ref().into()),
                 },
-                reader.clone(),
+                reader,
             ),
             GFP_KERNEL,
         )?;
@@ -113,7 +110,6 @@ impl spi::Driver for Mfrc522 {
             Self {
                 _node: node,
                 _number: number,
-                reader,
             },
             GFP_KERNEL,
         )?;
@@ -122,7 +118,7 @@ impl spi::Driver for Mfrc522 {
 }
 
 /// Finds out whether there is a chip that we know, and resets it.
-fn detect(spi: &spi::Device) -> Result {
+fn detect(spi: &spi::Device<Bound>) -> Result {
     let chip = Chip::new(spi, false);
     let value = chip.version_register()?;
     let Some(version) = Version::from_register(value) else {
@@ -135,17 +131,9 @@ fn detect(spi: &spi::Device) -> Result {
     Ok(())
 }
 
-impl Drop for Mfrc522 {
-    fn drop(&mut self) {
-        // Files may stay open for long; from now on they can't reach the device.
-        self.reader.state.lock().spi = None;
-    }
-}
-
 impl Reader {
-    fn new(spi: &spi::Device<Core>) -> impl PinInit<Self> {
+    fn new(spi: Arc<spi::Handle>) -> impl PinInit<Self> {
         let state = State {
-            spi: Some(spi.into()),
             log: false,
             dirty: false,
         };
@@ -154,6 +142,7 @@ impl Reader {
             written: 0,
         };
         pin_init!(Self {
+            spi,
             state <- new_mutex!(state),
             statistics <- new_mutex!(statistics),
         })
@@ -162,19 +151,15 @@ impl Reader {
     /// Carries out a command; its answer replaces what is in `answer`.
     fn execute(&self, request: Request<'_>, answer: &mut Answer) -> Result {
         let mut state = self.state.lock();
-        let spi = state.spi.clone().ok_or(ENODEV)?;
-        if let Request::Debug(on) = request {
-            state.log = on;
-            return Ok(());
-        }
-
-        let result = use_chip(&Chip::new(&spi, state.log), state.dirty, request, answer);
-        state.dirty = result.is_err();
-        result
-    }
-
-    fn is_bound(&self) -> bool {
-        self.state.lock().spi.is_some()
+        self.spi.access(|spi| {
+            if let Request::Debug(on) = request {
+                state.log = on;
+                return Ok(());
+            }
+            let result = use_chip(&Chip::new(spi, state.log), state.dirty, request, answer);
+            state.dirty = result.is_err();
+            result
+        })
     }
 }
 
@@ -263,7 +248,7 @@ impl MiscDevice for OpenFile {
 
     fn read(this: Pin<&Self>, out: &mut UserSliceWriter) -> Result<usize> {
         let mut answer = this.answer.lock();
-        if !this.reader.is_bound() {
+        if !this.reader.spi.is_bound() {
             return Err(ENODEV);
         }
         let rest = answer.rest();
