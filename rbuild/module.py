@@ -23,7 +23,7 @@ from rbuild.kernel import Kdir, Stage, prepare_in_tree
 from rbuild.process import Usage
 from rbuild.profile import Driver
 from rbuild.session import Phase, Session
-from rbuild.source import IN_TREE_FOLDER, exported_symbols
+from rbuild.source import IN_TREE_FOLDER, exported_symbols, exports_are_known
 from rbuild.store import digest, read_json, remove_tree, sha256_file, write_json
 
 NAMES = {Driver.RUST: "mfrc522_rust", Driver.C: "mfrc522"}
@@ -133,6 +133,9 @@ class Workplace:
                 log=self.kbuild.session.log_path,
                 hint="Its Kbuild or Makefile needs a line such as `obj-m += name.o`.",
             )
+        if self.kdir.stage is not Stage.BUILT and not exports_are_known(self.kdir.tree):
+            with self.kbuild.session.console.step("Reading what the source exports, once"):
+                exported_symbols(self.kdir.tree)
         own = _symvers(self.outputs / "Module.symvers")
         return tuple(check(path, self.kdir, own) for path in found)
 

@@ -394,7 +394,7 @@ def exported_symbols(tree: Tree) -> frozenset[str]:
     is passed to macros.  That a symbol is among them doesn't say that a given configuration
     compiles it; that it isn't says that none does, unless a macro pastes its name together.
     """
-    index = tree.path.parent / "exported-symbols.txt"
+    index = _exports_index(tree)
     if index.exists():
         return frozenset(index.read_text().split())
     names: set[str] = set()
@@ -407,6 +407,15 @@ def exported_symbols(tree: Tree) -> frozenset[str]:
     aside.write_text("\n".join(sorted(names)))
     aside.replace(index)
     return frozenset(names)
+
+
+def exports_are_known(tree: Tree) -> bool:
+    """Tell whether ``exported_symbols`` answers at once."""
+    return _exports_index(tree).exists()
+
+
+def _exports_index(tree: Tree) -> Path:
+    return tree.path.parent / "exported-symbols.txt"
 
 
 EXPORT = re.compile(

@@ -48,7 +48,7 @@ def test_hybrid_is_an_aarch64_system_with_native_compilers(rbuild: Rbuild) -> No
 
 
 def test_a_build_sees_neither_network_nor_home_nor_environment(rbuild: Rbuild) -> None:
-    probe = "cat /proc/net/dev; ls /home /root /work 2>&1; env; touch /src/x /usr/x 2>&1"
+    probe = "cat /proc/net/dev; ls /home /root /srv 2>&1; env; touch /src/x /usr/x 2>&1"
     os.environ["RBUILD_TEST_SECRET"] = "do-not-tell"
     try:
         seen = rbuild("--quiet", "shell", "--", "sh", "-c", probe + "; true").out
