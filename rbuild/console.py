@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any
@@ -136,6 +136,15 @@ class Console:
             self.note(f"==> {title}")
             yield step
         self.note(f"  {self._paint('ok', '32')} {title} ({duration(step.elapsed_s)})")
+
+    def teller(self, step: Step) -> Callable[[str], None]:
+        """Return what a program's lines are given to: shown if asked for, and the step's detail."""
+
+        def tell(line: str) -> None:
+            self.verbose(line)
+            step.update(line)
+
+        return tell
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         """Return a table as text, as wide as the terminal; only the first column is words."""

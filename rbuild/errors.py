@@ -35,6 +35,12 @@ class BuildFailed(RbuildError):  # noqa: N818 - reads as what happened
     exit_code = 1
 
 
+class GuestFailed(RbuildError):  # noqa: N818
+    """What was built doesn't work: a test in the guest failed, or the guest itself did."""
+
+    exit_code = 1
+
+
 class UsageError(RbuildError):
     """Wrong usage, or a profile or a definition that is wrong."""
 
@@ -55,6 +61,16 @@ class InfrastructureError(RbuildError):
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, SIGTERM or SIGHUP."""
+
+
+class TimedOut(RbuildError):  # noqa: N818
+    """A program was ended since it took too long, or was ``silent`` for too long."""
+
+    def __init__(self, seconds: float, *, silent: bool) -> None:
+        what = "wrote nothing" if silent else "was not done"
+        super().__init__(f"It {what} for {seconds:g} s, and was ended.")
+        self.seconds = seconds
+        self.silent = silent
 
 
 class ProcessFailed(RbuildError):  # noqa: N818
