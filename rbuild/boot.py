@@ -8,7 +8,7 @@ or are missing, a splat in the kernel's log, a panic, a hang, or an end without 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -154,15 +154,16 @@ def boot(
                     detail="\n".join(error.tail[-CONSOLE_SHOWN:]),
                 ) from error
             listener.problems.append(f"{PROGRAM} ended with status {error.returncode}")
-    report = listener.tap.report()
+        report = listener.tap.report()
+        problems = (*listener.verdict(), *_failed(report))
+        step.failed = bool(problems)
     written = session.run_folder / "boot.tap"
     written.write_text(tap.write(report))
-    problems = (*listener.verdict(), *_failed(report))
     return Booted(report, problems, listener.up_s, usage, console, written, archive)
 
 
-def must_pass(booted: Booted) -> None:
-    """Raise GuestFailed, with the console's last lines, unless all went well."""
+def must_pass(booted: Booted, data: Mapping[str, Any]) -> None:
+    """Raise GuestFailed, with the console's last lines and ``data``, unless all went well."""
     if booted.passed:
         return
     lines = booted.console.read_text(encoding="utf-8").splitlines()
@@ -171,6 +172,7 @@ def must_pass(booted: Booted) -> None:
         f"The guest failed: {booted.problems[0]}.",
         detail="\n".join([*_details(booted), "", "The console's last lines:", *shown]),
         log=booted.console,
+        result=data,
     )
 
 

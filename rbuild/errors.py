@@ -7,26 +7,35 @@ class of its own.  Nothing below the command line ever calls ``sys.exit``.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class RbuildError(Exception):
     """An error with a message for the user and, where there is one, a hint at the remedy.
 
-    ``detail`` is shown before the message: the words of the program that failed.
+    ``detail`` is shown before the message: the words of the program that failed.  ``result`` is
+    what --json shows besides: all that was found out before it failed.
     """
 
     exit_code: ClassVar[int] = 4
 
     def __init__(
-        self, message: str, *, hint: str | None = None, detail: str = "", log: Path | None = None
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        detail: str = "",
+        log: Path | None = None,
+        result: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
         self.detail = detail
         self.log = log
+        self.result = result or {}
 
 
 class BuildFailed(RbuildError):  # noqa: N818 - reads as what happened

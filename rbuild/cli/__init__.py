@@ -150,6 +150,7 @@ def _show(error: RbuildError, console: Console) -> int:
         console.result(
             "",
             {
+                **error.result,
                 "error": error.message,
                 "hint": error.hint,
                 "exit_code": error.exit_code,

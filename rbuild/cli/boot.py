@@ -134,9 +134,10 @@ def command(
     data["artefacts"] = [one.as_json() for one in (tested, *simulator.modules)]
     data["phases"] += [result.phase.as_json(), guest.phase.as_json()]
     data["boot"] = guest.as_json()
-    if guest.passed or app.console.json or tap_file == Path("-"):
-        app.console.result(text, data)
-    must_pass(guest)
+    if tap_file == Path("-") and not guest.passed:
+        app.console.result(text)
+    must_pass(guest, data)
+    app.console.result(text, data)
 
 
 def _only(modules: Sequence[Built]) -> Built:
