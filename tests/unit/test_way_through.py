@@ -169,10 +169,13 @@ def test_in_tree_has_the_drivers_own_folder(host: Host) -> None:
         "Kbuild",
         "Kconfig",
         "c",
+        "glue",
         "rust",
     }
+    assert not [path for path in seen.rglob("*") if path.is_symlink()]
     config = (seen.parent / ".config").read_text()
     assert "CONFIG_MFRC522=m" in config
+    assert "CONFIG_MFRC522_GLUE=m" in config
     assert "CONFIG_MFRC522_RUST=m" in config
 
 
