@@ -1,4 +1,4 @@
-"""The ten faults of earlier drivers, put back into a copy of ours.
+"""The ten faults of earlier drivers, put back into a copy of ours, and a leak.
 
 Each is a change of source text, with the guest's tests that must notice it, and a word of what
 they then say.
@@ -25,7 +25,7 @@ module_exit(mfrc522_exit);
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault by its number in the specification: what is changed, what notices it."""
+    """A fault by its number in the specification (if any): what is changed, what notices it."""
 
     number: int
     name: str
@@ -185,5 +185,14 @@ FAULTS = (
         ),
         ("two_readers",),
         "two_readers: the first reader's version",
+    ),
+    Fault(
+        11,
+        "a reader is never freed",
+        "c",
+        (("mfrc522_main.c", "\tkfree(mfrc);\n", ""),),
+        ("binding_often",),
+        "binding_often: unbinding and binding loses no memory",
+        timeout=240,
     ),
 )
