@@ -84,6 +84,11 @@ def driver_source(driver: Driver) -> Path:
     return data.folder("module") / driver
 
 
+def simulator_source() -> Path:
+    """Return the folder of the simulated device."""
+    return data.folder("module") / "sim"
+
+
 @dataclass(frozen=True)
 class Workplace:
     """Where a module is built: its sources (brought there by ``sync``), and make's call for it.
