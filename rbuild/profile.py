@@ -21,6 +21,7 @@ class Driver(StrEnum):
 
     RUST = "rust"
     C = "c"
+    GLUE = "glue"
 
 
 class Kind(StrEnum):

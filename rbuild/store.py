@@ -34,6 +34,7 @@ class Room(StrEnum):
     ROOTFS = "rootfs"
     TREES = "trees"
     KDIRS = "kdirs"
+    GUESTS = "guests"
     RUNS = "runs"
 
 

@@ -25,6 +25,7 @@ COMMANDS = {
     "setup": "Provision environments: cross, chroot, hybrid.",
     "kernel": "Build the kernel of a profile.",
     "module": "Build the MFRC522 driver, or the module in PATH.",
+    "boot": "Boot the kernel in QEMU, and test the driver there.",
     "bench": "Time the ways of building against each other.",
     "shell": "Open a shell in an environment, as a build sees it.",
     "status": "Show what is provisioned and built, with sizes and ages.",
@@ -38,6 +39,7 @@ Examples:
   rbuild doctor --fix            install what this host lacks
   rbuild setup chroot            provision an aarch64 chroot
   rbuild module --in-tree        build the driver as a part of the kernel
+  rbuild boot                    prove in QEMU that the driver works
   rbuild bench                   compare the ways of building
 """
 
@@ -148,6 +150,7 @@ def _show(error: RbuildError, console: Console) -> int:
         console.result(
             "",
             {
+                **error.result,
                 "error": error.message,
                 "hint": error.hint,
                 "exit_code": error.exit_code,

@@ -13,10 +13,11 @@ from rbuild.elf import module_info
 
 from .conftest import Rbuild
 
+DRIVERS = ("c", "rust", "glue")
 MODES = [
     (env, kind, driver)
     for kind in ("out-of-tree", "in-tree")
-    for driver in ("c", "rust")
+    for driver in DRIVERS
     for env in ("cross", "hybrid")
 ]
 BUILT: dict[tuple[str, str, str], str] = {}
@@ -42,7 +43,7 @@ def test_the_modes_made_the_same_bytes() -> None:
     if len(BUILT) < len(MODES):
         pytest.skip("not all modes were built")
     for kind in ("out-of-tree", "in-tree"):
-        for driver in ("c", "rust"):
+        for driver in DRIVERS:
             assert BUILT["cross", kind, driver] == BUILT["hybrid", kind, driver]
 
 
@@ -96,7 +97,7 @@ def test_a_whole_kernel_and_its_list_of_symbols(rbuild: Rbuild) -> None:
     assert any(one["path"].endswith("bcm2837-rpi-3-b-plus.dtb") for one in found["artefacts"])
     again = rbuild("--json", "kernel").json
     assert all(phase["cached"] for phase in again["phases"])
-    for driver in ("c", "rust"):
+    for driver in DRIVERS:
         for kind in ("out-of-tree", "in-tree"):
             module = rbuild("--json", "module", "--driver", driver, f"--{kind}").json
             assert module["artefacts"][0]["symbols_checked_against"] == "Module.symvers"
@@ -148,7 +149,7 @@ def test_bench_measures_and_exports(rbuild: Rbuild, tmp_path: Path) -> None:
         assert row["user_s"]["median"] > 0
         assert row["max_rss_bytes"] > 1 << 20
     assert data["results"][0]["ratio_to_reference"]["median"] == 1
-    assert len(data["identical"]) == 4
+    assert len(data["identical"]) == 2 * len(DRIVERS)
     assert all("the same bytes" in line for line in data["identical"])
 
 
