@@ -83,7 +83,7 @@ STRANGERS = {
     "a panic": ('panic("lost");', "the kernel said `Kernel panic - not syncing: lost`"),
     "a wild pointer": ("WRITE_ONCE(*(int *)8, 1);", "Unable to handle kernel NULL pointer"),
     "an endless loop": ("while (1) cpu_relax();", "it was not done after 10 s"),
-    "an error": ("return -EIO;", "load module: the module loads"),
+    "an error": ("return -EIO;", "module: the module loads"),
 }
 
 
@@ -93,8 +93,7 @@ def test_a_stranger_that_misbehaves_is_found(rbuild: Rbuild, c_stranger: Path, w
     path = c_stranger / "stranger.c"
     path.write_text(path.read_text().replace('pr_info("hello\\n");', code))
     found = rbuild("boot", c_stranger, "--timeout", "10", code=1)
-    assert words.removeprefix("load ") in found.err
-    assert "stranger_init" in found.err or what in {"a panic", "an endless loop", "an error"}
+    assert words in found.err
 
 
 def test_strangers_that_behave_pass(rbuild: Rbuild, c_stranger: Path, rust_stranger: Path) -> None:
