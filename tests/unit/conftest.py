@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -31,8 +32,14 @@ class Result:
 class Host:
     """rbuild on a host whose tools are fakes, with a kernel tree of a few files."""
 
-    def __init__(self, folder: Path, capture: pytest.CaptureFixture[str]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        capture: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
         self.folder = folder
+        self.monkeypatch = monkeypatch
         self.cache = folder / "cache"
         self.capture = capture
         self.tree = folder / "linux"
@@ -107,28 +114,56 @@ class Host:
 def fakes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder of the fakes, each run by this very Python without its site packages.
 
-    They are started some thousand times; a wrapper around python3, as some hosts have, is slow.
+    They are started some thousand times: a wrapper around python3, as some hosts have, is slow,
+    and so is compiling a script at each start.
     """
     folder = tmp_path_factory.mktemp("fakes")
     for path in FAKES.iterdir():
-        first, _, rest = path.read_text().partition("\n")
-        if "python" in first:
-            first = f"#!{Path(sys.executable).resolve()} -IS"
         fake = folder / path.name
-        fake.write_text(f"{first}\n{rest}")
+        text = path.read_text()
+        if text.startswith("#!/usr/bin/env python3"):
+            (folder / f"fake_{path.name}.py").write_text(text)
+            text = (
+                f"#!{Path(sys.executable).resolve()} -IS\nimport sys\n"
+                f"sys.path.insert(0, {str(folder)!r})\n"
+                f"import fake_{path.name}\nsys.exit(fake_{path.name}.main())\n"
+            )
+        fake.write_text(text)
         fake.chmod(0o755)
     return folder
 
 
+@pytest.fixture(scope="session")
+def provisioned(tmp_path_factory: pytest.TempPathFactory, fakes: Path) -> Path:
+    """Return a cache directory in which ``cross`` was set up, to be copied."""
+    folder = tmp_path_factory.mktemp("provisioned")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        _fake(monkeypatch, folder, fakes)
+        assert cli.run(["--quiet", "setup", "cross"]) == 0
+    return folder / "cache"
+
+
 @pytest.fixture
-def host(
+def bare(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
     fakes: Path,
 ) -> Host:
+    """Return a host on which rbuild hasn't run yet."""
+    _fake(monkeypatch, tmp_path, fakes)
+    return Host(tmp_path, capfd, monkeypatch)
+
+
+@pytest.fixture
+def host(bare: Host, provisioned: Path) -> Host:
+    """Return a host whose cache has the environment ``cross``, and nothing else."""
+    shutil.copytree(provisioned, bare.cache)
+    return bare
+
+
+def _fake(monkeypatch: pytest.MonkeyPatch, folder: Path, fakes: Path) -> None:
     monkeypatch.setenv("PATH", f"{fakes}:{os.environ['PATH']}")
-    monkeypatch.setenv("RBUILD_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setenv("RBUILD_FAKE", str(tmp_path / "faults"))
+    monkeypatch.setenv("RBUILD_CACHE_DIR", str(folder / "cache"))
+    monkeypatch.setenv("RBUILD_FAKE", str(folder / "faults"))
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    return Host(tmp_path, capfd)
