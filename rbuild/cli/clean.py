@@ -12,7 +12,7 @@ from rbuild.store import Entry, Room, Store, remove_tree, tree_size
 
 EPILOG = """\b
 Examples:
-  rbuild clean                              KDIRs and runs; environments and trees stay
+  rbuild clean                            KDIRs and runs; the rest stays
   rbuild clean --what all
   rbuild clean --what runs --older-than 7
 """

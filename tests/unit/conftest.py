@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,28 @@ class Host:
             stderr=subprocess.STDOUT,
             text=True,
         )
+
+    def start_and_hold(self, *words: object) -> subprocess.Popen[str]:
+        """Start rbuild, and return when its preparation of a KDIR waits for ``release``."""
+        self.fault("hold")
+        child = self.start(*words)
+        for _ in range(1000):
+            if (self.folder / "held").exists():
+                return child
+            assert child.poll() is None, child.communicate()[0]
+            time.sleep(0.02)
+        raise AssertionError("it never came so far")
+
+    def release(self) -> None:
+        (self.folder / "released").touch()
+
+    def tool(self, name: str, script: str) -> None:
+        """Put a program of this test's own before all others of its name."""
+        folder = self.folder / "bin"
+        folder.mkdir(exist_ok=True)
+        (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+        (folder / name).chmod(0o755)
+        self.monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
 
     def fault(self, *names: str) -> None:
         """Let the fakes fail in these ways from now on."""
