@@ -309,6 +309,18 @@ def test_a_shown_profile_can_be_read_again(bare: Host, tmp_path: Path) -> None:
     assert again.model_dump() == profile.load("defconfig").model_dump()
 
 
+def test_fragments_of_one_name_are_all_shown(bare: Host) -> None:
+    for name in ("a", "b"):
+        (bare.folder / name).mkdir()
+        (bare.folder / name / "x.config").write_text(f"CONFIG_{name.upper()}=y\n")
+    path = bare.write_profile(
+        f"name: x\nsource: {{directory: {bare.tree}}}\n"
+        "config: {fragments: [a/x.config, b/x.config]}\n"
+    )
+    shown = bare("--json", "profiles", "show", path).json["fragment_texts"]
+    assert [one["text"] for one in shown] == ["CONFIG_A=y\n", "CONFIG_B=y\n"]
+
+
 @pytest.mark.parametrize("status", [0, 3])
 def test_shell_ends_as_its_command_does(host: Host, status: int) -> None:
     host("shell", "--profile", host.profile, "--", "bash", "-c", f"exit {status}", code=status)
