@@ -78,5 +78,5 @@ class Session:
     @contextmanager
     def log(self) -> Iterator[IO[str]]:
         """Open the log to add to it."""
-        with self.log_path.open("a", encoding="utf-8") as file:
+        with self.log_path.open("a", encoding="utf-8", errors="surrogateescape") as file:
             yield file
