@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -154,6 +156,13 @@ def fakes(tmp_path_factory: pytest.TempPathFactory) -> Path:
         fake.write_text(text)
         fake.chmod(0o755)
     return folder
+
+
+@pytest.fixture(scope="session")
+def elf() -> Callable[..., bytes]:
+    """Return what makes the fakes' ELF files."""
+    found: Callable[..., bytes] = runpy.run_path(str(FAKES / "bwrap"))["elf"]
+    return found
 
 
 @pytest.fixture(scope="session")
