@@ -304,6 +304,22 @@ def test_two_at_once_do_the_work_once(host: Host) -> None:
     assert host.calls("M=/module") == 1
 
 
+def test_a_second_rbuild_says_that_it_waits_and_clean_leaves_its_log(host: Host) -> None:
+    words = ["module", host.write_module(), "--profile", host.profile]
+    first = host.start_and_hold(*words)
+    second = host.start(*words)
+    assert second.stdout is not None
+    assert any("Waiting for another rbuild" in line for line in second.stdout)
+    (run,) = host.cache.glob("runs/*")
+    assert host("--json", "clean", "--what", "runs").json["removed"] == []
+    host.release()
+    for child in (first, second):
+        child.communicate(timeout=20)
+        assert child.returncode == 0
+    assert host.calls("modules_prepare") == 1
+    assert host("--json", "clean", "--what", "runs").json["removed"] == [run.name]
+
+
 def test_status_and_clean(bare: Host) -> None:
     assert "Nothing is provisioned" in bare("status").out
     bare.module(bare.write_module())
