@@ -148,7 +148,7 @@ def test_a_ko_cut_short_is_a_failed_build(tmp_path: Path, elf) -> None:
 def test_a_damaged_ko_is_read_or_refused(tmp_path: Path, elf) -> None:
     path = tmp_path / "x.ko"
     whole = elf(0xB7, {"vermagic": "6.12.5", "license": "GPL"}, ["a"])
-    for position in range(0, len(whole), 4):
+    for position in range(0, len(whole), 8):
         for damage in (b"\0", b"\x7f", b"\xff", b"\xff" * 8):
             path.write_bytes(whole[:position] + damage + whole[position + len(damage) :])
             with contextlib.suppress(BuildFailed):

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import tarfile
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -365,8 +366,15 @@ def test_output_has_no_escape_codes_when_it_is_no_terminal(host: Host) -> None:
 
 def test_interrupt_in_process_is_130(host: Host) -> None:
     host.fault("hang")
-    timer = threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
+
+    def interrupt() -> None:
+        for _ in range(500):
+            if host.calls("tinyconfig"):
+                break
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
     assert cli.run(["module", str(host.write_module()), "--profile", str(host.profile)]) == 130
 
 
