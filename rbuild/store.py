@@ -8,13 +8,14 @@ die with their process.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -166,6 +167,31 @@ class Store:
         path = self.root / Room.RUNS / f"{stamp}-{command}-{os.getpid()}"
         path.mkdir(exist_ok=True)
         return path
+
+    @contextmanager
+    def use(self, run: Path) -> Iterator[None]:
+        """Keep a run's folder from being removed while the run is under way."""
+        held = os.open(run, os.O_RDONLY)
+        try:
+            with suppress(OSError):  # some network file systems lock no folders
+                fcntl.flock(held, fcntl.LOCK_SH)
+            yield
+        finally:
+            os.close(held)
+
+    def in_use(self, entry: Entry) -> bool:
+        """Tell, without waiting, whether a run whose folder this is is still under way."""
+        with suppress(FileNotFoundError):
+            folder = os.open(entry.path, os.O_RDONLY)
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+            except OSError:
+                return False
+            finally:
+                os.close(folder)
+        return False
 
     def _make_root(self) -> None:
         try:

@@ -114,7 +114,7 @@ def test_a_qemu_that_refuses_is_no_failure_of_the_driver(host: Host, boot) -> No
 
 
 def test_a_mirror_that_is_down(host: Host, boot) -> None:
-    host.fault("mirror-down")
+    host.fault("no-mirror")
     assert "busybox-static could not be downloaded" in boot("boot", "--driver", "c", code=4).err
     host.fault()
     boot("boot", "--driver", "c")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import zipfile
@@ -18,7 +19,8 @@ from rbuild.bench.plan import Mode, Scenario, modes, turns
 from rbuild.bench.stats import ratio, summarize
 from rbuild.console import Console, duration, size
 from rbuild.doctor import exit_program
-from rbuild.errors import HostLacks, ProcessFailed
+from rbuild.elf import machine, module_info
+from rbuild.errors import BuildFailed, HostLacks, ProcessFailed
 from rbuild.kbuild import OBJECT, compiler_words, read_config, unmet, vermagic
 from rbuild.module import driver_source, sync
 from rbuild.process import run
@@ -121,11 +123,37 @@ def test_binfmt_registration() -> None:
 
 
 def test_exit_program_is_elf_for_aarch64(tmp_path: Path) -> None:
-    from rbuild.elf import machine
-
     path = tmp_path / "exit42"
     path.write_bytes(exit_program())
     assert machine(path) == "AArch64"
+
+
+def test_module_info(tmp_path: Path, elf) -> None:
+    path = tmp_path / "x.ko"
+    path.write_bytes(elf(0xB7, {"vermagic": "6.12.5 SMP ", "license": "GPL"}, ["b", "a"]))
+    found = module_info(path)
+    assert (found.machine, found.vermagic) == ("AArch64", "6.12.5 SMP")
+    assert found.undefined == ("a", "b")
+    assert found.field("none") == ""
+
+
+def test_a_ko_cut_short_is_a_failed_build(tmp_path: Path, elf) -> None:
+    path = tmp_path / "x.ko"
+    whole = elf(0xB7, {"vermagic": "6.12.5", "license": "GPL"}, ["a"])
+    for length in range(0, len(whole), 7):
+        path.write_bytes(whole[:length])
+        with pytest.raises(BuildFailed, match=r"x\.ko"):
+            module_info(path)
+
+
+def test_a_damaged_ko_is_read_or_refused(tmp_path: Path, elf) -> None:
+    path = tmp_path / "x.ko"
+    whole = elf(0xB7, {"vermagic": "6.12.5", "license": "GPL"}, ["a"])
+    for position in range(0, len(whole), 8):
+        for damage in (b"\0", b"\x7f", b"\xff", b"\xff" * 8):
+            path.write_bytes(whole[:position] + damage + whole[position + len(damage) :])
+            with contextlib.suppress(BuildFailed):
+                module_info(path)
 
 
 def test_resolve_stays_within_the_root(tmp_path: Path) -> None:
