@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from rbuild import cli, rootfs
-from rbuild.profile import IN_KERNEL, Driver, Kind
+from rbuild.profile import IN_KERNEL, Kind
 
 from .conftest import Host
 
