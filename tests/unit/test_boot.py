@@ -124,7 +124,7 @@ def test_a_kernel_that_can_not_boot_is_wrong_usage(host: Host) -> None:
     found = host("boot", "--driver", "c", "--profile", host.profile, code=2)
     assert "CONFIG_BLK_DEV_INITRD" in found.err
     assert "tiny.yaml" in found.err
-    assert host.calls("qemu-system-aarch64") == 0
+    assert host.calls("Image") == 0
 
 
 def test_any_module_is_loaded_and_unloaded(host: Host, boot) -> None:
