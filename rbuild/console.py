@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any
@@ -48,12 +48,16 @@ def abandon(descriptor: int) -> None:
 
 @dataclass
 class Step:
-    """A long piece of work under way: what, how far (``done`` of ``total``), and what just now."""
+    """A long piece of work under way: what, how far (``done`` of ``total``), and what just now.
+
+    ``failed`` is for work that ends badly without an exception.
+    """
 
     title: str
     total: int | None = None
     done: int = 0
     detail: str = ""
+    failed: bool = False
     started: float = field(default_factory=time.monotonic)
     _console: Console | None = None
     _bar: tuple[Progress, TaskID] | None = None
@@ -139,7 +143,17 @@ class Console:
         else:
             self.note(f"==> {title}")
             yield step
-        self.note(f"  {self._paint('ok', '32')} {title} ({duration(step.elapsed_s)})")
+        ended = self._paint("failed", "31") if step.failed else self._paint("ok", "32")
+        self.note(f"  {ended} {title} ({duration(step.elapsed_s)})")
+
+    def teller(self, step: Step) -> Callable[[str], None]:
+        """Return what a program's lines are given to: shown if asked for, and the step's detail."""
+
+        def tell(line: str) -> None:
+            self.verbose(line)
+            step.update(line)
+
+        return tell
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         """Return a table as text, as wide as the terminal; only the first column is words."""

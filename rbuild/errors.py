@@ -7,30 +7,45 @@ class of its own.  Nothing below the command line ever calls ``sys.exit``.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class RbuildError(Exception):
     """An error with a message for the user and, where there is one, a hint at the remedy.
 
-    ``detail`` is shown before the message: the words of the program that failed.
+    ``detail`` is shown before the message: the words of the program that failed.  ``result`` is
+    what --json shows besides: all that was found out before it failed.
     """
 
     exit_code: ClassVar[int] = 4
 
     def __init__(
-        self, message: str, *, hint: str | None = None, detail: str = "", log: Path | None = None
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        detail: str = "",
+        log: Path | None = None,
+        result: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
         self.detail = detail
         self.log = log
+        self.result = result or {}
 
 
 class BuildFailed(RbuildError):  # noqa: N818 - reads as what happened
     """The build itself failed: compiler, linker, modpost, or rbuild's check of the result."""
+
+    exit_code = 1
+
+
+class GuestFailed(RbuildError):  # noqa: N818
+    """What was built doesn't work: a test in the guest failed, or the guest itself did."""
 
     exit_code = 1
 
@@ -55,6 +70,16 @@ class InfrastructureError(RbuildError):
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, SIGTERM or SIGHUP."""
+
+
+class TimedOut(RbuildError):  # noqa: N818
+    """A program was ended since it took too long, or was ``silent`` for too long."""
+
+    def __init__(self, seconds: float, *, silent: bool) -> None:
+        what = "wrote nothing" if silent else "was not done"
+        super().__init__(f"It {what} for {seconds:g} s, and was ended.")
+        self.seconds = seconds
+        self.silent = silent
 
 
 class ProcessFailed(RbuildError):  # noqa: N818

@@ -127,9 +127,9 @@ class Kbuild:
                 raise explain(error, title, self.session.log_path) from error
         return Made(done.usage, objects)
 
-    def run(self, argv: Sequence[str], title: str) -> str:
+    def run(self, argv: Sequence[str], title: str, *, module: Path | None = None) -> str:
         """Run a short command where make would run; return what it prints."""
-        job = Job(argv, self.binds(), KDIR, self.environment())
+        job = Job(argv, self.binds(module), KDIR, self.environment())
         with self.session.log() as log:
             try:
                 return self.ready.runtime.run(self.ready.sandbox, job, log=log).text

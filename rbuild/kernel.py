@@ -156,7 +156,7 @@ def prepare_in_tree(
 
 def _in_tree_fragment(base: Kdir) -> str:
     """Return the driver's own options, as modules; the Rust driver's only in a Rust kernel."""
-    options = ["MFRC522"]
+    options = ["MFRC522", "MFRC522_GLUE"]
     if base.config.get("RUST") == "y":
         options.append("MFRC522_RUST")
     return "".join(f"CONFIG_{option}=m\n" for option in options)

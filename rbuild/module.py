@@ -28,11 +28,11 @@ from rbuild.session import Phase, Session
 from rbuild.source import IN_TREE_FOLDER, exported_symbols, exports_are_known
 from rbuild.store import digest, read_json, remove_tree, sha256_file, write_json
 
-NAMES = {Driver.RUST: "mfrc522_rust", Driver.C: "mfrc522"}
+NAMES = {Driver.RUST: "mfrc522_rust", Driver.C: "mfrc522", Driver.GLUE: "mfrc522_glue"}
 """The name of each driver's module, without .ko."""
 
 PRODUCTS = re.compile(
-    r".*\.(o|ko|mod|mod\.c|cmd|symvers)|modules\.order|\.tmp_.*|\.git|\.svn|"
+    r".*\.(o|ko|mod|mod\.c|cmd|symvers|rlib)|modules\.order|\.tmp_.*|\.git|\.svn|"
     r"__pycache__"
 )
 """What Kbuild or a version control system leaves in a module's folder: never an input."""
@@ -84,6 +84,11 @@ class Result:
 def driver_source(driver: Driver) -> Path:
     """Return the folder of one of our drivers."""
     return data.folder("module") / driver
+
+
+def simulator_source() -> Path:
+    """Return the folder of the simulated device."""
+    return data.folder("module") / "sim"
 
 
 @dataclass(frozen=True)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import shlex
 import signal
 import subprocess
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from rbuild.errors import HostLacks, ProcessFailed
+from rbuild.errors import HostLacks, ProcessFailed, TimedOut
 
 TAIL_LINES = 400
 """How many of a program's last lines are kept in memory for a failure's message."""
@@ -35,6 +36,17 @@ class Usage:
     user_s: float
     system_s: float
     max_rss_bytes: int
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long a program may take (``total_s``), and be silent (``silence_s``), in seconds."""
+
+    total_s: float | None = None
+    silence_s: float | None = None
+
+
+NO_LIMITS = Limits()
 
 
 @dataclass(frozen=True)
@@ -60,12 +72,14 @@ def run(
     on_line: Callable[[str], None] | None = None,
     log: IO[str] | None = None,
     check: bool = True,
+    limits: Limits = NO_LIMITS,
 ) -> Completed:
     """Run a program to its end, its stdout and stderr together, line by line.
 
     The program gets no standard input and a session of its own, so that Ctrl-C reaches rbuild
-    alone, which then ends the program.  Raises HostLacks if the program isn't there, and, with
-    ``check``, ProcessFailed if it ends with a status other than 0.
+    alone, which then ends the program.  Raises HostLacks if the program isn't there, TimedOut if
+    it had to be ended for its limits, and, with ``check``, ProcessFailed if it ends with a status
+    other than 0.
     """
     words = tuple(str(word) for word in argv)
     if log is not None:
@@ -76,8 +90,7 @@ def run(
     child = _start(words, env=env, cwd=cwd)
     assert child.stdout is not None
     try:
-        for raw in child.stdout:
-            line = raw.decode("utf-8", "replace").rstrip("\r\n")
+        for line in _lines(child.stdout, limits):
             tail.append(line)
             if log is not None:
                 log.write(line + "\n")
@@ -193,6 +206,36 @@ def _start(
         raise HostLacks(
             f"The program {argv[0]} is not installed.", hint="`rbuild doctor --fix` installs it."
         ) from error
+
+
+def _lines(out: IO[bytes], limits: Limits) -> Iterator[str]:
+    """Yield a program's lines as they come, the last one too if nothing ends it.
+
+    Raises TimedOut when a limit is reached, after the line that was not finished.
+    """
+    ends = None if limits.total_s is None else time.monotonic() + limits.total_s
+    pending = b""
+    while True:
+        left = None if ends is None else ends - time.monotonic()
+        waits = [one for one in (left, limits.silence_s) if one is not None]
+        ready, _, _ = select.select([out], [], [], max(0.0, min(waits)) if waits else None)
+        chunk = os.read(out.fileno(), 65536) if ready else b""
+        *lines, pending = (pending + chunk).split(b"\n")
+        for raw in lines:
+            yield _text(raw)
+        if not ready or not chunk:
+            break
+    if pending:
+        yield _text(pending)
+    if not ready:
+        if limits.silence_s is not None and (left is None or left > limits.silence_s):
+            raise TimedOut(limits.silence_s, silent=True)
+        assert limits.total_s is not None
+        raise TimedOut(limits.total_s, silent=False)
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "replace").rstrip("\r\n")
 
 
 def _reap(child: subprocess.Popen[bytes], started: float) -> Usage:

@@ -21,6 +21,11 @@ class Driver(StrEnum):
 
     RUST = "rust"
     C = "c"
+    GLUE = "glue"
+
+
+IN_KERNEL = (Driver.RUST, Driver.C)
+"""The drivers as the kernel itself would have them: what is compared unless asked otherwise."""
 
 
 class Kind(StrEnum):

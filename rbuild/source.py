@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from rbuild import data, process
+from rbuild import apt, data, process
 from rbuild.console import Step, size
 from rbuild.errors import (
     BuildFailed,
@@ -195,13 +195,13 @@ def _fetch(
 ) -> datetime:
     """Put the source into ``target``; return its date."""
     if source.debian is not None:
-        _fetch_debian(source.debian, target, ready, _teller(step, store))
+        _fetch_debian(source.debian, target, ready, store.console.teller(step))
     elif source.tarball is not None:
         assert source.sha256 is not None
         _fetch_tarball(source.tarball, source.sha256, target, ready, step)
     elif source.git is not None:
         assert source.ref is not None
-        return _fetch_git(source.git, source.ref, target, _teller(step, store))
+        return _fetch_git(source.git, source.ref, target, store.console.teller(step))
     else:
         _copy_directory(_directory(profile, source), target, ready)
     if not (target / "Makefile").is_file():
@@ -209,13 +209,8 @@ def _fetch(
     return datetime.fromtimestamp((target / "Makefile").stat().st_mtime, UTC)
 
 
-FETCH_DEBIAN = """\
-set -e
-mkdir -p lists/partial cache/archives/partial
-options="-o Dir::State::Lists=$PWD/lists -o Dir::Cache=$PWD/cache -o APT::Sandbox::User=root"
-apt-get -q $options update
-apt-get -q $options download "$1"
-set -o pipefail
+EXTRACT_DEBIAN = """\
+set -e -o pipefail
 dpkg-deb --fsys-tarfile ./*.deb | tar -x --wildcards './usr/src/*.tar.*'
 tar -x --strip-components=1 -C /src -f usr/src/*.tar.*
 """
@@ -225,26 +220,16 @@ def _fetch_debian(package: str, target: Path, ready: Ready, tell: Callable[[str]
     """Download a source package through the environment's apt, which checks its signature."""
     work = target.parent / "download"
     work.mkdir()
-    binds = [Bind(work, MODULE, True), Bind(target, SRC, True)]
-    resolver = Path("/etc/resolv.conf")
-    if resolver.exists():
-        binds.append(Bind(resolver.resolve(), "/etc/resolv.conf"))
-    job = Job(["bash", "-c", FETCH_DEBIAN, "fetch", package], binds, MODULE, network=True)
+    hint = "Name another source in the profile; `apt-cache search linux-source`."
+    apt.download(package, work, ready, tell, hint=hint)
+    binds = (Bind(work, MODULE, True), Bind(target, SRC, True))
     try:
-        ready.runtime.run(ready.sandbox, job, on_line=tell)
+        ready.runtime.run(ready.sandbox, Job(["bash", "-c", EXTRACT_DEBIAN], binds, MODULE))
     except ProcessFailed as error:
-        detail = "\n".join(error.tail[-6:])
-        if "Unable to locate package" in detail or "has no installation candidate" in detail:
-            suite = ready.environment.base.definition.suite
-            raise InfrastructureError(
-                f"Debian {suite} has no package {package}.",
-                detail=detail,
-                hint="Name another source in the profile; `apt-cache search linux-source`.",
-            ) from error
         raise InfrastructureError(
-            f"{package} could not be downloaded and unpacked.",
-            detail=detail,
-            hint="Check the network, the mirror and the free space, then run it again.",
+            f"{package} could not be unpacked.",
+            detail="\n".join(error.tail[-6:]),
+            hint="Check the free space, then run it again.",
         ) from error
     shutil.rmtree(work)
 
@@ -406,14 +391,6 @@ def apply_patch(path: Path, target: Path, ready: Ready) -> None:
             hint="`patches: false` in the profile leaves our patches out; the Rust driver needs "
             "them.",
         )
-
-
-def _teller(step: Step, store: Store) -> Callable[[str], None]:
-    def tell(line: str) -> None:
-        store.console.verbose(line)
-        step.update(line)
-
-    return tell
 
 
 def exported_symbols(tree: Tree) -> frozenset[str]:

@@ -35,6 +35,7 @@ class Room(StrEnum):
     ROOTFS = "rootfs"
     TREES = "trees"
     KDIRS = "kdirs"
+    GUESTS = "guests"
     RUNS = "runs"
 
 
@@ -162,10 +163,18 @@ class Store:
     def new_run(self, command: str) -> Path:
         """Create and return the folder for the logs and results of one run."""
         self._make_room(Room.RUNS)
-        stamp = time.strftime("%Y%m%d-%H%M%S")
-        path = self.root / Room.RUNS / f"{stamp}-{command}-{os.getpid()}"
-        path.mkdir(exist_ok=True)
-        return path
+        name = f"{time.strftime('%Y%m%d-%H%M%S')}-{command}-{os.getpid()}"
+        path = self.root / Room.RUNS / name
+        # Within a second, a program that calls rbuild's functions may begin more than one run.
+        number = 1
+        while True:
+            try:
+                path.mkdir()
+            except FileExistsError:
+                number += 1
+                path = path.with_name(f"{name}-{number}")
+            else:
+                return path
 
     @contextmanager
     def use(self, run: Path) -> Iterator[None]:

@@ -10,7 +10,7 @@ use kernel::{
     device::Bound,
     prelude::*,
     spi,
-    time::{delay::fsleep, Delta},
+    time::{delay::fsleep, Delta, Instant, Monotonic},
 };
 
 /// How fast the chip's SPI interface can be (8.1.2).
@@ -22,9 +22,9 @@ const FIFO_SIZE: usize = 64;
 /// The size of the random ID that the chip makes (10.3.1.3).
 const RAND_ID_SIZE: usize = 10;
 
-/// How long to wait between two looks at a register, and how often to look.
+/// How long to wait between two looks at a register, and when to give up.
 const POLL: Delta = Delta::from_micros(50);
-const POLLS: usize = 2000;
+const TIMEOUT: Delta = Delta::from_micros(100_000);
 
 /// The registers that are used (9.2).
 #[derive(Clone, Copy)]
@@ -172,13 +172,18 @@ impl<'a> Chip<'a> {
 
     /// Calls `done` until it returns true; a chip that never gets there is an error.
     fn poll(&self, mut done: impl FnMut() -> Result<bool>) -> Result {
-        for _ in 0..POLLS {
+        let start = Instant::<Monotonic>::now();
+        loop {
+            // Asked for before the last look, so that a thread that slept too long looks again.
+            let late = start.elapsed() > TIMEOUT;
             if done()? {
                 return Ok(());
             }
+            if late {
+                return Err(ETIMEDOUT);
+            }
             fsleep(POLL);
         }
-        Err(ETIMEDOUT)
     }
 
     fn wait_command(&self, mask: u8) -> Result {

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from rbuild.bench.plan import Scenario, Turn
+from rbuild.errors import BuildFailed
 from rbuild.module import Built, Workplace
 from rbuild.process import Usage
 
 SOURCES = (".rs", ".c")
+"""What a change is made in: Rust, if the driver has any, since that takes longer to compile."""
 
 
 @dataclass(frozen=True)
@@ -51,17 +53,16 @@ def measure(turn: Turn, place: Workplace) -> Measurement:
 
 
 def main_source(place: Workplace) -> Path:
-    """Return the largest source file of the driver, where a change of a line is made."""
+    """Return the driver's largest source file in the first of ``SOURCES`` that it is written in."""
     if place.module is not None:
         folder = place.sources
     else:
         folder = place.sources / Path(place.targets[0]).parent.name
-    found = [
-        path
-        for path in folder.rglob("*")
-        if path.suffix in SOURCES and not path.name.endswith(".mod.c")
-    ]
-    return max(found, key=lambda path: path.stat().st_size)
+    for suffix in SOURCES:
+        paths = [p for p in folder.rglob(f"*{suffix}") if not p.name.endswith(".mod.c")]
+        if paths:
+            return max(paths, key=lambda path: path.stat().st_size)
+    raise BuildFailed(f"{folder} has no source file to change a line of.")
 
 
 def change_a_line(path: Path, number: int) -> None:

@@ -7,7 +7,7 @@ import errno
 import importlib
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ COMMANDS = {
     "setup": "Provision environments: cross, chroot, hybrid.",
     "kernel": "Build the kernel of a profile.",
     "module": "Build the MFRC522 driver, or the module in PATH.",
+    "boot": "Boot the kernel in QEMU, and test the driver there.",
     "bench": "Time the ways of building against each other.",
     "shell": "Open a shell in an environment, as a build sees it.",
     "status": "Show what is provisioned and built, with sizes and ages.",
@@ -38,6 +39,7 @@ Examples:
   rbuild doctor --fix            install what this host lacks
   rbuild setup chroot            provision an aarch64 chroot
   rbuild module --in-tree        build the driver as a part of the kernel
+  rbuild boot                    prove in QEMU that the driver works
   rbuild bench                   compare the ways of building
 """
 
@@ -153,15 +155,22 @@ def _invoke(arguments: list[str]) -> int:
 def _show(error: RbuildError, console: Console) -> int:
     log = "" if error.log is None else f" The full log: {error.log}"
     console.error(error.message + log, hint=error.hint, detail=error.detail)
-    return _answer(console, error.message, error.exit_code, error.hint, error.log)
+    return _answer(
+        console, error.message, error.exit_code, error.hint, error.log, result=error.result
+    )
 
 
 def _answer(
-    console: Console, message: str, code: int, hint: str | None = None, log: Path | None = None
+    console: Console,
+    message: str,
+    code: int,
+    hint: str | None = None,
+    log: Path | None = None,
+    result: Mapping[str, Any] | None = None,
 ) -> int:
     """Give a script that asked for JSON an error as JSON; return the exit code."""
     if console.json:
-        data = {"error": message, "hint": hint, "exit_code": code, "log": log}
+        data = {**(result or {}), "error": message, "hint": hint, "exit_code": code, "log": log}
         # Where stdout itself is what failed, the exit code has to do.
         with suppress(OSError):
             console.result("", data)

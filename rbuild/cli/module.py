@@ -9,9 +9,11 @@ import click
 from rbuild import module, profile
 from rbuild.cli import App
 from rbuild.cli.options import (
+    driver_option,
     env_option,
     jobs_option,
     kdir_for,
+    kind_options,
     profile_option,
     runtime_option,
     session,
@@ -31,25 +33,8 @@ Examples:
 
 @click.command(epilog=EPILOG)
 @click.argument("path", required=False, type=click.Path(path_type=Path))
-@click.option(
-    "--out-of-tree",
-    "kind",
-    flag_value=Kind.OUT_OF_TREE.value,
-    type=str,
-    help="Build beside the kernel tree.",
-)
-@click.option(
-    "--in-tree",
-    "kind",
-    flag_value=Kind.IN_TREE.value,
-    type=str,
-    help="Build as a part of the kernel tree.",
-)
-@click.option(
-    "--driver",
-    type=click.Choice([driver.value for driver in Driver]),
-    help="Which of our drivers [default: the profile's].",
-)
+@kind_options
+@driver_option
 @env_option
 @profile_option
 @jobs_option

@@ -11,7 +11,7 @@ from click.shell_completion import CompletionItem
 from rbuild import environment, profile
 from rbuild.cli import App
 from rbuild.kernel import Kdir, prepare
-from rbuild.profile import Profile
+from rbuild.profile import Driver, Kind, Profile
 from rbuild.provision import make_ready, runtime_for
 from rbuild.session import Session
 from rbuild.source import obtain
@@ -58,6 +58,11 @@ profile_option = click.option(
     metavar="P",
     help="The profile: a name, or a YAML file's path.",
 )
+driver_option = click.option(
+    "--driver",
+    type=click.Choice([driver.value for driver in Driver]),
+    help="Which of our drivers [default: the profile's].",
+)
 runtime_option = click.option(
     "--runtime",
     type=click.Choice(["bwrap"]),
@@ -73,6 +78,18 @@ jobs_option = click.option(
     metavar="N",
     help="How many commands make runs at once [default: one a processor].",
 )
+
+
+def kind_options(function: Function) -> Function:
+    """Add --out-of-tree and --in-tree, as the parameter ``kind``."""
+    for kind, text in (
+        (Kind.IN_TREE, "Build as a part of the kernel tree."),
+        (Kind.OUT_OF_TREE, "Build beside the kernel tree."),
+    ):
+        function = click.option(
+            f"--{kind.value}", "kind", flag_value=kind.value, type=str, help=text
+        )(function)
+    return function
 
 
 def session(app: App, command: str, runtime: str, jobs: int | None) -> Session:

@@ -147,11 +147,12 @@ def fakes(tmp_path_factory: pytest.TempPathFactory) -> Path:
         fake = folder / path.name
         text = path.read_text()
         if text.startswith("#!/usr/bin/env python3"):
-            (folder / f"fake_{path.name}.py").write_text(text)
+            module = f"fake_{path.name}".replace("-", "_")
+            (folder / f"{module}.py").write_text(text)
             text = (
                 f"#!{Path(sys.executable).resolve()} -IS\nimport sys\n"
                 f"sys.path.insert(0, {str(folder)!r})\n"
-                f"import fake_{path.name}\nsys.exit(fake_{path.name}.main())\n"
+                f"import {module}\nsys.exit({module}.main())\n"
             )
         fake.write_text(text)
         fake.chmod(0o755)

@@ -33,7 +33,7 @@ GOOD = "name: x\nsource: {debian: linux-source-6.12}\n"
             4,
             "config.fragmnts: unknown field. Did you mean 'fragments'?",
         ),
-        (GOOD + "driver: perl\n", 3, "driver: Input should be 'rust' or 'c' (got 'perl')"),
+        (GOOD + "driver: perl\n", 3, "driver: Input should be 'rust', 'c' or 'glue' (got 'perl')"),
         (GOOD + "architecture: riscv\n", 3, "architecture:"),
         (GOOD + "config:\n  options:\n    CONFIG_SPI: y\n", 4, "without CONFIG_"),
         ("name: x\nsource:\n  - {debian: a, git: b, ref: c}\n", 3, "exactly one of"),

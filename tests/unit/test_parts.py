@@ -9,13 +9,14 @@ import sys
 import time
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rbuild import binfmt, process, source
-from rbuild.bench.measure import change_a_line
+from rbuild.bench.measure import change_a_line, main_source
 from rbuild.bench.plan import Mode, Scenario, modes, turns
 from rbuild.bench.stats import ratio, summarize
 from rbuild.console import Console, duration, size
@@ -23,7 +24,7 @@ from rbuild.doctor import exit_program
 from rbuild.elf import machine, module_info
 from rbuild.errors import BuildFailed, HostLacks, ProcessFailed
 from rbuild.kbuild import OBJECT, compiler_words, read_config, unmet, vermagic
-from rbuild.module import sync
+from rbuild.module import driver_source, sync
 from rbuild.process import run
 from rbuild.profile import Config, Driver, Kind
 from rbuild.rootfs import installed, same_version
@@ -221,6 +222,17 @@ def test_sync_writes_only_what_differs(tmp_path: Path) -> None:
     assert (two / "a.o").exists()
 
 
+@pytest.mark.parametrize(
+    ("driver", "name"),
+    [(Driver.C, "mfrc522_chip.c"), (Driver.RUST, "chip.rs"), (Driver.GLUE, "chip.rs")],
+)
+def test_a_change_is_made_where_the_chip_is(tmp_path: Path, driver: Driver, name: str) -> None:
+    sync(driver_source(driver), tmp_path)
+    assert not [path for path in tmp_path.iterdir() if path.is_symlink()]
+    place = SimpleNamespace(module=tmp_path, sources=tmp_path)
+    assert main_source(place).name == name
+
+
 def test_turns_are_interleaved() -> None:
     found = modes(["cross", "hybrid"], [Kind.OUT_OF_TREE], [Driver.C])
     order = list(turns(found, [Scenario.NOOP, Scenario.CLEAN], runs=2, warmup=1))
@@ -232,7 +244,7 @@ def test_turns_are_interleaved() -> None:
 
 def test_modes_are_every_combination() -> None:
     found = modes(["a", "b"], list(Kind), list(Driver))
-    assert len(set(found)) == 8
+    assert len(set(found)) == 2 * len(Kind) * len(Driver)
     assert found[0] == Mode("a", Kind.OUT_OF_TREE, Driver.RUST)
     assert found[1].environment == "b"
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from rbuild import cli, rootfs
+from rbuild.profile import IN_KERNEL, Kind
 
 from .conftest import Host
 
@@ -170,10 +171,13 @@ def test_in_tree_has_the_drivers_own_folder(host: Host) -> None:
         "Kbuild",
         "Kconfig",
         "c",
+        "glue",
         "rust",
     }
+    assert not [path for path in seen.rglob("*") if path.is_symlink()]
     config = (seen.parent / ".config").read_text()
     assert "CONFIG_MFRC522=m" in config
+    assert "CONFIG_MFRC522_GLUE=m" in config
     assert "CONFIG_MFRC522_RUST=m" in config
 
 
@@ -282,7 +286,7 @@ def test_bench_compares_modes(host: Host, tmp_path: Path, monkeypatch: pytest.Mo
     assert "cross out-of-tree rust" in found.out
     assert "1.00x" in found.out
     data = host("--json", "bench", "--env", "cross", "--runs", "2", "--profile", host.profile).json
-    assert len(data["results"]) == 4
+    assert len(data["results"]) == len(Kind) * len(IN_KERNEL)
     assert all(len(row["measurements"]) == 2 for row in data["results"])
     assert out.exists()
     assert not list(host.cache.glob("runs/*/bench"))

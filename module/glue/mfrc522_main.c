@@ -1,0 +1,1 @@
+../c/mfrc522_main.c

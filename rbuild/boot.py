@@ -1,0 +1,289 @@
+"""Boots: a built kernel started in QEMU, with modules and tests that the guest runs by itself.
+
+The guest's first process (``module/tests/init.sh``) prints TAP on the console and powers off, so
+that nothing has to be typed; here its console is read, and judged without trust: tests that fail
+or are missing, a splat in the kernel's log, a panic, a hang, or an end without a goodbye.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from rbuild import process, tap
+from rbuild.console import Step
+from rbuild.errors import GuestFailed, InfrastructureError, ProcessFailed, TimedOut
+from rbuild.guest import initramfs, must_boot, userland
+from rbuild.kernel import Kdir, Stage
+from rbuild.module import Built
+from rbuild.process import Limits, Usage
+from rbuild.session import Phase, Session
+from rbuild.store import sha256_file
+
+PROGRAM = "qemu-system-aarch64"
+
+SPLAT = re.compile(
+    r"BUG: |WARNING: |Kernel panic|Internal error: |Oops\b|Unable to handle kernel|"
+    r"KASAN: |KFENCE: |KCSAN: |UBSAN: |refcount_t: |unreferenced object|"
+    r"(circular|recursive) locking|inconsistent lock state|suspicious RCU usage|"
+    r"INFO: task .* blocked for more than|detected stalls|list_(add|del) corruption|"
+    r"ODEBUG: |DEBUG_LOCKS_WARN_ON|scheduling while atomic"
+)
+"""What a kernel's log says when something went wrong that no test may have noticed."""
+
+SPLATS_SHOWN = 5
+CONSOLE_SHOWN = 20
+"""How many of the console's last lines a failure shows."""
+
+
+class Suite(StrEnum):
+    """The groups of tests that ``module/tests/guest.sh`` has."""
+
+    FUNCTIONAL = "functional"
+    SOAK = "soak"
+    LOAD = "load"
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The machine that QEMU is: the one with fewest assumptions, and a Raspberry Pi 3's CPU."""
+
+    model: str = "virt"
+    cpu: str = "cortex-a53"
+    processors: int = 2
+    memory_mib: int = 512
+    console: str = "ttyAMA0"
+
+
+@dataclass(frozen=True)
+class Booted:
+    """What a guest did, passed or not.
+
+    ``up_s`` is the guest's own time from its kernel's start to its first process, ``usage`` what
+    QEMU used from its start to its end.
+    """
+
+    report: tap.Report
+    problems: tuple[str, ...]
+    up_s: float | None
+    usage: Usage | None
+    console: Path
+    tap: Path
+    initramfs: Path
+
+    @property
+    def passed(self) -> bool:
+        """Whether all went well."""
+        return not self.problems
+
+    @property
+    def phase(self) -> Phase:
+        """The boot as a phase of the command."""
+        return Phase("boot", self.usage or Usage(0, 0, 0, 0))
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the outcome for --json."""
+        tests = self.report.tests
+        return {
+            "passed": self.passed,
+            "problems": list(self.problems),
+            "planned": self.report.planned,
+            "ok": sum(test.passed and test.skipped is None for test in tests),
+            "failed": len(self.report.failed),
+            "skipped": len(self.report.skipped),
+            "up_s": self.up_s,
+            "console": str(self.console),
+            "tap": str(self.tap),
+            "initramfs": {"path": str(self.initramfs), "sha256": sha256_file(self.initramfs)},
+            "tests": [
+                {
+                    "number": test.number,
+                    "group": test.group,
+                    "name": test.name,
+                    "ok": test.passed,
+                    "skipped": test.skipped,
+                    "diagnostics": list(test.diagnostics),
+                }
+                for test in tests
+            ],
+        }
+
+
+def boot(
+    kdir: Kdir,
+    modules: Sequence[Built],
+    driver: str,
+    tests: Sequence[str],
+    limits: Limits,
+    session: Session,
+    machine: Machine | None = None,
+) -> Booted:
+    """Boot the kernel of a built KDIR, and run ``tests`` (or suites) on the module ``driver``.
+
+    ``modules`` are what the guest has besides.  A guest that fails is a result, not an error.
+    Raises UsageError for a kernel that can't run the tests, HostLacks where QEMU isn't there,
+    InfrastructureError where busybox can't be had or QEMU doesn't start.
+    """
+    assert kdir.stage is Stage.BUILT
+    must_boot(kdir)
+    needed = needed_modules(modules, kdir)
+    archive = initramfs(userland(kdir.ready, session.store), modules, needed, kdir, session)
+    argv = command_line(kdir, archive, [driver, *tests], machine or Machine())
+    console = session.run_folder / "console.log"
+    listener = Listener()
+    usage = None
+    title = f"Testing {driver} on {kdir.release} in QEMU"
+    with session.console.step(title) as step, console.open("w", encoding="utf-8") as log:
+
+        def hear(line: str) -> None:
+            session.console.verbose(line)
+            listener.hear(line, step)
+
+        try:
+            usage = process.run(argv, on_line=hear, log=log, limits=limits).usage
+        except TimedOut as error:
+            listener.problems.append(_hung(error))
+        except ProcessFailed as error:
+            if listener.up_s is None:
+                raise InfrastructureError(
+                    f"{PROGRAM} ended with status {error.returncode} before the guest was up.",
+                    detail="\n".join(error.tail[-CONSOLE_SHOWN:]),
+                ) from error
+            listener.problems.append(f"{PROGRAM} ended with status {error.returncode}")
+        report = listener.tap.report()
+        problems = (*listener.verdict(), *_failed(report))
+        step.failed = bool(problems)
+    written = session.run_folder / "boot.tap"
+    written.write_text(tap.write(report))
+    return Booted(report, problems, listener.up_s, usage, console, written, archive)
+
+
+def must_pass(booted: Booted, data: Mapping[str, Any]) -> None:
+    """Raise GuestFailed, with the console's last lines and ``data``, unless all went well."""
+    if booted.passed:
+        return
+    lines = booted.console.read_text(encoding="utf-8").splitlines()
+    shown = [f"    {line}" for line in lines[-CONSOLE_SHOWN:]]
+    raise GuestFailed(
+        f"The guest failed: {booted.problems[0]}.",
+        detail="\n".join([*_details(booted), "", "The console's last lines:", *shown]),
+        log=booted.console,
+        result=data,
+    )
+
+
+def _details(booted: Booted) -> list[str]:
+    lines = []
+    for test in booted.report.failed[:CONSOLE_SHOWN]:
+        lines.append(f"not ok {test.number} - {test}")
+        lines += [f"    {line}" for line in test.diagnostics[:8]]
+    return [*lines, *booted.problems]
+
+
+def command_line(
+    kdir: Kdir, archive: Path, arguments: Sequence[str], machine: Machine
+) -> list[str]:
+    """Return QEMU's command line: no network, no disk, the console on stdout, QEMU confined."""
+    words = f"console={machine.console} rdinit=/init.sh oops=panic panic=-1 log_buf_len=4M"
+    return process.dies_with_parent(
+        [
+            PROGRAM,
+            *("-machine", machine.model),
+            *("-cpu", machine.cpu),
+            *("-smp", str(machine.processors)),
+            *("-m", str(machine.memory_mib)),
+            *("-nic", "none"),
+            *("-display", "none"),
+            *("-monitor", "none"),
+            *("-serial", "stdio"),
+            "-no-reboot",
+            *("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny"),
+            *("-kernel", str(kdir.path / "arch/arm64/boot/Image")),
+            *("-initrd", str(archive)),
+            *("-append", f"{words} -- {' '.join(arguments)}"),
+        ]
+    )
+
+
+def needed_modules(modules: Sequence[Built], kdir: Kdir) -> list[Path]:
+    """Return the kernel's own modules that ``modules`` depend on, each after what it needs."""
+    own = {
+        Path(one["path"]).stem.replace("-", "_"): kdir.path / one["path"]
+        for one in kdir.artefacts
+        if one["path"].endswith(".ko")
+    }
+    found: list[Path] = []
+
+    def add(depends: str) -> None:
+        for name in filter(None, depends.split(",")):
+            path = own.get(name.replace("-", "_"))
+            if path is not None and path not in found:
+                add(module_info(path).field("depends"))
+                found.append(path)
+
+    from rbuild.elf import module_info  # noqa: PLC0415 - most modules depend on none
+
+    for one in modules:
+        add(one.depends)
+    return found
+
+
+@dataclass
+class Listener:
+    """Makes sense of a guest's console, line by line."""
+
+    tap: tap.Reader = field(default_factory=tap.Reader)
+    up_s: float | None = None
+    status: int | None = None
+    log_ended: bool = False
+    splats: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    def hear(self, line: str, step: Step | None = None) -> None:
+        """Take one line."""
+        test = self.tap.take(line)
+        if test is not None and step is not None:
+            step.update(str(test), done=test.number)
+        if found := re.fullmatch(r"rbuild: up after ([0-9.]+) s", line):
+            self.up_s = float(found[1])
+        elif found := re.fullmatch(r"rbuild: tests ended with (\d+)", line):
+            self.status = int(found[1])
+        elif line == "rbuild: log ends":
+            self.log_ended = True
+        # A test's own words may name what it looks for.
+        elif SPLAT.search(line) and not line.startswith(("#", "ok ", "not ok ")):
+            self.splats.append(re.sub(r"^\[ *[0-9.]+\] ", "", line))
+
+    def verdict(self) -> list[str]:
+        """Return what is wrong with the guest as a whole, the likeliest cause first."""
+        splats = list(dict.fromkeys(self.splats))[:SPLATS_SHOWN]
+        found = [f"the kernel said `{splat}`" for splat in splats] + self.problems
+        if self.up_s is None:
+            found.append("it didn't come as far as its first process")
+        elif self.status is None:
+            found.append("it ended amid the tests")
+        elif not self.log_ended:
+            found.append("it ended before all of its log was seen")
+        if self.up_s is not None:
+            found += self.tap.report().problems()
+        if self.status not in {None, 0} and not self.tap.report().failed:
+            found.append(f"the test script ended with status {self.status}")
+        return found
+
+
+def _failed(report: tap.Report) -> list[str]:
+    failed = report.failed
+    if not failed:
+        return []
+    count = "one test" if len(failed) == 1 else f"{len(failed)} tests"
+    return [f"{count} of {len(report.tests)} failed, the first: {failed[0]}"]
+
+
+def _hung(error: TimedOut) -> str:
+    if error.silent:
+        return f"it wrote nothing for {error.seconds:g} s and was ended"
+    return f"it was not done after {error.seconds:g} s and was ended"

@@ -1,0 +1,158 @@
+"""``rbuild boot``: boot the built kernel in QEMU, and test the module there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from rbuild import module, profile
+from rbuild.boot import Booted, Suite, boot, must_pass
+from rbuild.cli import App
+from rbuild.cli.options import (
+    driver_option,
+    env_option,
+    jobs_option,
+    kdir_for,
+    kind_options,
+    profile_option,
+    runtime_option,
+    session,
+    summary,
+)
+from rbuild.console import duration
+from rbuild.errors import UsageError
+from rbuild.kernel import Kdir, build
+from rbuild.module import Built
+from rbuild.process import Limits
+from rbuild.profile import Driver, Kind
+
+SILENCE_S = 120.0
+TOTAL_S = 900.0
+
+EPILOG = """\b
+Examples:
+  rbuild boot                                  the Rust driver, all its tests
+  rbuild boot --driver c --profile slim-debug
+  rbuild boot --test dead_bus --test two_readers
+  rbuild boot ~/src/my-driver                  load and unload any module
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.argument("path", required=False, type=click.Path(path_type=Path))
+@kind_options
+@driver_option
+@env_option
+@profile_option
+@click.option(
+    "--suite",
+    "suites",
+    multiple=True,
+    type=click.Choice([suite.value for suite in Suite]),
+    help="Which tests; may be repeated [default: functional and soak, with PATH load].",
+)
+@click.option(
+    "--test",
+    "tests",
+    multiple=True,
+    metavar="NAME",
+    help="A single group of tests; may be repeated.",
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=1),
+    default=TOTAL_S,
+    show_default=True,
+    metavar="S",
+    help="Seconds after which the guest is given up.",
+)
+@click.option(
+    "--tap",
+    "tap_file",
+    type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
+    metavar="F",
+    help="Write the outcome as TAP; - is stdout.",
+)
+@jobs_option
+@runtime_option
+@click.pass_obj
+def command(
+    app: App,
+    path: Path | None,
+    kind: str | None,
+    driver: str | None,
+    env: str,
+    profile_name: str,
+    suites: tuple[str, ...],
+    tests: tuple[str, ...],
+    timeout: float,
+    tap_file: Path | None,
+    jobs: int | None,
+    runtime: str,
+) -> None:
+    """Boot the kernel in QEMU, and test our driver on a simulated MFRC522.
+
+    Builds what is missing: the kernel, the driver, the simulated device. With PATH, the module
+    built from that folder is tested instead. A test that fails, a panic, a splat in the kernel's
+    log, or a guest that hangs is a failure; -v shows the guest's console.
+    """
+    if path is not None and (driver is not None or kind == Kind.IN_TREE):
+        raise click.UsageError("PATH is built out-of-tree, and goes without --driver.")
+    if tap_file == Path("-") and app.console.json:
+        raise click.UsageError("--tap - and --json both write on stdout; choose one.")
+    if tap_file is not None and not tap_file.parent.is_dir():
+        raise click.UsageError(f"--tap: {tap_file.parent} is not a folder.")
+    for name in tests:
+        if not name.replace("_", "").isalnum():
+            raise click.UsageError(f"--test: {name!r} is no name of a test.")
+    made = session(app, "boot", runtime, jobs)
+    found = profile.load(profile_name)
+    wanted, how = Driver(driver or found.driver), Kind(kind or found.kind)
+    chosen = [*suites, *tests] or ([Suite.LOAD] if path else [Suite.FUNCTIONAL, Suite.SOAK])
+
+    kdir = build(kdir_for(found, env, made), made)
+    simulator = module.build_out_of_tree(kdir, module.simulator_source(), made)
+    if path is not None:
+        how = Kind.OUT_OF_TREE
+        result = module.build_out_of_tree(kdir, path, made)
+    elif how is Kind.IN_TREE:
+        result = module.build_in_tree(kdir, wanted, made)
+    else:
+        result = module.build_out_of_tree(kdir, module.driver_source(wanted), made)
+    tested = _only(result.modules)
+    limits = Limits(timeout, SILENCE_S)
+    guest = boot(kdir, [tested, *simulator.modules], tested.path.stem, chosen, limits, made)
+
+    if tap_file is not None and tap_file != Path("-"):
+        tap_file.write_text(guest.tap.read_text())
+    text = guest.tap.read_text() if tap_file == Path("-") else _lines(kdir, guest, tested)
+    data = summary("boot", kdir, made)
+    data["kind"] = how
+    data["driver"] = None if path is not None else wanted
+    data["artefacts"] = [one.as_json() for one in (tested, *simulator.modules)]
+    data["phases"] += [result.phase.as_json(), guest.phase.as_json()]
+    data["boot"] = guest.as_json()
+    if tap_file == Path("-") and not guest.passed:
+        app.console.result(text)
+    must_pass(guest, data)
+    app.console.result(text, data)
+
+
+def _only(modules: Sequence[Built]) -> Built:
+    if len(modules) != 1:
+        names = ", ".join(one.path.name for one in modules)
+        raise UsageError(f"One module is tested at a time; the folder makes {names}.")
+    return modules[0]
+
+
+def _lines(kdir: Kdir, guest: Booted, tested: Built) -> str:
+    report = guest.report
+    skipped = f", {len(report.skipped)} skipped" if report.skipped else ""
+    took = "" if guest.usage is None else f" in {duration(guest.usage.wall_s)}"
+    return (
+        f"{tested.path.name} on Linux {kdir.release} ({kdir.ready.environment.name}): "
+        f"{len(report.tests)} tests passed{skipped}{took}\n"
+        f"  up after {guest.up_s or 0:.2f} s; console: {guest.console}"
+    )

@@ -1,0 +1,137 @@
+"""The guest's userland: an initramfs of busybox, modules and the test scripts, the same each time.
+
+It is packed by gen_init_cpio, the kernel's own program for that, which needs no root to put
+device nodes in it (Documentation/filesystems/ramfs-rootfs-initramfs.rst).
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rbuild import apt, data
+from rbuild.errors import InfrastructureError, ProcessFailed, UsageError
+from rbuild.kbuild import Kbuild
+from rbuild.kernel import Kdir
+from rbuild.module import Built
+from rbuild.provision import Ready
+from rbuild.sandbox import KDIR, MODULE, Bind, Job
+from rbuild.session import Session
+from rbuild.store import Room, Store, digest, remove_tree
+
+PACKAGE = "busybox-static"
+ARCHITECTURE = "arm64"
+
+NEEDED = (
+    "BINFMT_ELF",
+    "BINFMT_SCRIPT",
+    "BLK_DEV_INITRD",
+    "DEVTMPFS",
+    "MODULES",
+    "MODULE_UNLOAD",
+    "PRINTK",
+    "PROC_FS",
+    "SERIAL_AMBA_PL011_CONSOLE",
+    "SYSFS",
+)
+"""What a kernel must have to run the tests: an initramfs, a console, a shell, modules."""
+
+SCRIPTS = ("init.sh", "guest.sh")
+
+PACK = 'exec "$1" -t "$SOURCE_DATE_EPOCH" list >initramfs.cpio'
+
+
+@dataclass(frozen=True)
+class Userland:
+    """The program that is the guest's whole userland, and its Debian version."""
+
+    busybox: Path
+    version: str
+
+
+def must_boot(kdir: Kdir) -> None:
+    """Raise UsageError if the configuration lacks what a guest needs."""
+    lacking = [option for option in NEEDED if kdir.config.get(option) != "y"]
+    if lacking:
+        names = ", ".join(f"CONFIG_{option}" for option in lacking)
+        raise UsageError(
+            f"A kernel of the profile {kdir.profile.name} can't run the tests: {names} not set.",
+            hint=f"Set them to y in {kdir.profile.path}.",
+        )
+
+
+def userland(ready: Ready, store: Store) -> Userland:
+    """Return the arm64 busybox of the environment's suite; download it if it isn't there.
+
+    Raises InfrastructureError where no mirror answers.
+    """
+    suite = ready.environment.base.definition.suite
+    key = digest({"package": PACKAGE, "suite": suite, "architecture": ARCHITECTURE})
+    entry = store.entry(Room.GUESTS, f"{PACKAGE}-{suite}-{ARCHITECTURE}", key)
+    if entry.metadata is None:
+        with store.lock(entry):
+            if entry.metadata is None:
+                partial = store.partial(entry)
+                version = _fetch(partial, ready, store)
+                store.publish(entry, partial, {"version": version})
+    return Userland(entry.path / "busybox", str((entry.metadata or {}).get("version")))
+
+
+def _fetch(folder: Path, ready: Ready, store: Store) -> str:
+    """Put busybox into ``folder``; return its version."""
+    work = folder / "download"
+    work.mkdir()
+    with store.console.step(f"Fetching {PACKAGE} for {ARCHITECTURE}") as step:
+        tell = store.console.teller(step)
+        apt.download(PACKAGE, work, ready, tell, architecture=ARCHITECTURE)
+        script = "dpkg-deb -x ./*.deb . && dpkg-deb -f ./*.deb Version"
+        job = Job(["sh", "-c", script], [Bind(work, MODULE, writable=True)], MODULE)
+        try:
+            version = ready.runtime.run(ready.sandbox, job).text.strip()
+        except ProcessFailed as error:
+            raise InfrastructureError(
+                f"{PACKAGE} can't be unpacked.", detail=error.detail
+            ) from error
+    found = next(path for path in (work / "bin/busybox", work / "usr/bin/busybox") if path.exists())
+    found.rename(folder / "busybox")
+    remove_tree(work)
+    return version
+
+
+def initramfs(
+    programs: Userland,
+    modules: Sequence[Built],
+    dependencies: Sequence[Path],
+    kdir: Kdir,
+    session: Session,
+) -> Path:
+    """Pack the guest's root; return the archive (cpio, newc) in the run's folder.
+
+    ``dependencies`` are the kernel's own modules that ``modules`` need, in the order of loading.
+    """
+    folder = session.run_folder / "initramfs"
+    folder.mkdir()
+    files = {"bin/busybox": programs.busybox}
+    files |= {script: data.folder("module") / "tests" / script for script in SCRIPTS}
+    files |= {f"modules/{one.path.name}": one.path for one in modules}
+    for number, path in enumerate(dependencies):
+        files[f"modules/needed/{number:03d}-{path.name}"] = path
+    lines = [f"dir /{name} 0755 0 0" for name in ("dev", "proc", "sys", "tmp")]
+    lines += ["nod /dev/console 0600 0 0 c 5 1", "slink /bin/sh busybox 0777 0 0"]
+    for name in sorted({str(parent) for path in files for parent in Path(path).parents} - {"."}):
+        lines.append(f"dir /{name} 0755 0 0")
+    for name, path in files.items():
+        staged = folder / name.replace("/", "-")
+        shutil.copyfile(path, staged)
+        lines.append(f"file /{name} {MODULE}/{staged.name} 0755 0 0")
+    (folder / "list").write_text("".join(f"{line}\n" for line in lines))
+    argv = ["sh", "-c", f"cd {MODULE} && {PACK}", "pack", f"{KDIR}/usr/gen_init_cpio"]
+    Kbuild(session, kdir.ready, kdir.tree, kdir.path).run(
+        argv, "Packing the initramfs", module=folder
+    )
+    archive = session.run_folder / "initramfs.cpio"
+    (folder / "initramfs.cpio").rename(archive)
+    remove_tree(folder)
+    return archive
