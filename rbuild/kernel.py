@@ -274,7 +274,7 @@ def _configure(
     build.mkdir()
     base = _base_config(profile)
     if "\n" in base:
-        (build / "base.config").write_text(base)
+        (build / "base.config").write_text(base, encoding="utf-8")
         return _merge(profile, kbuild, fragments, Path("base.config"))
     made = kbuild.make(f"Configuring {_title(kbuild.tree, kbuild.ready)}: {base}", [base])
     return _add("configure", made.usage, _merge(profile, kbuild, fragments, Path(".config")))
@@ -288,7 +288,7 @@ def _merge(profile: Profile, kbuild: Kbuild, fragments: list[tuple[str, str]], b
     names = []
     for number, (name, text) in enumerate(fragments):
         path = folder / f"{number:02d}-{name}"
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
         names.append(f"{KDIR}/fragments/{path.name}")
         asked |= read_config(text)
     script = f"{SRC}/scripts/kconfig/merge_config.sh"

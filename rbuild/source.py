@@ -286,13 +286,19 @@ def _download(url: str, file: Path, step: Step) -> str:
     return checksum.hexdigest()
 
 
+OF_A_REPOSITORY = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY")
+"""What git sets for its hooks: with it, git would work on the caller's repository."""
+
+
 def _fetch_git(url: str, ref: str, target: Path, tell: Callable[[str], None]) -> datetime:
     git = ["git", "-C", str(target)]
+    env = {name: value for name, value in os.environ.items() if name not in OF_A_REPOSITORY}
+    fetch = [*git, "fetch", "--depth=1", "--progress", "--", url, ref]
     try:
-        process.run([*git, "init", "--quiet"])
-        process.run([*git, "fetch", "--depth=1", "--progress", "--", url, ref], on_line=tell)
-        process.run([*git, "checkout", "--quiet", "--detach", "FETCH_HEAD"])
-        date = process.capture([*git, "log", "-1", "--format=%cI"])
+        process.run([*git, "init", "--quiet"], env=env)
+        process.run(fetch, on_line=tell, env=env)
+        process.run([*git, "checkout", "--quiet", "--detach", "FETCH_HEAD"], env=env)
+        date = process.capture([*git, "log", "-1", "--format=%cI"], env=env)
     except ProcessFailed as error:
         raise InfrastructureError(
             f"{ref} of {url} can't be fetched.", detail="\n".join(error.tail[-5:])

@@ -189,11 +189,15 @@ def _from_os(error: OSError) -> InfrastructureError:
 
 @contextmanager
 def _signals() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP end a run as Ctrl-C does: children ended, nothing half done."""
+    """Let SIGTERM and SIGHUP end a run as Ctrl-C does: children ended, nothing half done.
+
+    One that is ignored, as nohup(1) makes SIGHUP, stays so.
+    """
 
     def interrupt(*_: Any) -> None:  # noqa: ANN401
         raise KeyboardInterrupt
 
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, interrupt)
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, interrupt)
     yield

@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -65,6 +66,15 @@ def test_json_of_an_interrupt_is_one_object(bare: Host, monkeypatch) -> None:
 
     monkeypatch.setattr(cli.main, "invoke", interrupt)
     assert bare("--json", "status", code=130).json["exit_code"] == 130
+
+
+def test_a_run_that_is_to_outlive_its_terminal_does(bare: Host) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        bare("status")
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rbuild import binfmt, source
+from rbuild import binfmt, process, source
 from rbuild.bench.measure import change_a_line, main_source
 from rbuild.bench.plan import Mode, Scenario, modes, turns
 from rbuild.bench.stats import ratio, summarize
@@ -289,6 +291,39 @@ def test_a_failed_process_keeps_its_words() -> None:
         run(["sh", "-c", "echo why; exit 3"])
     assert caught.value.returncode == 3
     assert caught.value.tail == ("why",)
+
+
+STUBBORN = "trap '' TERM; echo $$; exec sleep 60"
+
+
+def test_an_interrupt_ends_those_too_that_would_not_end(monkeypatch) -> None:
+    """The shell ends at SIGTERM, the sleep that it started ignores it."""
+    monkeypatch.setattr(process, "GRACE_S", 0.5)
+    left = []
+
+    def interrupt(line: str) -> None:
+        left.append(int(line))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(["sh", "-c", f"sh -c {shlex.quote(STUBBORN)} & wait"], on_line=interrupt)
+    for _ in range(100):
+        path = Path(f"/proc/{left[0]}/stat")
+        if not path.exists() or path.read_text().split()[2] == "Z":
+            return
+        time.sleep(0.02)
+    pytest.fail("it still runs")
+
+
+def test_both_ends_of_a_pipe_are_heard() -> None:
+    lines: list[str] = []
+    process.pipe(["sh", "-c", "echo one >&2; echo x"], ["cat"], lines.append)
+    assert lines == ["one"]
+    with pytest.raises(ProcessFailed) as caught:
+        process.pipe(["yes"], ["sh", "-c", "echo No space left on device >&2; exit 2"], print)
+    assert "No space left on device" in caught.value.detail
+    with pytest.raises(HostLacks, match="no-such-program"):
+        process.pipe(["sleep", "60"], ["no-such-program"], print)
 
 
 def test_a_missing_program() -> None:

@@ -144,14 +144,17 @@ def test_a_directory_is_copied_without_what_was_built_and_without_git(host: Host
     assert trees(host) == [copy]
 
 
-def test_the_date_of_a_git_source_is_its_commits(host: Host) -> None:
+def test_the_date_of_a_git_source_is_its_commits(host: Host, monkeypatch) -> None:
     who = ["-c", "user.name=x", "-c", "user.email=x@example.org"]
     env = {**os.environ, "GIT_COMMITTER_DATE": "2024-05-06T07:08:09+02:00"}
     for words in (["init", "-b", "trunk"], ["add", "-f", "."], ["commit", "-m", "one"]):
         subprocess.run(
             ["git", "-C", str(host.tree), *who, *words], check=True, capture_output=True, env=env
         )
+    # As in a git hook: the repository that it names is none of rbuild's business.
+    monkeypatch.setenv("GIT_DIR", str(host.folder / "repository"))
     module(host, profile(host, f"git: 'file://{host.tree}', ref: trunk"))
+    assert not (host.folder / "repository").exists()
     (metadata,) = host.cache.glob("trees/*/metadata.json")
     assert json.loads(metadata.read_text())["date"] == "2024-05-06T05:08:09+00:00"
     assert host.calls("KBUILD_BUILD_TIMESTAMP=Mon May 06 05:08:09 UTC 2024") > 0
