@@ -15,13 +15,19 @@ shell runs rbuild to see whether it is there, needn't wait for it.
 
 def main() -> None:
     """Run the command line; never returns."""
-    if sys.argv[1:] in (["--help"], ["-h"], []):
-        with open(HELP, encoding="utf-8") as file:  # noqa: PTH123
-            sys.stdout.write(file.read())
-        sys.exit(0)
+    arguments = sys.argv[1:]
+    if arguments in (["--help"], ["-h"], []):
+        try:
+            with open(HELP, encoding="utf-8") as file:  # noqa: PTH123
+                sys.stdout.write(file.read())
+            sys.stdout.flush()
+            sys.exit(0)
+        except OSError:
+            # Nobody reads, or the disk is full: the command line knows what to say of that.
+            arguments = ["--help"]
     from rbuild.cli import run  # noqa: PLC0415 - see HELP
 
-    sys.exit(run(sys.argv[1:]))
+    sys.exit(run(arguments))
 
 
 if __name__ == "__main__":

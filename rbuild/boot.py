@@ -16,8 +16,9 @@ from typing import Any
 
 from rbuild import process, tap
 from rbuild.console import Step
+from rbuild.elf import module_info
 from rbuild.errors import GuestFailed, InfrastructureError, ProcessFailed, TimedOut
-from rbuild.guest import initramfs, must_boot, userland
+from rbuild.guest import initramfs, userland
 from rbuild.kernel import Kdir, Stage
 from rbuild.module import Built
 from rbuild.process import Limits, Usage
@@ -124,12 +125,11 @@ def boot(
 ) -> Booted:
     """Boot the kernel of a built KDIR, and run ``tests`` (or suites) on the module ``driver``.
 
-    ``modules`` are what the guest has besides.  A guest that fails is a result, not an error.
-    Raises UsageError for a kernel that can't run the tests, HostLacks where QEMU isn't there,
-    InfrastructureError where busybox can't be had or QEMU doesn't start.
+    ``modules`` are what the guest has besides.  The kernel must have what ``guest.must_boot``
+    asks for.  A guest that fails is a result, not an error.  Raises HostLacks where QEMU isn't
+    there, InfrastructureError where busybox can't be had or QEMU doesn't start.
     """
     assert kdir.stage is Stage.BUILT
-    must_boot(kdir)
     needed = needed_modules(modules, kdir)
     archive = initramfs(userland(kdir.ready, session.store), modules, needed, kdir, session)
     argv = command_line(kdir, archive, [driver, *tests], machine or Machine())
@@ -224,8 +224,6 @@ def needed_modules(modules: Sequence[Built], kdir: Kdir) -> list[Path]:
             if path is not None and path not in found:
                 add(module_info(path).field("depends"))
                 found.append(path)
-
-    from rbuild.elf import module_info  # noqa: PLC0415 - most modules depend on none
 
     for one in modules:
         add(one.depends)

@@ -39,6 +39,13 @@ def size(count: float) -> str:
     raise AssertionError("unreachable")
 
 
+def abandon(descriptor: int) -> None:
+    """Let whatever is still written to a pipe that nobody reads any more vanish silently."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, descriptor)
+    os.close(nowhere)
+
+
 @dataclass
 class Step:
     """A long piece of work under way: what, how far (``done`` of ``total``), and what just now.
@@ -98,35 +105,32 @@ class Console:
     def result(self, text: str, data: Mapping[str, Any] | Sequence[Any] | None = None) -> None:
         """Print a command's result: ``text`` for a person, ``data`` as JSON for a script."""
         if self.json:
-            self.out.write(json.dumps(data, indent=2, default=str) + "\n")
+            self._print(json.dumps(data, indent=2, default=str) + "\n")
         elif text:
-            self.out.write(text.rstrip("\n") + "\n")
+            self._print(text.rstrip("\n") + "\n")
         self.out.flush()
 
     def note(self, text: str) -> None:
         """Say something in passing, on stderr."""
         if self.verbosity >= 0:
-            self.err.write(text + "\n")
-            self.err.flush()
+            self._say(text)
 
     def verbose(self, text: str) -> None:
         """Show a line of a program's output if the user asked for it."""
         if self.verbosity > 0:
-            self.err.write(text + "\n")
+            self._say(text)
 
     def warn(self, text: str) -> None:
         """Warn, even when quiet."""
-        self.err.write(f"{self._paint('warning:', '33')} {text}\n")
-        self.err.flush()
+        self._say(f"{self._paint('warning:', '33')} {text}")
 
     def error(self, message: str, *, hint: str | None = None, detail: str = "") -> None:
         """Show an error: the failed program's own words, then ours, then the remedy."""
         if detail:
-            self.err.write(detail.rstrip("\n") + "\n\n")
-        self.err.write(f"{self._paint('error:', '1;31')} {message}\n")
+            self._say(detail.rstrip("\n") + "\n")
+        self._say(f"{self._paint('error:', '1;31')} {message}")
         if hint:
-            self.err.write(f"{self._paint('hint:', '36')} {hint}\n")
-        self.err.flush()
+            self._say(f"{self._paint('hint:', '36')} {hint}")
 
     @contextmanager
     def step(self, title: str, *, total: int | None = None) -> Iterator[Step]:
@@ -195,7 +199,24 @@ class Console:
             expand=True,
         )
 
+    def _print(self, text: str) -> None:
+        """Write to stdout; what it can't encode, such as an odd file name, as Python writes it."""
+        try:
+            self.out.write(text)
+        except UnicodeEncodeError as error:
+            text = text.encode(error.encoding, "backslashreplace").decode(error.encoding)
+            self.out.write(text)
+
+    def _say(self, text: str) -> None:
+        """Write a line to stderr; if nobody reads there any more, the work goes on without."""
+        try:
+            self.err.write(text + "\n")
+            self.err.flush()
+        except BrokenPipeError:
+            abandon(self.err.fileno())
+
     def _paint(self, text: str, code: str) -> str:
-        if not self.err.isatty() or os.environ.get("NO_COLOR"):
+        dumb = os.environ.get("TERM", "dumb") == "dumb"
+        if not self.err.isatty() or dumb or os.environ.get("NO_COLOR"):
             return text
         return f"\x1b[{code}m{text}\x1b[0m"

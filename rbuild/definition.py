@@ -32,8 +32,7 @@ def load(path: Path, model: type[Model]) -> Model:
         reason = getattr(error, "strerror", None) or str(error)
         raise UsageError(f"{path} can't be read: {reason}.") from error
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        data = yaml.safe_load(text)
+        node, data = parse(text)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = "" if mark is None else f":{mark.line + 1}:{mark.column + 1}"
@@ -47,6 +46,16 @@ def load(path: Path, model: type[Model]) -> Model:
     except ValidationError as error:
         faults = [_explain(fault, path, node, model) for fault in error.errors()]
         raise UsageError(faults[0], detail="\n".join(faults[1:])) from error
+
+
+def parse(text: str) -> tuple[yaml.Node | None, Any]:
+    """Return a YAML text's nodes, which know their lines, and its data; raises as PyYAML does."""
+    loader = yaml.SafeLoader(text)
+    try:
+        node = loader.get_single_node()
+        return node, None if node is None else loader.construct_document(node)
+    finally:
+        loader.dispose()
 
 
 def nearest(word: str, known: list[str]) -> str:

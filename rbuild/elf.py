@@ -11,6 +11,18 @@ from elftools.elf.sections import SymbolTableSection
 
 from rbuild.errors import BuildFailed
 
+UNREADABLE = (
+    ELFError,
+    OSError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    TypeError,
+    ValueError,
+)
+"""What pyelftools raises on a damaged file: it trusts the figures that it finds there."""
+
 
 @dataclass(frozen=True)
 class ModuleInfo:
@@ -39,7 +51,7 @@ def machine(path: Path) -> str:
     try:
         with path.open("rb") as file:
             return str(ELFFile(file).get_machine_arch())
-    except (ELFError, OSError) as error:
+    except UNREADABLE as error:
         raise BuildFailed(f"{path} is not an ELF file: {error}.") from error
 
 
@@ -54,7 +66,7 @@ def module_info(path: Path) -> ModuleInfo:
             return ModuleInfo(
                 str(elf.get_machine_arch()), _modinfo(section.data()), _undefined(elf)
             )
-    except (ELFError, OSError) as error:
+    except UNREADABLE as error:
         raise BuildFailed(f"{path} can't be read as an ELF file: {error}.") from error
 
 

@@ -216,7 +216,7 @@ def _read(name: str) -> RootfsDefinition | HybridDefinition:
 def _is_hybrid(path: Path) -> bool:
     """Tell by its ``base`` field whether a definition is a hybrid's; faults are shown by load."""
     try:
-        content = yaml.safe_load(path.read_text())
-    except (OSError, ValueError, yaml.YAMLError):
+        _, content = definition.parse(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return False
     return isinstance(content, dict) and "base" in content

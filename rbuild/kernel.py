@@ -9,6 +9,7 @@ continued where it stopped.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -31,6 +32,10 @@ SPACE_NEEDED = 2 * 1024**3
 
 CONFIGURED = "configured.json"
 """Beside an unfinished KDIR's output: its configuration is finished, and what it took."""
+
+
+TARGET = re.compile(r"[A-Za-z0-9_-]*config")
+"""The name of a configuration target, such as defconfig; other names of a base are a file's."""
 
 
 class Stage(StrEnum):
@@ -178,7 +183,8 @@ def build(kdir: Kdir, session: Session) -> Kdir:
             ["Image", "modules", *trees],
             expected=_expected(session, kdir.profile, "kernel"),
         )
-        phases = (*kdir.phases, Phase("kernel", made.usage))
+        before = tuple(phase for phase in kdir.phases if phase.name != "kernel")
+        phases = (*before, Phase("kernel", made.usage))
         metadata = current.entry.metadata or {}
         store.update(
             kdir.entry,
@@ -218,16 +224,20 @@ def _entry(
 
 
 def _base_config(profile: Profile) -> str:
-    """Return a configuration target's name, or the text of the file that ``config.base`` names."""
+    """Return a configuration target's name, or the text of the file that ``config.base`` names.
+
+    A text ends with a newline, which no target's name has.
+    """
     base = profile.config.base
-    if base.endswith("config") and "/" not in base and not base.startswith("."):
+    if TARGET.fullmatch(base):
         return base
     path = profile.path.parent / base
     try:
-        return path.read_text()
-    except OSError as error:
+        return path.read_text(encoding="utf-8").rstrip("\n") + "\n"
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
         raise UsageError(
-            f"{profile.path}: config.base: {path} can't be read: {error.strerror}.",
+            f"{profile.path}: config.base: {path} can't be read: {reason}.",
             hint="It is a configuration target of the kernel's, such as defconfig, or a file.",
         ) from error
 
@@ -264,7 +274,7 @@ def _configure(
     build.mkdir()
     base = _base_config(profile)
     if "\n" in base:
-        (build / "base.config").write_text(base)
+        (build / "base.config").write_text(base, encoding="utf-8")
         return _merge(profile, kbuild, fragments, Path("base.config"))
     made = kbuild.make(f"Configuring {_title(kbuild.tree, kbuild.ready)}: {base}", [base])
     return _add("configure", made.usage, _merge(profile, kbuild, fragments, Path(".config")))
@@ -278,7 +288,7 @@ def _merge(profile: Profile, kbuild: Kbuild, fragments: list[tuple[str, str]], b
     names = []
     for number, (name, text) in enumerate(fragments):
         path = folder / f"{number:02d}-{name}"
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
         names.append(f"{KDIR}/fragments/{path.name}")
         asked |= read_config(text)
     script = f"{SRC}/scripts/kconfig/merge_config.sh"

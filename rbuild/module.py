@@ -7,6 +7,7 @@ the last one isn't started at all.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -22,6 +23,7 @@ from rbuild.kbuild import Kbuild, Made
 from rbuild.kernel import Kdir, Stage, prepare_in_tree
 from rbuild.process import Usage
 from rbuild.profile import Driver
+from rbuild.sandbox import MODULE
 from rbuild.session import Phase, Session
 from rbuild.source import IN_TREE_FOLDER, exported_symbols, exports_are_known
 from rbuild.store import digest, read_json, remove_tree, sha256_file, write_json
@@ -127,7 +129,7 @@ class Workplace:
     def products(self) -> tuple[Built, ...]:
         """Return the modules that make has built, each checked."""
         if self.module is not None:
-            found = sorted(self.outputs.rglob("*.ko"))
+            found = _listed(self.outputs)
         else:
             found = [
                 path for path in (self.kbuild.kdir / one for one in self.targets) if path.is_file()
@@ -281,6 +283,15 @@ def _available(kdir: Kdir) -> tuple[str, frozenset[str]]:
     return "source", exported_symbols(kdir.tree) | crates
 
 
+def _listed(outputs: Path) -> list[Path]:
+    """Return the modules that make has just built in a folder, not those of builds before it."""
+    order = outputs / "modules.order"
+    if not order.is_file():
+        return sorted(outputs.rglob("*.ko"))
+    names = (name.removeprefix(f"{MODULE}/") for name in order.read_text().split())
+    return sorted({(outputs / name).with_suffix(".ko") for name in names})
+
+
 def _symvers(path: Path) -> frozenset[str]:
     """Return the symbols of a Module.symvers (Documentation/kbuild/modules.rst, section 6)."""
     if not path.is_file():
@@ -302,20 +313,36 @@ def _must_be_module(source: Path) -> None:
 
 
 def _files(source: Path, only: tuple[str, ...] = ()) -> Iterator[Path]:
-    """Yield the input files below a folder, relative to it, in order."""
+    """Yield the input files below a folder, relative to it, in order.
+
+    Links are followed; what is neither a file nor a folder, such as an editor's lock that links
+    to nothing, is no input.
+    """
     count = 0
-    for folder, subfolders, names in os.walk(source, followlinks=False):
+    for folder, subfolders, names in os.walk(source, followlinks=True):
         here = Path(folder)
         top = here == source
         kept = sorted(n for n in subfolders if not PRODUCTS.fullmatch(n))
-        subfolders[:] = [n for n in kept if not top or not only or n in only]
+        kept = [n for n in kept if not top or not only or n in only]
+        subfolders[:] = [n for n in kept if not _leads_out(here / n)]
         for name in sorted(names):
             if PRODUCTS.fullmatch(name) or (top and only and name not in only):
+                continue
+            if not (here / name).is_file():
                 continue
             count += 1
             if count > SOURCES_MOST:
                 raise UsageError(f"{source} has more than {SOURCES_MOST} files: not a module's.")
             yield (here / name).relative_to(source)
+
+
+def _leads_out(folder: Path) -> bool:
+    """Tell whether a linked folder is one of those that led to it, or a kernel's."""
+    if not folder.is_symlink():
+        return False
+    if any((folder / name).exists() for name in ("init/Kconfig", "include/config")):
+        return True
+    return folder.resolve() in {parent.resolve() for parent in folder.parents}
 
 
 def sync(source: Path, target: Path, only: tuple[str, ...] = ()) -> None:
@@ -325,22 +352,43 @@ def sync(source: Path, target: Path, only: tuple[str, ...] = ()) -> None:
     has built from the old content is older.
     """
     target.mkdir(parents=True, exist_ok=True)
-    wanted = set(_files(source, only))
-    for path in wanted:
-        old, new = target / path, source / path
-        content = new.read_bytes()
-        if old.is_file() and old.read_bytes() == content:
-            continue
+    wanted = {str(path) for path in _files(source, only)}
+    listed = target / ".tmp_inputs"
+    known = set(_read_names(listed))
+    # What is gone goes first: a folder may now stand where a file was.
+    for name in known - wanted:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            (target / name).unlink()
+    # If this is interrupted, the next sync must know of all that may be there.
+    _write_names(listed, known | wanted)
+    for name in wanted:
+        _bring(source / name, target / name)
+    _write_names(listed, wanted)
+
+
+def _bring(new: Path, old: Path) -> None:
+    """Make a file's copy equal to it, unless it is."""
+    content, mode = new.read_bytes(), new.stat().st_mode & 0o755
+    if old.is_dir():
+        remove_tree(old)
+    if not old.is_file() or old.read_bytes() != content:
         old.parent.mkdir(parents=True, exist_ok=True)
         aside = old.with_name(f".{old.name}.tmp_rbuild")
         aside.write_bytes(content)
-        aside.chmod(new.stat().st_mode & 0o755)
         aside.replace(old)
-    listed = target / ".tmp_inputs"
-    if listed.exists():
-        for name in set(listed.read_text().splitlines()) - {str(path) for path in wanted}:
-            (target / name).unlink(missing_ok=True)
-    listed.write_text("".join(f"{path}\n" for path in sorted(wanted)))
+    if old.stat().st_mode & 0o755 != mode:
+        old.chmod(mode)
+
+
+def _read_names(path: Path) -> list[str]:
+    if not path.exists():
+        return []
+    return path.read_text(errors="surrogateescape").split("\n")[:-1]
+
+
+def _write_names(path: Path, names: set[str]) -> None:
+    lines = "".join(f"{name}\n" for name in sorted(names))
+    path.write_text(lines, errors="surrogateescape")
 
 
 def _inputs(kdir: Kdir, place: Workplace) -> dict[str, Any]:
@@ -351,11 +399,14 @@ def _inputs(kdir: Kdir, place: Workplace) -> dict[str, Any]:
         "created": (kdir.entry.metadata or {}).get("created"),
         # What symbols are checked against: more is known of a kernel once it is built.
         "checked": [place.kdir.entry.name, place.kdir.stage],
-        "files": {
-            str(path): hashlib.sha256((source / path).read_bytes()).hexdigest()
-            for path in _files(source, place.only)
-        },
+        "files": {str(path): _fingerprint(source / path) for path in _files(source, place.only)},
     }
+
+
+def _fingerprint(path: Path) -> str:
+    """Return what identifies an input: its content, and whether it can be run."""
+    content = hashlib.sha256(path.read_bytes()).hexdigest()
+    return f"{content} x" if path.stat().st_mode & 0o100 else content
 
 
 def _unchanged(work: Path, inputs: dict[str, Any]) -> Result | None:

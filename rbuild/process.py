@@ -128,39 +128,48 @@ def pipe(
     *,
     env: Mapping[str, str] | None = None,
 ) -> None:
-    """Run ``producer | consumer``; the producer's stderr goes to ``on_line``, line by line.
+    """Run ``producer | consumer``; the stderr of both goes to ``on_line``, line by line.
 
     Raises ProcessFailed for whichever failed, the producer first.
     """
     tail: deque[str] = deque(maxlen=TAIL_LINES)
-    first = _start(tuple(producer), env=env, stderr=subprocess.PIPE)
-    second: subprocess.Popen[bytes] | None = None
+    reader, writer = os.pipe()
+    children: list[subprocess.Popen[bytes]] = []
     try:
-        second = _start(tuple(consumer), stdin=first.stdout, stdout=subprocess.DEVNULL)
-        assert first.stdout is not None
-        assert first.stderr is not None
-        first.stdout.close()
-        for raw in first.stderr:
-            line = raw.decode("utf-8", "replace").rstrip("\r\n")
-            tail.append(line)
-            on_line(line)
-        first.wait()
-        second.wait()
+        with os.fdopen(reader, "rb") as words:
+            with os.fdopen(writer, "wb") as both:
+                first = _start(tuple(producer), env=env, stderr=both.fileno())
+                children.append(first)
+                assert first.stdout is not None
+                with first.stdout as between:
+                    children.append(
+                        _start(
+                            tuple(consumer),
+                            stdin=between,
+                            stdout=subprocess.DEVNULL,
+                            stderr=both.fileno(),
+                        )
+                    )
+            for raw in words:
+                line = raw.decode("utf-8", "replace").rstrip("\r\n")
+                tail.append(line)
+                on_line(line)
+        for child in children:
+            child.wait()
     except BaseException:
-        terminate(first)
-        if second is not None:
-            terminate(second)
+        for child in children:
+            terminate(child)
         raise
-    for child, words in ((first, producer), (second, consumer)):
+    for child, argv in zip(children, (producer, consumer), strict=True):
         if child.returncode != 0:
-            raise ProcessFailed(tuple(words), child.returncode, tuple(tail))
+            raise ProcessFailed(tuple(argv), child.returncode, tuple(tail))
 
 
 def terminate(child: subprocess.Popen[bytes]) -> None:
-    """End a process and its session: politely, then by force."""
+    """End a process and its session: politely, then by force, also whoever is left of it."""
+    if child.poll() is not None:
+        return
     for number in (signal.SIGTERM, signal.SIGKILL):
-        if child.poll() is not None:
-            break
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(child.pid, number)
         with contextlib.suppress(subprocess.TimeoutExpired):

@@ -24,6 +24,10 @@ class Driver(StrEnum):
     GLUE = "glue"
 
 
+IN_KERNEL = (Driver.RUST, Driver.C)
+"""The drivers as the kernel itself would have them: what is compared unless asked otherwise."""
+
+
 class Kind(StrEnum):
     """How a module is built: beside the kernel tree, or as a part of it."""
 

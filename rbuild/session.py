@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -54,6 +54,7 @@ class Session:
     store: Store
     runtime: Runtime
     jobs: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    _held: ExitStack = field(default_factory=ExitStack, init=False, repr=False)
 
     @property
     def console(self) -> Console:
@@ -63,7 +64,13 @@ class Session:
     @cached_property
     def run_folder(self) -> Path:
         """The folder for this run's log and result, made when first needed."""
-        return self.store.new_run(self.command)
+        folder = self.store.new_run(self.command)
+        self._held.enter_context(self.store.use(folder))
+        return folder
+
+    def close(self) -> None:
+        """Let this run's folder go: `rbuild clean` may remove it."""
+        self._held.close()
 
     @property
     def log_path(self) -> Path:
@@ -78,5 +85,5 @@ class Session:
     @contextmanager
     def log(self) -> Iterator[IO[str]]:
         """Open the log to add to it."""
-        with self.log_path.open("a", encoding="utf-8") as file:
+        with self.log_path.open("a", encoding="utf-8", errors="surrogateescape") as file:
             yield file

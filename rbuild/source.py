@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import os
 import re
 import shutil
+import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -70,11 +72,19 @@ def obtain(profile: Profile, ready: Ready, store: Store) -> Tree:
 
 def _pristine(profile: Profile, ready: Ready, store: Store) -> Tree:
     """Return the source as it was published."""
-    entries = [(source, _entry(profile, source, store)) for source in profile.source]
+    entries: list[tuple[Source, Entry]] = []
+    failures: list[tuple[Source, RbuildError]] = []
+    for source in profile.source:
+        try:
+            entries.append((source, _entry(profile, source, store)))
+        except UsageError as error:  # a folder that isn't there
+            failures.append((source, error))
     for _, entry in entries:
         if (found := _found(entry)) is not None:
             return found
-    failures: list[RbuildError] = []
+    if entries:
+        for source, failure in failures:
+            store.console.note(f"{source} can't be had: {failure.message}")
     for source, entry in entries:
         with store.lock(entry):
             if (found := _found(entry)) is not None:
@@ -82,10 +92,10 @@ def _pristine(profile: Profile, ready: Ready, store: Store) -> Tree:
             try:
                 return _fetched(profile, source, entry, ready, store)
             except InfrastructureError as error:
-                failures.append(error)
+                failures.append((source, error))
                 if len(entries) > 1:
                     store.console.note(f"{source} can't be had: {error.message}")
-    raise failures[-1]
+    raise failures[-1][1]
 
 
 def _entry(profile: Profile, source: Source, store: Store) -> Entry:
@@ -194,6 +204,8 @@ def _fetch(
         return _fetch_git(source.git, source.ref, target, store.console.teller(step))
     else:
         _copy_directory(_directory(profile, source), target, ready)
+    if not (target / "Makefile").is_file():
+        raise UsageError(f"{source} is not a kernel tree: it has no Makefile.")
     return datetime.fromtimestamp((target / "Makefile").stat().st_mtime, UTC)
 
 
@@ -244,6 +256,10 @@ def _fetch_tarball(url: str, sha256: str, target: Path, ready: Ready, step: Step
     shutil.rmtree(work)
 
 
+BROKEN = (TimeoutError, ConnectionError, ssl.SSLError)
+"""What a connection that breaks in the midst of an answer raises."""
+
+
 def _download(url: str, file: Path, step: Step) -> str:
     """Download ``url`` into ``file``; return the SHA-256 of what came."""
     checksum = hashlib.sha256()
@@ -251,25 +267,38 @@ def _download(url: str, file: Path, step: Step) -> str:
         raise UsageError(f"{url}: a tarball's URL begins with https://, http:// or file://.")
     try:
         with urllib.request.urlopen(url, timeout=60) as answer, file.open("wb") as out:  # noqa: S310
-            whole = int(answer.headers.get("Content-Length") or 0)
+            length = answer.headers.get("Content-Length", "")
+            whole = int(length) if length.isdigit() else 0
             done = 0
             while block := answer.read(1 << 20):
                 out.write(block)
                 checksum.update(block)
                 done += len(block)
                 step.update(f"{size(done)} of {size(whole)}", done=done >> 20, total=whole >> 20)
-    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+    except (http.client.InvalidURL, ValueError) as error:
+        raise UsageError(f"{url} is not a URL: {error}.") from error
+    except (urllib.error.URLError, http.client.HTTPException, *BROKEN) as error:
         raise InfrastructureError(f"{url} can't be downloaded: {error}.") from error
+    if done < whole:
+        raise InfrastructureError(
+            f"{url} can't be downloaded: it ended after {size(done)} of {size(whole)}."
+        )
     return checksum.hexdigest()
+
+
+OF_A_REPOSITORY = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY")
+"""What git sets for its hooks: with it, git would work on the caller's repository."""
 
 
 def _fetch_git(url: str, ref: str, target: Path, tell: Callable[[str], None]) -> datetime:
     git = ["git", "-C", str(target)]
+    env = {name: value for name, value in os.environ.items() if name not in OF_A_REPOSITORY}
+    fetch = [*git, "fetch", "--depth=1", "--progress", "--", url, ref]
     try:
-        process.run([*git, "init", "--quiet"])
-        process.run([*git, "fetch", "--depth=1", "--progress", "--", url, ref], on_line=tell)
-        process.run([*git, "checkout", "--quiet", "--detach", "FETCH_HEAD"])
-        date = process.capture([*git, "log", "-1", "--format=%cI"])
+        process.run([*git, "init", "--quiet"], env=env)
+        process.run(fetch, on_line=tell, env=env)
+        process.run([*git, "checkout", "--quiet", "--detach", "FETCH_HEAD"], env=env)
+        date = process.capture([*git, "log", "-1", "--format=%cI"], env=env)
     except ProcessFailed as error:
         raise InfrastructureError(
             f"{ref} of {url} can't be fetched.", detail="\n".join(error.tail[-5:])

@@ -8,13 +8,14 @@ die with their process.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -162,10 +163,43 @@ class Store:
     def new_run(self, command: str) -> Path:
         """Create and return the folder for the logs and results of one run."""
         self._make_room(Room.RUNS)
-        stamp = time.strftime("%Y%m%d-%H%M%S")
-        path = self.root / Room.RUNS / f"{stamp}-{command}-{os.getpid()}"
-        path.mkdir(exist_ok=True)
-        return path
+        name = f"{time.strftime('%Y%m%d-%H%M%S')}-{command}-{os.getpid()}"
+        path = self.root / Room.RUNS / name
+        # Within a second, a program that calls rbuild's functions may begin more than one run.
+        number = 1
+        while True:
+            try:
+                path.mkdir()
+            except FileExistsError:
+                number += 1
+                path = path.with_name(f"{name}-{number}")
+            else:
+                return path
+
+    @contextmanager
+    def use(self, run: Path) -> Iterator[None]:
+        """Keep a run's folder from being removed while the run is under way."""
+        held = os.open(run, os.O_RDONLY)
+        try:
+            with suppress(OSError):  # some network file systems lock no folders
+                fcntl.flock(held, fcntl.LOCK_SH)
+            yield
+        finally:
+            os.close(held)
+
+    def in_use(self, entry: Entry) -> bool:
+        """Tell, without waiting, whether a run whose folder this is is still under way."""
+        with suppress(FileNotFoundError):
+            folder = os.open(entry.path, os.O_RDONLY)
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+            except OSError:
+                return False
+            finally:
+                os.close(folder)
+        return False
 
     def _make_root(self) -> None:
         try:

@@ -724,6 +724,9 @@ test_failing_probe() {
 	try_probe_with miso 0 -1 ENODEV
 	try_probe_with miso 255 -1 ENODEV
 	try_probe_with fail_transfer 1 0 EIO
+	# The driver core negates what it gets, and so hides it from bind.
+	is "$(dmesg | grep 'failed with error [1-9]')" "" \
+		"no probe failed with a positive errno"
 	is "$(write_to "$path/bind" "$device")" "" "probing without faults"
 	exec 3<>/dev/mfrc522
 	works "the device works after failed probes"
@@ -860,30 +863,45 @@ forget_leaks() {
 
 # What kmemleak finds; it takes nothing for lost that is younger than 5 s.
 leaks() {
-	[ -e $kmemleak ] || return
 	sleep 6
 	echo scan >$kmemleak
 	echo scan >$kmemleak
 	cat $kmemleak
 }
 
-# Does something a hundred times, and looks whether memory is lost by that.
-# Other things take and give back memory meanwhile, some 60 KB of it; so if there
-# is less of it than before, it's done again: what is lost each time adds up.
+hundred_times() { # COMMAND; prints how many succeeded, and says on stderr how far it is
+	total=0
+	while [ $total -lt 100 ]; do
+		ten=$(times_done 10 "$1")
+		total=$((total + ten))
+		[ "$ten" -eq 10 ] || break
+		echo "# $total times" >&2
+	done
+	echo $total
+}
+
+# Does something a hundred times, and looks whether memory is lost by that: with
+# kmemleak where there is one, since it takes memory itself, as other checkers
+# do. Else the kernel's memory is looked at. Other things take and give back some
+# 60 KB of it meanwhile; so if there is less of it than before, it's done again:
+# what is lost each time adds up.
 often() { # COMMAND DESCRIPTION
 	times_done 10 "$1" >/dev/null
 	forget_leaks
 	before=$(kernel_bytes)
-	is "$(times_done 100 "$1")" 100 "$2 100 times"
+	is "$(hundred_times "$1")" 100 "$2 100 times"
+	if [ -e $kmemleak ]; then
+		is "$(leaks)" "" "$2 loses no memory"
+		return
+	fi
 	round=1
 	while lost=$(($(kernel_bytes) - before)) &&
 		[ $lost -ge $((round * 16384)) ] && [ $round -lt 5 ]; do
-		times_done 100 "$1" >/dev/null
+		hundred_times "$1" >/dev/null
 		round=$((round + 1))
 	done
 	echo "# $lost bytes more after $round hundred times"
 	succeeds "$2 loses no memory" test $lost -lt $((round * 16384))
-	is "$(leaks)" "" "kmemleak finds nothing lost by $2"
 }
 
 test_binding_often() {

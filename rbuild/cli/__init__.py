@@ -7,8 +7,8 @@ import errno
 import importlib
 import os
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from rbuild import __version__
-from rbuild.console import Console
+from rbuild.console import Console, abandon
 from rbuild.errors import INTERRUPTED, InfrastructureError, RbuildError
 from rbuild.store import Store
 
@@ -122,42 +122,59 @@ def run(arguments: list[str]) -> int:
     console = Console(json="--json" in arguments)
     try:
         with _signals():
-            result = main.main(arguments, prog_name="rbuild", standalone_mode=False)
-    except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
-        return error.exit_code
+            return _invoke(arguments)
     except click.ClickException as error:
         error.show()
-        return error.exit_code
+        return _answer(console, error.format_message(), error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        console.error("Interrupted. Nothing is half done; the next run goes on from here.")
-        return INTERRUPTED
+        words = "Interrupted. Nothing is half done; the next run goes on from here."
+        console.error(words)
+        return _answer(console, words, INTERRUPTED)
     except RbuildError as error:
         return _show(error, console)
     except BrokenPipeError:
         # Whoever read our output (head, less) has seen enough.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        abandon(1)
         return 0
     except OSError as error:
         return _show(_from_os(error), console)
+
+
+def _invoke(arguments: list[str]) -> int:
+    """Run the command, without what click's own ``main`` makes of a closed pipe."""
+    if "_RBUILD_COMPLETE" in os.environ:
+        main.main(arguments, prog_name="rbuild")  # answers the shell and ends
+    try:
+        with main.make_context("rbuild", list(arguments)) as context:
+            result = main.invoke(context)
+    except click.exceptions.Exit as end:
+        return end.exit_code
     return result if isinstance(result, int) else 0
 
 
 def _show(error: RbuildError, console: Console) -> int:
     log = "" if error.log is None else f" The full log: {error.log}"
     console.error(error.message + log, hint=error.hint, detail=error.detail)
+    return _answer(
+        console, error.message, error.exit_code, error.hint, error.log, result=error.result
+    )
+
+
+def _answer(
+    console: Console,
+    message: str,
+    code: int,
+    hint: str | None = None,
+    log: Path | None = None,
+    result: Mapping[str, Any] | None = None,
+) -> int:
+    """Give a script that asked for JSON an error as JSON; return the exit code."""
     if console.json:
-        console.result(
-            "",
-            {
-                **error.result,
-                "error": error.message,
-                "hint": error.hint,
-                "exit_code": error.exit_code,
-                "log": error.log,
-            },
-        )
-    return error.exit_code
+        data = {**(result or {}), "error": message, "hint": hint, "exit_code": code, "log": log}
+        # Where stdout itself is what failed, the exit code has to do.
+        with suppress(OSError):
+            console.result("", data)
+    return code
 
 
 def _from_os(error: OSError) -> InfrastructureError:
@@ -172,11 +189,15 @@ def _from_os(error: OSError) -> InfrastructureError:
 
 @contextmanager
 def _signals() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP end a run as Ctrl-C does: children ended, nothing half done."""
+    """Let SIGTERM and SIGHUP end a run as Ctrl-C does: children ended, nothing half done.
+
+    One that is ignored, as nohup(1) makes SIGHUP, stays so.
+    """
 
     def interrupt(*_: Any) -> None:  # noqa: ANN401
         raise KeyboardInterrupt
 
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, interrupt)
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, interrupt)
     yield

@@ -24,7 +24,7 @@ from rbuild.cli.options import (
 )
 from rbuild.console import duration
 from rbuild.kernel import Kdir
-from rbuild.profile import Driver, Kind
+from rbuild.profile import IN_KERNEL, Driver, Kind
 
 EPILOG = """\b
 Examples:
@@ -55,7 +55,7 @@ Examples:
     "drivers",
     multiple=True,
     type=click.Choice([driver.value for driver in Driver]),
-    help="A driver; may be repeated [default: all].",
+    help="A driver; may be repeated [default: rust, c].",
 )
 @click.option(
     "--scenario",
@@ -115,7 +115,7 @@ def command(
     chosen = modes(
         names,
         [Kind(kind) for kind in dict.fromkeys(kinds)] or list(Kind),
-        [Driver(driver) for driver in dict.fromkeys(drivers)] or list(Driver),
+        [Driver(driver) for driver in dict.fromkeys(drivers)] or list(IN_KERNEL),
     )
     plan = Plan(tuple(chosen), tuple(s for s in Scenario if s.value in scenarios), runs, warmup)
     if export_json is not None:

@@ -23,6 +23,7 @@ from rbuild.cli.options import (
 )
 from rbuild.console import duration
 from rbuild.errors import UsageError
+from rbuild.guest import must_boot
 from rbuild.kernel import Kdir, build
 from rbuild.module import Built
 from rbuild.process import Limits
@@ -112,7 +113,9 @@ def command(
     wanted, how = Driver(driver or found.driver), Kind(kind or found.kind)
     chosen = [*suites, *tests] or ([Suite.LOAD] if path else [Suite.FUNCTIONAL, Suite.SOAK])
 
-    kdir = build(kdir_for(found, env, made), made)
+    prepared = kdir_for(found, env, made)
+    must_boot(prepared)
+    kdir = build(prepared, made)
     simulator = module.build_out_of_tree(kdir, module.simulator_source(), made)
     if path is not None:
         how = Kind.OUT_OF_TREE

@@ -12,7 +12,7 @@ from rbuild.store import Entry, Room, Store, remove_tree, tree_size
 
 EPILOG = """\b
 Examples:
-  rbuild clean                              KDIRs and runs; environments and trees stay
+  rbuild clean                            KDIRs and runs; the rest stays
   rbuild clean --what all
   rbuild clean --what runs --older-than 7
 """
@@ -33,7 +33,7 @@ DAY_S = 86400
 def command(app: App, what: tuple[str, ...], older_than: float | None) -> None:
     """Remove entries of the cache directory, and what interrupted runs left there.
 
-    What another rbuild is working on is waited for.
+    What another rbuild is working on is waited for; the logs of a run under way stay.
     """
     rooms = list(Room) if "all" in what else [Room(name) for name in what or ("kdirs", "runs")]
     removed = []
@@ -41,6 +41,8 @@ def command(app: App, what: tuple[str, ...], older_than: float | None) -> None:
     for room in rooms:
         for entry in app.store.entries(room):
             if older_than is not None and _age_s(entry) < older_than * DAY_S:
+                continue
+            if room is Room.RUNS and app.store.in_use(entry):
                 continue
             freed += tree_size(entry.path)
             with app.store.lock(entry):

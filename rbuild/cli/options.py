@@ -95,6 +95,7 @@ def kind_options(function: Function) -> Function:
 def session(app: App, command: str, runtime: str, jobs: int | None) -> Session:
     """Return the session of a command."""
     made = Session(command, app.store, runtime_for(runtime))
+    click.get_current_context().call_on_close(made.close)
     if jobs is not None:
         made.jobs = jobs
     return made

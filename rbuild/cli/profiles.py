@@ -42,9 +42,11 @@ def show(app: App, name: str) -> None:
 
     found = profile.load(name)
     data = found.model_dump(mode="json", exclude_none=True)
-    fragments = "".join(f"\n# {title}\n{text}" for title, text in found.fragments())
-    text = yaml.safe_dump(data, sort_keys=False) + fragments
-    app.console.result(text, {**data, "fragment_texts": dict(found.fragments())})
+    fragments = found.fragments()
+    text = yaml.safe_dump(data, sort_keys=False)
+    text += "".join(f"\n# {name}\n{content}" for name, content in fragments)
+    texts = [{"name": name, "text": content} for name, content in fragments]
+    app.console.result(text, {**data, "fragment_texts": texts})
 
 
 @command.command()

@@ -16,7 +16,7 @@ EPILOG = """\b
 Examples:
   rbuild shell --env hybrid
   rbuild shell -- make -C /src O=/kdir kernelrelease
-  rbuild shell --module ~/src/my-driver     then: make -C /src O=/kdir M=/module
+  rbuild shell --module ~/src/my-driver   then: make -C /src O=/kdir M=/module
 """
 
 

@@ -34,7 +34,8 @@ def test_setup_and_module_as_an_ordinary_user(
     shared = _readable_copy(home)
     _as_user(home, shared, "doctor")
     _as_user(home, shared, "setup", "cross")
-    done = _as_user(home, shared, "module", "--driver", "c", "--output", str(home / "out"))
+    profile = ("--profile", "slim-no-rust")
+    done = _as_user(home, shared, "module", *profile, "--output", str(home / "out"))
     assert "vermagic" in done
     module = home / "out/mfrc522.ko"
     assert module.owner() == USER

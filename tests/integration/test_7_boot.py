@@ -12,8 +12,8 @@ from .faults import FAULTS, Fault
 
 MODULE = Path(__file__).parents[2] / "module"
 DRIVERS = ("rust", "c", "glue")
-TESTS_AT_LEAST = 400
-"""As many tests as the two suites have, less a few."""
+TESTS_AT_LEAST = 390
+"""As many tests as the suites have, less a few."""
 
 
 def boot(rbuild: Rbuild, *words: str | Path) -> dict:
@@ -40,7 +40,8 @@ def test_a_driver_passes_without_rust_in_the_kernel(rbuild: Rbuild, driver: str)
 
 @pytest.mark.parametrize("driver", DRIVERS)
 def test_a_driver_passes_under_the_kernel_s_own_checkers(rbuild: Rbuild, driver: str) -> None:
-    found = boot(rbuild, "--driver", driver, "--profile", "slim-debug")
+    suite = ("--suite", "functional", "--test", "concurrent_writers", "--test", "binding_often")
+    found = boot(rbuild, "--driver", driver, "--profile", "slim-debug", *suite)
     assert found["planned"] > TESTS_AT_LEAST
 
 
@@ -83,7 +84,7 @@ STRANGERS = {
     "a panic": ('panic("lost");', "the kernel said `Kernel panic - not syncing: lost`"),
     "a wild pointer": ("WRITE_ONCE(*(int *)8, 1);", "Unable to handle kernel NULL pointer"),
     "an endless loop": ("while (1) cpu_relax();", "it was not done after 10 s"),
-    "an error": ("return -EIO;", "load module: the module loads"),
+    "an error": ("return -EIO;", "module: the module loads"),
 }
 
 
@@ -93,8 +94,7 @@ def test_a_stranger_that_misbehaves_is_found(rbuild: Rbuild, c_stranger: Path, w
     path = c_stranger / "stranger.c"
     path.write_text(path.read_text().replace('pr_info("hello\\n");', code))
     found = rbuild("boot", c_stranger, "--timeout", "10", code=1)
-    assert words.removeprefix("load ") in found.err
-    assert "stranger_init" in found.err or what in {"a panic", "an endless loop", "an error"}
+    assert words in found.err
 
 
 def test_strangers_that_behave_pass(rbuild: Rbuild, c_stranger: Path, rust_stranger: Path) -> None:

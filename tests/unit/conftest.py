@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
+import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,8 +35,14 @@ class Result:
 class Host:
     """rbuild on a host whose tools are fakes, with a kernel tree of a few files."""
 
-    def __init__(self, folder: Path, capture: pytest.CaptureFixture[str]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        capture: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
         self.folder = folder
+        self.monkeypatch = monkeypatch
         self.cache = folder / "cache"
         self.capture = capture
         self.tree = folder / "linux"
@@ -59,6 +69,28 @@ class Host:
             stderr=subprocess.STDOUT,
             text=True,
         )
+
+    def start_and_hold(self, *words: object) -> subprocess.Popen[str]:
+        """Start rbuild, and return when its preparation of a KDIR waits for ``release``."""
+        self.fault("hold")
+        child = self.start(*words)
+        for _ in range(1000):
+            if (self.folder / "held").exists():
+                return child
+            assert child.poll() is None, child.communicate()[0]
+            time.sleep(0.02)
+        raise AssertionError("it never came so far")
+
+    def release(self) -> None:
+        (self.folder / "released").touch()
+
+    def tool(self, name: str, script: str) -> None:
+        """Put a program of this test's own before all others of its name."""
+        folder = self.folder / "bin"
+        folder.mkdir(exist_ok=True)
+        (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+        (folder / name).chmod(0o755)
+        self.monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
 
     def fault(self, *names: str) -> None:
         """Let the fakes fail in these ways from now on."""
@@ -107,28 +139,64 @@ class Host:
 def fakes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder of the fakes, each run by this very Python without its site packages.
 
-    They are started some thousand times; a wrapper around python3, as some hosts have, is slow.
+    They are started some thousand times: a wrapper around python3, as some hosts have, is slow,
+    and so is compiling a script at each start.
     """
     folder = tmp_path_factory.mktemp("fakes")
     for path in FAKES.iterdir():
-        first, _, rest = path.read_text().partition("\n")
-        if "python" in first:
-            first = f"#!{Path(sys.executable).resolve()} -IS"
         fake = folder / path.name
-        fake.write_text(f"{first}\n{rest}")
+        text = path.read_text()
+        if text.startswith("#!/usr/bin/env python3"):
+            module = f"fake_{path.name}".replace("-", "_")
+            (folder / f"{module}.py").write_text(text)
+            text = (
+                f"#!{Path(sys.executable).resolve()} -IS\nimport sys\n"
+                f"sys.path.insert(0, {str(folder)!r})\n"
+                f"import {module}\nsys.exit({module}.main())\n"
+            )
+        fake.write_text(text)
         fake.chmod(0o755)
     return folder
 
 
+@pytest.fixture(scope="session")
+def elf() -> Callable[..., bytes]:
+    """Return what makes the fakes' ELF files."""
+    found: Callable[..., bytes] = runpy.run_path(str(FAKES / "bwrap"))["elf"]
+    return found
+
+
+@pytest.fixture(scope="session")
+def provisioned(tmp_path_factory: pytest.TempPathFactory, fakes: Path) -> Path:
+    """Return a cache directory in which ``cross`` was set up, to be copied."""
+    folder = tmp_path_factory.mktemp("provisioned")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        _fake(monkeypatch, folder, fakes)
+        assert cli.run(["--quiet", "setup", "cross"]) == 0
+    return folder / "cache"
+
+
 @pytest.fixture
-def host(
+def bare(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
     fakes: Path,
 ) -> Host:
+    """Return a host on which rbuild hasn't run yet."""
+    _fake(monkeypatch, tmp_path, fakes)
+    return Host(tmp_path, capfd, monkeypatch)
+
+
+@pytest.fixture
+def host(bare: Host, provisioned: Path) -> Host:
+    """Return a host whose cache has the environment ``cross``, and nothing else."""
+    shutil.copytree(provisioned, bare.cache)
+    return bare
+
+
+def _fake(monkeypatch: pytest.MonkeyPatch, folder: Path, fakes: Path) -> None:
     monkeypatch.setenv("PATH", f"{fakes}:{os.environ['PATH']}")
-    monkeypatch.setenv("RBUILD_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setenv("RBUILD_FAKE", str(tmp_path / "faults"))
+    monkeypatch.setenv("RBUILD_CACHE_DIR", str(folder / "cache"))
+    monkeypatch.setenv("RBUILD_FAKE", str(folder / "faults"))
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    return Host(tmp_path, capfd)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import shlex
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,13 +15,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rbuild import binfmt, source
+from rbuild import binfmt, process, source
 from rbuild.bench.measure import change_a_line, main_source
 from rbuild.bench.plan import Mode, Scenario, modes, turns
 from rbuild.bench.stats import ratio, summarize
 from rbuild.console import Console, duration, size
 from rbuild.doctor import exit_program
-from rbuild.errors import HostLacks, ProcessFailed
+from rbuild.elf import machine, module_info
+from rbuild.errors import BuildFailed, HostLacks, ProcessFailed
 from rbuild.kbuild import OBJECT, compiler_words, read_config, unmet, vermagic
 from rbuild.module import driver_source, sync
 from rbuild.process import run
@@ -121,11 +125,37 @@ def test_binfmt_registration() -> None:
 
 
 def test_exit_program_is_elf_for_aarch64(tmp_path: Path) -> None:
-    from rbuild.elf import machine
-
     path = tmp_path / "exit42"
     path.write_bytes(exit_program())
     assert machine(path) == "AArch64"
+
+
+def test_module_info(tmp_path: Path, elf) -> None:
+    path = tmp_path / "x.ko"
+    path.write_bytes(elf(0xB7, {"vermagic": "6.12.5 SMP ", "license": "GPL"}, ["b", "a"]))
+    found = module_info(path)
+    assert (found.machine, found.vermagic) == ("AArch64", "6.12.5 SMP")
+    assert found.undefined == ("a", "b")
+    assert found.field("none") == ""
+
+
+def test_a_ko_cut_short_is_a_failed_build(tmp_path: Path, elf) -> None:
+    path = tmp_path / "x.ko"
+    whole = elf(0xB7, {"vermagic": "6.12.5", "license": "GPL"}, ["a"])
+    for length in range(0, len(whole), 7):
+        path.write_bytes(whole[:length])
+        with pytest.raises(BuildFailed, match=r"x\.ko"):
+            module_info(path)
+
+
+def test_a_damaged_ko_is_read_or_refused(tmp_path: Path, elf) -> None:
+    path = tmp_path / "x.ko"
+    whole = elf(0xB7, {"vermagic": "6.12.5", "license": "GPL"}, ["a"])
+    for position in range(0, len(whole), 8):
+        for damage in (b"\0", b"\x7f", b"\xff", b"\xff" * 8):
+            path.write_bytes(whole[:position] + damage + whole[position + len(damage) :])
+            with contextlib.suppress(BuildFailed):
+                module_info(path)
 
 
 def test_resolve_stays_within_the_root(tmp_path: Path) -> None:
@@ -261,6 +291,39 @@ def test_a_failed_process_keeps_its_words() -> None:
         run(["sh", "-c", "echo why; exit 3"])
     assert caught.value.returncode == 3
     assert caught.value.tail == ("why",)
+
+
+STUBBORN = "trap '' TERM; echo $$; exec sleep 60"
+
+
+def test_an_interrupt_ends_those_too_that_would_not_end(monkeypatch) -> None:
+    """The shell ends at SIGTERM, the sleep that it started ignores it."""
+    monkeypatch.setattr(process, "GRACE_S", 0.5)
+    left = []
+
+    def interrupt(line: str) -> None:
+        left.append(int(line))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(["sh", "-c", f"sh -c {shlex.quote(STUBBORN)} & wait"], on_line=interrupt)
+    for _ in range(100):
+        path = Path(f"/proc/{left[0]}/stat")
+        if not path.exists() or path.read_text().split()[2] == "Z":
+            return
+        time.sleep(0.02)
+    pytest.fail("it still runs")
+
+
+def test_both_ends_of_a_pipe_are_heard() -> None:
+    lines: list[str] = []
+    process.pipe(["sh", "-c", "echo one >&2; echo x"], ["cat"], lines.append)
+    assert lines == ["one"]
+    with pytest.raises(ProcessFailed) as caught:
+        process.pipe(["yes"], ["sh", "-c", "echo No space left on device >&2; exit 2"], print)
+    assert "No space left on device" in caught.value.detail
+    with pytest.raises(HostLacks, match="no-such-program"):
+        process.pipe(["sleep", "60"], ["no-such-program"], print)
 
 
 def test_a_missing_program() -> None:

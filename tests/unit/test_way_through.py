@@ -9,66 +9,67 @@ import signal
 import subprocess
 import tarfile
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from rbuild import cli, rootfs
-from rbuild.profile import Driver, Kind
+from rbuild.profile import IN_KERNEL, Kind
 
 from .conftest import Host
 
 
-def test_setup_provisions_once(host: Host) -> None:
-    first = host("--json", "setup", "cross").json
+def test_setup_provisions_once(bare: Host) -> None:
+    first = bare("--json", "setup", "cross").json
     assert first[0]["environment"] == "cross"
     assert first[0]["toolchain"]["clang-19"] == "1.0-1"
-    again = host("--json", "setup", "cross").json
+    again = bare("--json", "setup", "cross").json
     assert again[0]["cached"]
-    assert host.calls("mmdebstrap") == 1
+    assert bare.calls("mmdebstrap") == 1
 
 
-def test_setup_force_provisions_anew(host: Host) -> None:
-    host("setup", "cross")
-    host("setup", "cross", "--force")
-    assert host.calls("mmdebstrap") == 2
+def test_setup_force_provisions_anew(bare: Host) -> None:
+    bare("setup", "cross")
+    bare("setup", "cross", "--force")
+    assert bare.calls("mmdebstrap") == 2
 
 
 @pytest.mark.parametrize(
     ("fault", "words"),
     [("network", "mirror could not be reached"), ("disk", "disk filled up")],
 )
-def test_a_rootfs_is_published_whole_or_not_at_all(host: Host, fault: str, words: str) -> None:
-    host.fault(fault)
-    assert words in host("setup", "cross", code=4).err
-    assert not list((host.cache / "rootfs").glob("[!.]*"))
-    host.fault()
-    host("setup", "cross")
-    assert not list((host.cache / "rootfs").glob("*/root/half-made"))
+def test_a_rootfs_is_published_whole_or_not_at_all(bare: Host, fault: str, words: str) -> None:
+    bare.fault(fault)
+    assert words in bare("setup", "cross", code=4).err
+    assert not list((bare.cache / "rootfs").glob("[!.]*"))
+    bare.fault()
+    bare("setup", "cross")
+    assert not list((bare.cache / "rootfs").glob("*/root/half-made"))
 
 
 @pytest.mark.parametrize("fault", ["broken-compiler", "wrong-compiler"])
-def test_a_rootfs_whose_compiler_fails_is_not_called_ready(host: Host, fault: str) -> None:
-    host.fault(fault)
-    host("setup", "cross", code=4)
-    host.fault()
-    host("setup", "cross")
+def test_a_rootfs_whose_compiler_fails_is_not_called_ready(bare: Host, fault: str) -> None:
+    bare.fault(fault)
+    bare("setup", "cross", code=4)
+    bare.fault()
+    bare("setup", "cross")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 @pytest.mark.parametrize("phase", ["setup", "module"])
 def test_interrupted_anywhere_the_next_run_works(
-    host: Host, number: signal.Signals, phase: str
+    bare: Host, number: signal.Signals, phase: str
 ) -> None:
     if phase == "module":
-        host("setup", "cross")
-    host.fault("hang")
+        bare("setup", "cross")
+    bare.fault("hang")
     words = (
         ["setup", "cross"]
         if phase == "setup"
-        else ["module", host.write_module(), "--profile", host.profile]
+        else ["module", bare.write_module(), "--profile", bare.profile]
     )
-    child = host.start("-v", *words)
+    child = bare.start("-v", *words)
     assert child.stdout is not None
     for line in child.stdout:
         if "Unpacking" in line or "  CC " in line:
@@ -80,8 +81,8 @@ def test_interrupted_anywhere_the_next_run_works(
         assert "Traceback" not in said
     assert child.wait(timeout=20) == (-9 if number is signal.SIGKILL else 130)
     child.stdout.close()
-    host.fault()
-    host.module(host.write_module())
+    bare.fault()
+    bare.module(bare.write_module())
 
 
 def test_module_json_is_the_contract(host: Host) -> None:
@@ -285,20 +286,19 @@ def test_bench_compares_modes(host: Host, tmp_path: Path, monkeypatch: pytest.Mo
     assert "cross out-of-tree rust" in found.out
     assert "1.00x" in found.out
     data = host("--json", "bench", "--env", "cross", "--runs", "2", "--profile", host.profile).json
-    assert len(data["results"]) == len(Kind) * len(Driver)
+    assert len(data["results"]) == len(Kind) * len(IN_KERNEL)
     assert all(len(row["measurements"]) == 2 for row in data["results"])
     assert out.exists()
     assert not list(host.cache.glob("runs/*/bench"))
 
 
-def test_bench_refuses_a_bad_file_before_it_starts(host: Host, tmp_path: Path) -> None:
-    found = host("bench", "--export-json", tmp_path / "no/such/file", code=2)
+def test_bench_refuses_a_bad_file_before_it_starts(bare: Host, tmp_path: Path) -> None:
+    found = bare("bench", "--export-json", tmp_path / "no/such/file", code=2)
     assert "not a folder" in found.err
-    assert host.calls("mmdebstrap") == 0
+    assert bare.calls("mmdebstrap") == 0
 
 
 def test_two_at_once_do_the_work_once(host: Host) -> None:
-    host("setup", "cross")
     folder = host.write_module()
     children = [host.start("module", folder, "--profile", host.profile) for _ in range(4)]
     for child in children:
@@ -309,36 +309,52 @@ def test_two_at_once_do_the_work_once(host: Host) -> None:
     assert host.calls("M=/module") == 1
 
 
-def test_status_and_clean(host: Host) -> None:
-    assert "Nothing is provisioned" in host("status").out
-    host.module(host.write_module())
-    entries = host("--json", "status").json["entries"]
+def test_a_second_rbuild_says_that_it_waits_and_clean_leaves_its_log(host: Host) -> None:
+    words = ["module", host.write_module(), "--profile", host.profile]
+    first = host.start_and_hold(*words)
+    second = host.start(*words)
+    assert second.stdout is not None
+    assert any("Waiting for another rbuild" in line for line in second.stdout)
+    (run,) = host.cache.glob("runs/*")
+    assert host("--json", "clean", "--what", "runs").json["removed"] == []
+    host.release()
+    for child in (first, second):
+        child.communicate(timeout=20)
+        assert child.returncode == 0
+    assert host.calls("modules_prepare") == 1
+    assert host("--json", "clean", "--what", "runs").json["removed"] == [run.name]
+
+
+def test_status_and_clean(bare: Host) -> None:
+    assert "Nothing is provisioned" in bare("status").out
+    bare.module(bare.write_module())
+    entries = bare("--json", "status").json["entries"]
     assert {one["room"] for one in entries} == {"rootfs", "trees", "kdirs", "runs"}
-    host("clean", "--what", "kdirs", "--older-than", "1")
-    assert any(one["room"] == "kdirs" for one in host("--json", "status").json["entries"])
-    host("clean")
-    rooms = {one["room"] for one in host("--json", "status").json["entries"]}
+    bare("clean", "--what", "kdirs", "--older-than", "1")
+    assert any(one["room"] == "kdirs" for one in bare("--json", "status").json["entries"])
+    bare("clean")
+    rooms = {one["room"] for one in bare("--json", "status").json["entries"]}
     assert rooms == {"rootfs", "trees"}
-    (host.cache / "kdirs/.left-over.partial").mkdir()
-    host("clean", "--what", "all")
+    (bare.cache / "kdirs/.left-over.partial").mkdir()
+    bare("clean", "--what", "all")
     assert not [
-        path for path in host.cache.rglob("*") if path.is_dir() and path.parent != host.cache
+        path for path in bare.cache.rglob("*") if path.is_dir() and path.parent != bare.cache
     ]
 
 
-def test_a_missing_tool_names_the_doctor(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", str(host.folder))
-    found = host("setup", "cross", code=3)
+def test_a_missing_tool_names_the_doctor(bare: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(bare.folder))
+    found = bare("setup", "cross", code=3)
     assert "is not installed" in found.err
     assert "rbuild doctor" in found.err
 
 
 def test_no_room_is_said_before_anything_starts(
-    host: Host, monkeypatch: pytest.MonkeyPatch
+    bare: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rootfs, "SPACE_NEEDED", 1 << 60)
-    assert "are free" in host("setup", "cross", code=4).err
-    assert host.calls("mmdebstrap") == 0
+    assert "are free" in bare("setup", "cross", code=4).err
+    assert bare.calls("mmdebstrap") == 0
 
 
 def test_a_cache_that_cannot_be_made(host: Host) -> None:
@@ -353,10 +369,16 @@ def test_output_has_no_escape_codes_when_it_is_no_terminal(host: Host) -> None:
 
 
 def test_interrupt_in_process_is_130(host: Host) -> None:
-    host("setup", "cross")
     host.fault("hang")
-    timer = threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
+
+    def interrupt() -> None:
+        for _ in range(500):
+            if host.calls("tinyconfig"):
+                break
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
     assert cli.run(["module", str(host.write_module()), "--profile", str(host.profile)]) == 130
 
 
