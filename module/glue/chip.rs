@@ -24,6 +24,9 @@ pub(crate) trait Bus {
 
     /// Sleeps, for so many microseconds at least.
     fn sleep(&mut self, microseconds: u32);
+
+    /// Returns the time, in microseconds, of a clock that never jumps.
+    fn now(&mut self) -> u64;
 }
 
 /// The size of the FIFO (8.3).
@@ -32,9 +35,9 @@ const FIFO_SIZE: usize = 64;
 /// The size of the random ID that the chip makes (10.3.1.3).
 const RAND_ID_SIZE: usize = 10;
 
-/// How long to wait between two looks at a register, and how often to look.
+/// How long to wait between two looks at a register, and when to give up.
 const POLL_US: u32 = 50;
-const POLLS: usize = 2000;
+const TIMEOUT_US: u64 = 100_000;
 
 /// The registers that are used (9.2).
 #[derive(Clone, Copy)]
@@ -177,13 +180,18 @@ impl<'a, B: Bus> Chip<'a, B> {
 
     /// Calls `done` until it returns true; a chip that never gets there is an error.
     fn poll(&mut self, mut done: impl FnMut(&mut Self) -> Result<bool>) -> Result {
-        for _ in 0..POLLS {
+        let start = self.bus.now();
+        loop {
+            // Asked for before the last look, so that a thread that slept too long looks again.
+            let late = self.bus.now().wrapping_sub(start) > TIMEOUT_US;
             if done(self)? {
                 return Ok(());
             }
+            if late {
+                return Err(ETIMEDOUT);
+            }
             self.bus.sleep(POLL_US);
         }
-        Err(ETIMEDOUT)
     }
 
     fn wait_command(&mut self, mask: u8) -> Result {

@@ -24,6 +24,7 @@ extern "C" {
     fn mfrc522_end(mfrc: *mut Mfrc522);
     fn mfrc522_glue_transfer(mfrc: *mut Mfrc522, data: *mut u8, len: usize) -> c_int;
     fn mfrc522_glue_sleep(microseconds: c_ulong);
+    fn mfrc522_glue_now() -> u64;
     fn mfrc522_glue_set_debug(mfrc: *mut Mfrc522, debug: bool);
     fn mfrc522_glue_is_dirty(mfrc: *const Mfrc522) -> bool;
     fn mfrc522_glue_set_dirty(mfrc: *mut Mfrc522, dirty: bool);
@@ -52,6 +53,11 @@ impl Bus for Exclusive {
     fn sleep(&mut self, microseconds: u32) {
         // SAFETY: all callers of this library may sleep.
         unsafe { mfrc522_glue_sleep(c_ulong::from(microseconds)) }
+    }
+
+    fn now(&mut self) -> u64 {
+        // SAFETY: reading the clock needs nothing.
+        unsafe { mfrc522_glue_now() }
     }
 }
 

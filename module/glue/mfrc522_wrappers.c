@@ -11,6 +11,7 @@
 #include <linux/build_bug.h>
 #include <linux/delay.h>
 #include <linux/errno.h>
+#include <linux/ktime.h>
 #include <linux/string.h>
 
 #include "mfrc522.h"
@@ -46,6 +47,12 @@ int mfrc522_glue_transfer(struct mfrc522 *mfrc, u8 *data, size_t len)
 void mfrc522_glue_sleep(unsigned long microseconds)
 {
 	fsleep(microseconds);
+}
+
+/* Microseconds, of a clock that never jumps */
+u64 mfrc522_glue_now(void)
+{
+	return ktime_to_us(ktime_get());
 }
 
 void mfrc522_glue_set_debug(struct mfrc522 *mfrc, bool debug)

@@ -25,6 +25,8 @@ struct Fake {
     failing: usize,
     transfers: usize,
     slept_us: u64,
+    /// What a sleep takes at least: a whole tick, where there are no better timers.
+    tick_us: u64,
     resets: usize,
 }
 
@@ -44,6 +46,7 @@ impl Fake {
             failing: 0,
             transfers: 0,
             slept_us: 0,
+            tick_us: 0,
             resets: 0,
         }
     }
@@ -123,7 +126,11 @@ impl Bus for Fake {
     }
 
     fn sleep(&mut self, microseconds: u32) {
-        self.slept_us += u64::from(microseconds);
+        self.slept_us += self.tick_us.max(microseconds.into());
+    }
+
+    fn now(&mut self) -> u64 {
+        self.slept_us
     }
 }
 
@@ -229,6 +236,15 @@ fn a_stuck_command_times_out_and_the_next_one_resets() {
         assert_eq!(chip.run(b"version"), Ok(b"145".to_vec()));
         assert_eq!((chip.dirty, chip.resets), (false, 1));
     }
+}
+
+#[test]
+fn a_stuck_command_times_out_in_time_though_each_sleep_is_long() {
+    let mut chip = Fake::new();
+    chip.stuck = Some(0x1);
+    chip.tick_us = 4_000;
+    assert_eq!(chip.run(b"mem_read"), Err(ETIMEDOUT));
+    assert!((100_000..150_000).contains(&chip.slept_us));
 }
 
 #[test]

@@ -600,14 +600,21 @@ test_unbinding_in_use() {
 	unload
 }
 
+uptime_s() {
+	cut -d . -f 1 /proc/uptime
+}
+
 test_stuck_commands() {
 	load
 	exec 3<>/dev/mfrc522
 	for stuck in 1:mem_read 1:mem_write:2:hi 1:gen_rand_id 1:self_test \
 		2:gen_rand_id 3:self_test; do
 		fault stuck "${stuck%%:*}"
+		before=$(uptime_s)
 		is "$(send "${stuck#*:}")" ETIMEDOUT \
 			"${stuck#*:} when command ${stuck%%:*} doesn't finish"
+		succeeds "it is given up in time" \
+			test $(($(uptime_s) - before)) -le 4
 		is "$(receive_hex)" "" "it has no answer"
 		fault stuck 0
 		works "the next command works"
