@@ -881,10 +881,6 @@ kernel_bytes() {
 
 kmemleak=$debugfs/kmemleak
 
-forget_leaks() {
-	[ ! -e $kmemleak ] || echo clear >$kmemleak
-}
-
 # What kmemleak finds; it takes nothing for lost that is younger than 5 s.
 leaks() {
 	sleep 6
@@ -911,7 +907,6 @@ hundred_times() { # COMMAND; prints how many succeeded, and says on stderr how f
 # what is lost each time adds up.
 often() { # COMMAND DESCRIPTION
 	times_done 10 "$1" >/dev/null
-	forget_leaks
 	before=$(kernel_bytes)
 	is "$(hundred_times "$1")" 100 "$2 100 times"
 	if [ -e $kmemleak ]; then
@@ -960,6 +955,7 @@ test_module() {
 test_kernel_log() {
 	dmesg | grep -E "$troubles" >/tmp/troubles
 	is "$(cat /tmp/troubles)" "" "the kernel has nothing to complain about"
+	[ ! -e $kmemleak ] || is "$(leaks)" "" "no memory was lost"
 }
 
 # --- The machine ---
@@ -979,6 +975,8 @@ mkdir -p /proc /sys /dev /tmp
 mount_missing sysfs /sys
 mount_missing devtmpfs /dev
 [ ! -d $debugfs ] || mount_missing debugfs $debugfs
+# What the kernel lost before is none of the driver's.
+[ ! -e $kmemleak ] || echo clear >$kmemleak
 
 for name in $tests kernel_log; do
 	echo "# Group: $name"
