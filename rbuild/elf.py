@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
@@ -66,6 +68,31 @@ def module_info(path: Path) -> ModuleInfo:
             return ModuleInfo(
                 str(elf.get_machine_arch()), _modinfo(section.data()), _undefined(elf)
             )
+    except UNREADABLE as error:
+        raise BuildFailed(f"{path} can't be read as an ELF file: {error}.") from error
+
+
+def section_digests(path: Path) -> dict[str, str] | None:
+    """Return the SHA-256 of each section's content by name; None if the file isn't ELF.
+
+    Sections of one name count together, in their order; what is outside of all sections (the
+    headers) is named ``(headers)``.
+    """
+    try:
+        with path.open("rb") as file:
+            if file.read(4) != b"\x7fELF":
+                return None
+            file.seek(0)
+            elf = ELFFile(file)
+            found: dict[str, Any] = {}
+            headers = hashlib.sha256(repr(elf.header).encode())
+            for section in elf.iter_sections():
+                headers.update(repr(section.header).encode())
+                content = b"" if section["sh_type"] == "SHT_NOBITS" else section.data()
+                found.setdefault(section.name or "(null)", hashlib.sha256()).update(content)
+            return {name: one.hexdigest() for name, one in found.items()} | {
+                "(headers)": headers.hexdigest()
+            }
     except UNREADABLE as error:
         raise BuildFailed(f"{path} can't be read as an ELF file: {error}.") from error
 

@@ -50,6 +50,12 @@ class GuestFailed(RbuildError):  # noqa: N818
     exit_code = 1
 
 
+class BecameSlower(RbuildError):  # noqa: N818
+    """A benchmark shows that something takes longer than it did, by more than was allowed."""
+
+    exit_code = 1
+
+
 class UsageError(RbuildError):
     """Wrong usage, or a profile or a definition that is wrong."""
 

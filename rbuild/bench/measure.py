@@ -1,74 +1,80 @@
-"""One measured run: a module built from a known start, the make command alone being timed."""
+"""One measured run: a place brought to a scenario's start, untimed, then built, timed."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+from rbuild.bench.cgroup import Cgroup, cgroup
+from rbuild.bench.machine import moment
+from rbuild.bench.places import Enter, Place
 from rbuild.bench.plan import Scenario, Turn
-from rbuild.errors import BuildFailed
-from rbuild.module import Built, Workplace
-from rbuild.process import Usage
-
-SOURCES = (".rs", ".c")
-"""What a change is made in: Rust, if the driver has any, since that takes longer to compile."""
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """What one run of one scenario of one mode took.
-
-    ``usage.wall_s`` is of the sandboxed make command; the CPU times are of all its processes;
-    ``max_rss_bytes`` is the largest resident set of any single one of them (wait4(2)).
-    """
-
-    turn: Turn
-    usage: Usage
-    artefact: Built
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the run for --export-json."""
-        return {
-            "round": self.turn.round,
-            "scenario": self.turn.scenario.value,
-            **asdict(self.usage),
-            "sha256": self.artefact.sha256,
-            "size_bytes": self.artefact.size_bytes,
-        }
+from rbuild.bench.result import PhaseTimes, Product, Sample
+from rbuild.kbuild import Kbuild
+from rbuild.sandbox.bwrap import Bwrap
+from rbuild.session import Phase
+from rbuild.store import sha256_file
 
 
-def measure(turn: Turn, place: Workplace) -> Measurement:
-    """Bring the workplace to the scenario's start, untimed, then time make.
+def measure(turn: Turn, place: Place) -> Sample:
+    """Bring the place to the scenario's start, untimed, then time its makes.
 
     Raises as make does; a run that fails is no measurement.
     """
     if turn.scenario is Scenario.CLEAN:
-        place.wipe()
-        place.sync()
-    elif turn.scenario is Scenario.INCREMENTAL:
-        change_a_line(main_source(place), turn.round)
-    made = place.make()
-    return Measurement(turn, made.usage, place.products()[0])
+        place.clean()
+    elif turn.scenario is not Scenario.NOOP:
+        place.change(turn.scenario, turn.round)
+    before = moment()
+    with cgroup() as group:
+        phases = place.build(_entering(group))
+        cpu_s = group.cpu_s() if group else None
+        peak = group.peak_bytes() if group else None
+    uses = [phase.ccache for phase in phases if phase.ccache is not None]
+    return Sample(
+        round=turn.round,
+        wall_s=sum(phase.usage.wall_s for phase in phases),
+        user_s=sum(phase.usage.user_s for phase in phases),
+        system_s=sum(phase.usage.system_s for phase in phases),
+        max_rss_bytes=max(phase.usage.max_rss_bytes for phase in phases),
+        cgroup_cpu_s=cpu_s,
+        cgroup_peak_bytes=peak,
+        load=before.load,
+        mhz=before.mhz,
+        phases=times(phases),
+        products=tuple(_product(path) for path in place.products()),
+        ccache_hits=sum(one.hits for one in uses) if uses else None,
+        ccache_misses=sum(one.misses for one in uses) if uses else None,
+    )
 
 
-def main_source(place: Workplace) -> Path:
-    """Return the driver's largest source file in the first of ``SOURCES`` that it is written in."""
-    if place.module is not None:
-        folder = place.sources
-    else:
-        folder = place.sources / Path(place.targets[0]).parent.name
-    for suffix in SOURCES:
-        paths = [p for p in folder.rglob(f"*{suffix}") if not p.name.endswith(".mod.c")]
-        if paths:
-            return max(paths, key=lambda path: path.stat().st_size)
-    raise BuildFailed(f"{folder} has no source file to change a line of.")
+def times(phases: Iterable[Phase]) -> tuple[PhaseTimes, ...]:
+    """Return phases as a report has them."""
+    return tuple(
+        PhaseTimes(
+            name=phase.name,
+            wall_s=phase.usage.wall_s,
+            user_s=phase.usage.user_s,
+            system_s=phase.usage.system_s,
+            max_rss_bytes=phase.usage.max_rss_bytes,
+        )
+        for phase in phases
+    )
 
 
-def change_a_line(path: Path, number: int) -> None:
-    """Change a source file's last line, a comment that the first change adds."""
-    mark = "// rbuild bench: change "
-    lines = path.read_text().splitlines()
-    if lines and lines[-1].startswith(mark):
-        lines.pop()
-    path.write_text("\n".join([*lines, f"{mark}{number}"]) + "\n")
+def _entering(group: Cgroup | None) -> Enter:
+    """Return what makes a Kbuild's commands enter their environment from within a cgroup."""
+
+    def enter(kbuild: Kbuild) -> Kbuild:
+        runtime = kbuild.ready.runtime
+        if group is None or not isinstance(runtime, Bwrap):
+            return kbuild
+        inside = replace(runtime, prefix=(*group.prefix(), *runtime.prefix))
+        return replace(kbuild, ready=replace(kbuild.ready, runtime=inside))
+
+    return enter
+
+
+def _product(path: Path) -> Product:
+    return Product(name=path.name, sha256=sha256_file(path), size_bytes=path.stat().st_size)

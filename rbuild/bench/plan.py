@@ -6,27 +6,75 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from rbuild.profile import Driver, Kind
+from rbuild.profile import Driver
+
+
+class Target(StrEnum):
+    """What is built: the kernel itself, or a driver beside it or as a part of it."""
+
+    KERNEL = "kernel"
+    OUT_OF_TREE = "out-of-tree"
+    IN_TREE = "in-tree"
 
 
 class Scenario(StrEnum):
-    """What a run starts from: nothing built, one source line changed, or all built."""
+    """What a run starts from.
+
+    Nothing built; one line changed, of the driver (``incremental``) or, for a kernel, of a C file
+    or of ``kernel::spi``; or all built.
+    """
 
     CLEAN = "clean"
     INCREMENTAL = "incremental"
+    INCREMENTAL_C = "incremental-c"
+    INCREMENTAL_RUST = "incremental-rust"
     NOOP = "noop"
+
+
+OF_KERNEL = (Scenario.CLEAN, Scenario.INCREMENTAL_C, Scenario.INCREMENTAL_RUST, Scenario.NOOP)
+OF_MODULE = (Scenario.CLEAN, Scenario.INCREMENTAL, Scenario.NOOP)
 
 
 @dataclass(frozen=True)
 class Mode:
-    """One way of building: environment x kind x driver."""
+    """One way of building: environment x kind x driver (a kernel has none), with -j ``jobs``.
+
+    ``rust`` says whether a kernel has Rust of which a line could be changed.
+    """
 
     environment: str
-    kind: Kind
-    driver: Driver
+    target: Target
+    driver: Driver | None
+    jobs: int
+    rust: bool = True
 
     def __str__(self) -> str:
-        return f"{self.environment} {self.kind} {self.driver}"
+        words = [self.environment, self.target.value]
+        return " ".join([*words, self.driver.value] if self.driver else words)
+
+    def scenarios(self, asked: Sequence[Scenario]) -> list[Scenario]:
+        """Return those of the asked scenarios that this mode has, in the order to run them.
+
+        For a kernel, ``incremental`` means both a line of C and one of Rust.
+        """
+        if self.target is not Target.KERNEL:
+            return [one for one in OF_MODULE if one in asked]
+        wanted = set(asked)
+        if Scenario.INCREMENTAL in asked:
+            wanted |= {Scenario.INCREMENTAL_C, Scenario.INCREMENTAL_RUST}
+        if not self.rust:
+            wanted.discard(Scenario.INCREMENTAL_RUST)
+        return [one for one in OF_KERNEL if one in wanted]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured: every scenario that a mode has, ``runs`` times after ``warmup`` times."""
+
+    modes: tuple[Mode, ...]
+    scenarios: tuple[Scenario, ...]
+    runs: int
+    warmup: int
 
 
 @dataclass(frozen=True)
@@ -44,22 +92,28 @@ class Turn:
 
 
 def modes(
-    environments: Sequence[str], kinds: Sequence[Kind], drivers: Sequence[Driver]
+    environments: Sequence[str],
+    targets: Sequence[Target],
+    drivers: Sequence[Driver],
+    jobs: Sequence[int],
 ) -> list[Mode]:
-    """Return every combination, those that differ only in their environment next to each other."""
-    return [Mode(env, kind, driver) for kind in kinds for driver in drivers for env in environments]
+    """Return every combination; those that differ only in their environment are neighbours."""
+    return [
+        Mode(environment, target, driver, count)
+        for target in targets
+        for driver in ((None,) if target is Target.KERNEL else drivers)
+        for count in jobs
+        for environment in environments
+    ]
 
 
-def turns(
-    found: Sequence[Mode], scenarios: Sequence[Scenario], *, runs: int, warmup: int
-) -> Iterator[Turn]:
+def turns(plan: Plan) -> Iterator[Turn]:
     """Yield the runs interleaved: each round makes one of every mode (A B C, A B C).
 
     Within a round a mode's scenarios follow each other, clean first, since the others start from
     what it built.
     """
-    order = [scenario for scenario in Scenario if scenario in scenarios]
-    for number in range(-warmup, runs):
-        for mode in found:
-            for scenario in order:
+    for number in range(-plan.warmup, plan.runs):
+        for mode in plan.modes:
+            for scenario in mode.scenarios(plan.scenarios):
                 yield Turn(number, mode, scenario)

@@ -1,184 +1,230 @@
-"""A benchmark's report: one line a mode and scenario, with its ratio to the reference."""
+"""A Report in words: tables for a terminal, Markdown, CSV, and the format's own schema."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+import csv as csv_module
+import io
+from collections.abc import Sequence
 from typing import Any
 
-from rbuild import __version__
-from rbuild.bench.measure import Measurement
-from rbuild.bench.plan import Mode, Scenario
-from rbuild.bench.run import Plan
-from rbuild.bench.stats import Ratio, Summary, ratio, summarize
-from rbuild.console import size
-from rbuild.kernel import Kdir
+from rbuild.bench.result import EnvironmentFacts, Identity, Ratio, Report, Row, Spread
+from rbuild.bench.stats import CONFIDENCE, attainable, ratio
+from rbuild.console import Console, duration, size
 
-COLUMNS = (
-    "mode",
-    "scenario",
-    "n",
-    "wall s",
-    "range",
-    "user s",
-    "system s",
-    "peak RSS",
-    ".ko size",
-    "ratio",
-    "(range)",
-)
+SHORT = 12
+"""How much of a checksum is shown."""
 
 
-@dataclass(frozen=True)
-class Row:
-    """All runs of one scenario of one mode, summarized."""
-
-    mode: Mode
-    scenario: Scenario
-    wall: Summary
-    user: Summary
-    system: Summary
-    max_rss_bytes: int
-    size_bytes: int
-    sha256: tuple[str, ...]
-    ratio: Ratio
-
-    def cells(self) -> list[str]:
-        """Return the row of the table."""
-        return [
-            str(self.mode),
-            self.scenario.value,
-            str(self.wall.n),
-            f"{self.wall.median:.2f}",
-            f"{self.wall.least:.2f}-{self.wall.most:.2f}",
-            f"{self.user.median:.2f}",
-            f"{self.system.median:.2f}",
-            size(self.max_rss_bytes),
-            size(self.size_bytes),
-            f"{self.ratio.median:.2f}x",
-            f"({self.ratio.least:.2f}-{self.ratio.most:.2f})",
-        ]
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the row for --export-json."""
-        return {
-            "environment": self.mode.environment,
-            "kind": self.mode.kind.value,
-            "driver": self.mode.driver.value,
-            "scenario": self.scenario.value,
-            "wall_s": asdict(self.wall),
-            "user_s": asdict(self.user),
-            "system_s": asdict(self.system),
-            "max_rss_bytes": self.max_rss_bytes,
-            "size_bytes": self.size_bytes,
-            "sha256": list(self.sha256),
-            "ratio_to_reference": asdict(self.ratio),
-        }
-
-
-def rows(plan: Plan, found: Sequence[Measurement]) -> list[Row]:
-    """Summarize the measurements; the reference is the plan's first mode, per scenario."""
-    made = []
-    for mode in plan.modes:
-        for scenario in plan.scenarios:
-            own = _of(found, mode, scenario)
-            wall = [one.usage.wall_s for one in own]
-            reference = [one.usage.wall_s for one in _of(found, plan.modes[0], scenario)]
-            made.append(
-                Row(
-                    mode,
-                    scenario,
-                    summarize(wall),
-                    summarize([one.usage.user_s for one in own]),
-                    summarize([one.usage.system_s for one in own]),
-                    max(one.usage.max_rss_bytes for one in own),
-                    own[-1].artefact.size_bytes,
-                    tuple(sorted({one.artefact.sha256 for one in own})),
-                    ratio(wall, reference),
-                )
-            )
-    return made
-
-
-def identical(found: Sequence[Row]) -> list[str]:
-    """Say for each kind and driver whether the environments made the same bytes from clean."""
-    lines = []
-    groups: dict[tuple[str, str], list[Row]] = {}
-    for row in found:
-        if row.scenario is Scenario.CLEAN:
-            groups.setdefault((row.mode.kind, row.mode.driver), []).append(row)
-    for (kind, driver), group in groups.items():
-        if len(group) > 1:
-            names = ", ".join(row.mode.environment for row in group)
-            same = len({checksum for row in group for checksum in row.sha256}) == 1
-            lines.append(
-                f"{kind} {driver}: {'the same bytes' if same else 'DIFFERENT bytes'} from {names}"
-            )
-    return lines
-
-
-def header(machine: Mapping[str, Any], kdirs: Mapping[str, Kdir], command: str) -> list[str]:
-    """Return the lines that say where and of what the figures are."""
-    kdir = next(iter(kdirs.values()))
-    tools = ", ".join(
-        f"{name} {version}"
-        for name, version in kdir.ready.toolchain.items()
-        if name.startswith(("clang", "rustc"))
-    )
-    return [
-        f"{machine['cpu']}, {machine['cores']} cores (governor {machine['governor']}), "
-        f"{size(machine['memory_bytes'])}, Linux {machine['host_kernel']}, "
-        f"load {machine['load_1min']}",
-        f"{machine['qemu']}; emulated CPU {_cpu_model(kdirs)}",
-        f"Linux {kdir.release} ({kdir.tree.source}), profile {kdir.profile.name}, "
-        f"config {kdir.config_sha256[:12]}; {tools}; ccache off",
-        command,
-    ]
-
-
-def as_json(
-    plan: Plan,
-    found: Sequence[Measurement],
-    made: Sequence[Row],
-    machine: Mapping[str, Any],
-    kdirs: Mapping[str, Kdir],
-    command: str,
-) -> dict[str, Any]:
-    """Return all of a benchmark, its single runs too."""
+def schema() -> dict[str, Any]:
+    """Return the JSON Schema of --export-json."""
     return {
-        "rbuild": __version__,
-        "command_line": command,
-        "machine": dict(machine),
-        "reference": str(plan.modes[0]),
-        "runs": plan.runs,
-        "warmup": plan.warmup,
-        "environments": {
-            name: {
-                "kernel_release": kdir.release,
-                "source": kdir.tree.source,
-                "profile": kdir.profile.name,
-                "config_sha256": kdir.config_sha256,
-                "toolchain": dict(kdir.ready.toolchain),
-                "variables": dict(kdir.ready.sandbox.variables),
-                "phases": [phase.as_json() for phase in kdir.phases],
-            }
-            for name, kdir in kdirs.items()
-        },
-        "results": [
-            {
-                **row.as_json(),
-                "measurements": [one.as_json() for one in _of(found, row.mode, row.scenario)],
-            }
-            for row in made
-        ],
-        "identical": identical(made),
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **Report.model_json_schema(mode="serialization"),
+        "title": "rbuild bench",
     }
 
 
-def _of(found: Sequence[Measurement], mode: Mode, scenario: Scenario) -> list[Measurement]:
-    return [one for one in found if one.turn.mode == mode and one.turn.scenario is scenario]
+def tables(report: Report, console: Console) -> str:
+    """Return the whole report for the terminal."""
+    blocks = [
+        "\n".join(header(report)),
+        console.table("", columns(report), [cells(row, report) for row in report.rows]),
+        "\n".join(notes(report)),
+    ]
+    if scaling := speedups(report):
+        blocks.append(console.table("Parallelism", SPEEDUP_COLUMNS, scaling))
+    blocks.append(console.table("Phases (wall time)", *phase_table(report)))
+    blocks.append("\n".join(identity_line(one) for one in report.identity))
+    return "\n".join(block for block in blocks if block)
 
 
-def _cpu_model(kdirs: Mapping[str, Kdir]) -> str:
-    models = {kdir.ready.sandbox.variables.get("QEMU_CPU") for kdir in kdirs.values()} - {None}
-    return ", ".join(sorted(str(model) for model in models)) or "not used"
+def markdown(report: Report) -> str:
+    """Return the whole report as Markdown."""
+    lines = ["# rbuild bench", "", *(f"- {line}" for line in header(report)), ""]
+    lines += _markdown(columns(report), [cells(row, report) for row in report.rows])
+    lines += ["", *(f"- {line}" for line in notes(report)), ""]
+    if scaling := speedups(report):
+        lines += ["## Parallelism", "", *_markdown(SPEEDUP_COLUMNS, scaling), ""]
+    lines += ["## Phases (wall time)", "", *_markdown(*phase_table(report)), ""]
+    if report.identity:
+        lines += ["## Byte identity", "", *(f"- {identity_line(one)}" for one in report.identity)]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def csv(report: Report) -> str:
+    """Return every single run as a line of CSV, with a header."""
+    names: list[str] = []
+    lines: list[dict[str, Any]] = []
+    for row in report.rows:
+        for sample in row.samples:
+            line: dict[str, Any] = {
+                "environment": row.environment,
+                "kind": row.kind,
+                "driver": row.driver or "",
+                "jobs": row.jobs,
+                "scenario": row.scenario,
+                **sample.model_dump(exclude={"phases", "products"}),
+            }
+            line |= {f"{phase.name}_wall_s": phase.wall_s for phase in sample.phases}
+            line["products"] = " ".join(f"{one.name}:{one.sha256}" for one in sample.products)
+            names += [name for name in line if name not in names]
+            lines.append(line)
+    text = io.StringIO()
+    writer = csv_module.DictWriter(text, names, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return text.getvalue()
+
+
+def header(report: Report) -> list[str]:
+    """Return the lines that say where and of what the figures are."""
+    machine = report.machine
+    mhz = "" if machine.mhz is None else f" at {machine.mhz:.0f} MHz"
+    lines = [
+        f"{machine.cpu}{mhz}, {machine.cores} cores (governor {machine.governor}), "
+        f"{size(machine.memory_bytes)}, Linux {machine.host_kernel}, {machine.file_system}",
+        f"{report.started}, {duration(report.seconds)}; load {machine.load_before} before, "
+        f"{machine.load_after} after; ccache {'on' if report.ccache else 'off'}; "
+        f"{report.runs} runs after {report.warmup} to warm up",
+    ]
+    if machine.busy:
+        lines.append("THE MACHINE WAS BUSY with other work before this began.")
+    for line in dict.fromkeys(_environment(one) for one in report.environments):
+        names = [one.name for one in report.environments if _environment(one) == line]
+        lines.append(f"{', '.join(names)}: {line}")
+    return [*lines, report.command_line]
+
+
+def _environment(facts: EnvironmentFacts) -> str:
+    tools = ", ".join(
+        f"{name} {version}"
+        for name, version in facts.toolchain.items()
+        if name.startswith(("clang", "rustc"))
+    )
+    return (
+        f"Linux {facts.kernel_release} ({facts.source}), profile {facts.profile}, "
+        f"config {facts.config_sha256[:SHORT]}; {tools}; {facts.emulator or 'nothing emulated'}"
+    )
+
+
+def columns(report: Report) -> list[str]:
+    """Return the names of the table's columns."""
+    names = ["mode", "scenario", "n", "median s", "[interval]", "mean ± s", "user s", "system s"]
+    names += ["peak RSS", "size", "ratio", "[95 %]", ""]
+    return [names[0], "-j", *names[1:]] if several_jobs(report) else names
+
+
+def cells(row: Row, report: Report) -> list[str]:
+    """Return a row of the table."""
+    wall = row.wall_s
+    flag = f" ({_count(len(wall.outliers), 'outlier')})" if wall.outliers else ""
+    found = [
+        row.mode,
+        row.scenario,
+        str(wall.n),
+        f"{wall.median:.2f}",
+        interval(wall),
+        f"{wall.mean:.2f} ± {wall.deviation:.2f}{flag}",
+        f"{row.user_s.median:.2f}",
+        f"{row.system_s.median:.2f}",
+        size(row.max_rss_bytes),
+        size(row.samples[-1].products[0].size_bytes),
+        *ratio_cells(row.ratio),
+    ]
+    return [found[0], str(row.jobs), *found[1:]] if several_jobs(report) else found
+
+
+def interval(found: Spread) -> str:
+    """Return a median's interval as it is written."""
+    return f"[{found.low:.2f}, {found.high:.2f}]"
+
+
+def ratio_cells(found: Ratio | None) -> list[str]:
+    """Return a ratio, its interval and what it shows; the reference has none."""
+    if found is None:
+        return ["1", "", "reference"]
+    bounds = f"[{found.low:.2f}, {found.high:.2f}]" if found.confidence else ""
+    return [f"{found.ratio:.2f}x", bounds, found.verdict]
+
+
+def notes(report: Report) -> list[str]:
+    """Return what a reader must know of the table's figures."""
+    lines = [
+        "median, user, system: of whole builds; peak RSS: the largest single process; size: of "
+        "the .ko or Image; ratio: of medians, to the first environment, paired by rounds",
+    ]
+    least = min((row.wall_s.n for row in report.rows), default=0)
+    if attainable(least) < CONFIDENCE:
+        lines.append(
+            f"{_count(least, 'run')} bound a median with {attainable(least):.0%} confidence at "
+            "most: [interval] is their range.  Ratios are bounded with 95 % if noise is log-normal."
+        )
+    if any(row.wall_s.outliers for row in report.rows):
+        lines.append("outliers (modified Z-score above 3.5) are counted, not left out")
+    return lines
+
+
+def identity_line(one: Identity) -> str:
+    """Say whether the environments made the same bytes of a product, and where they differ."""
+    what = " ".join(word for word in (one.kind, one.driver, one.product) if word)
+    if len(one.sha256) == 1:
+        (own,) = one.sha256.values()
+        return f"{what}: {'the same bytes' if one.identical else 'DIFFERENT bytes'} in all runs" + (
+            "" if len(own) == 1 else f" ({len(own)} versions)"
+        )
+    if one.identical:
+        return f"{what}: the same bytes from {', '.join(one.sha256)}"
+    parts = [
+        f"{each.environment} in {', '.join(each.sections) or each.note or 'single runs'}"
+        for each in one.differences
+    ]
+    return f"{what}: DIFFERENT bytes: {'; '.join(parts) or 'from run to run'}"
+
+
+SPEEDUP_COLUMNS = ("mode", "scenario", "-j", "median s", "speedup", "[95 %]")
+
+
+def speedups(report: Report) -> list[list[str]]:
+    """Return for each mode how much faster more jobs are than the fewest."""
+    found = []
+    for row in report.rows:
+        same = [one for one in report.rows if (one.mode, one.scenario) == (row.mode, row.scenario)]
+        base = min(same, key=lambda one: one.jobs)
+        if len(same) < 2:
+            continue
+        gain = ratio([s.wall_s for s in base.samples], [s.wall_s for s in row.samples])
+        cell = ["1", ""] if row is base else [f"{gain.ratio:.2f}x", _bounds(gain)]
+        found.append([row.mode, row.scenario, str(row.jobs), f"{row.wall_s.median:.2f}", *cell])
+    return found
+
+
+def _bounds(found: Ratio) -> str:
+    return f"[{found.low:.2f}, {found.high:.2f}]" if found.confidence else ""
+
+
+def phase_table(report: Report) -> tuple[list[str], list[list[str]]]:
+    """Return the columns and rows of what each environment's phases took."""
+    names = list(dict.fromkeys(p.name for one in report.environments for p in one.phases))
+    lines = []
+    for one in report.environments:
+        took = {phase.name: duration(phase.wall_s) for phase in one.phases}
+        lines.append([one.name, *(took.get(name, "") for name in names)])
+    return ["environment", *names], lines
+
+
+def several_jobs(report: Report) -> bool:
+    """Tell whether modes differ in their -j, so that it must be said."""
+    return len({row.jobs for row in report.rows}) > 1
+
+
+def _markdown(names: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
+    found = [f"| {' | '.join(names)} |", f"|{' --- |' * len(names)}"]
+    return found + [f"| {' | '.join(_escape(cell) for cell in line)} |" for line in lines]
+
+
+def _escape(cell: str) -> str:
+    return cell.replace("|", "\\|")
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"

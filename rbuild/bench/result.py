@@ -11,7 +11,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-FORMAT = 2
+FORMAT: Literal[2] = 2
 """The version of the format; a file with another one can't be compared."""
 
 
@@ -63,7 +63,7 @@ class Sample(Part):
     load: float
     mhz: float | None = None
     phases: tuple[PhaseTimes, ...]
-    products: tuple[Product, ...]
+    products: tuple[Product, ...] = Field(min_length=1)
     ccache_hits: int | None = None
     ccache_misses: int | None = None
 
@@ -120,7 +120,7 @@ class Row(Part):
     system_s: Spread
     max_rss_bytes: int
     ratio: Ratio | None
-    samples: tuple[Sample, ...]
+    samples: tuple[Sample, ...] = Field(min_length=1)
 
     @property
     def mode(self) -> str:

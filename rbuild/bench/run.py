@@ -1,87 +1,186 @@
-"""A benchmark from its plan to its measurements, in folders of its own."""
+"""A benchmark from its plan to its samples, in folders of its own."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rbuild import module, process
-from rbuild.bench.measure import Measurement, measure
-from rbuild.bench.plan import Mode, Scenario, turns
+from rbuild import module, seed
+from rbuild.bench.measure import measure
+from rbuild.bench.places import KernelPlace, ModulePlace, Place, has_rust, once
+from rbuild.bench.plan import Mode, Plan, Scenario, Target, Turn, turns
+from rbuild.bench.result import Sample
+from rbuild.console import duration
+from rbuild.errors import UsageError
+from rbuild.kbuild import Kbuild
 from rbuild.kernel import Kdir
-from rbuild.module import Workplace
-from rbuild.profile import Kind
+from rbuild.profile import Profile
+from rbuild.provision import Ready
 from rbuild.session import Session
+from rbuild.source import Tree
+
+SAMPLES = "samples.jsonl"
+"""In the run's folder: each sample as it comes, so that an interrupted benchmark isn't lost."""
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What is measured: the first mode is the reference."""
+class Ground:
+    """An environment that benchmarks run in, its tree, and its KDIR if a module needs one."""
 
-    modes: tuple[Mode, ...]
-    scenarios: tuple[Scenario, ...]
-    runs: int
-    warmup: int
+    ready: Ready
+    tree: Tree
+    kdir: Kdir | None
 
 
-def execute(plan: Plan, kdir_of: Callable[[str], Kdir], session: Session) -> list[Measurement]:
-    """Make all runs of a plan; return the counted ones.
+@dataclass(frozen=True)
+class Findings:
+    """What a benchmark found: the counted samples, and where each mode's last products are.
 
-    ``kdir_of`` gives an environment's KDIR.  Everything happens in folders of this run, which
-    are removed at the end: neither does a benchmark disturb what was built, nor find it.
+    ``releases`` and ``configs`` have each environment's kernel release and the SHA-256 of its
+    .config.
     """
-    folder = session.run_folder / "bench"
-    try:
-        places = _places(plan, kdir_of, folder, session)
-        if any(scenario is not Scenario.CLEAN for scenario in plan.scenarios):
-            _build_once(places, session)
-        found = []
-        order = list(turns(plan.modes, plan.scenarios, runs=plan.runs, warmup=plan.warmup))
-        for number, turn in enumerate(order, start=1):
-            session.console.note(f"[{number}/{len(order)}] {turn.mode}, {turn.scenario}")
-            measured = measure(turn, places[turn.mode])
-            if turn.counted:
-                found.append(measured)
-        return found
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+
+    samples: Mapping[tuple[Mode, Scenario], Sequence[Sample]]
+    kept: Mapping[Mode, Path]
+    kdirs: Mapping[str, Path]
+
+
+def for_profile(plan: Plan, profile: Profile) -> Plan:
+    """Return the plan without what this profile's kernel can't be measured at.
+
+    Raises UsageError if nothing else was asked for.
+    """
+    rust = has_rust(profile)
+    found = tuple(replace(mode, rust=rust) for mode in plan.modes)
+    kept = tuple(mode for mode in found if mode.scenarios(plan.scenarios))
+    if not kept:
+        raise UsageError(f"The profile {profile.name} has no Rust to change a line of.")
+    return replace(plan, modes=kept)
+
+
+def execute(
+    plan: Plan, profile: Profile, grounds: Mapping[str, Ground], folder: Path, session: Session
+) -> Findings:
+    """Make all runs of a plan below ``folder``, which the caller makes and removes.
+
+    Neither does a benchmark disturb what was built before, nor find it.
+    """
+    console = session.console
+    places = _places(plan, profile, grounds, folder, session)
+    _build_once(plan, places, session)
+    samples: dict[tuple[Mode, Scenario], list[Sample]] = {}
+    kept: dict[Mode, Path] = {}
+    order = list(turns(plan))
+    took: dict[tuple[Mode, Scenario], list[float]] = {}
+    for number, turn in enumerate(order):
+        left = _left(order[number:], took)
+        console.note(f"[{number + 1}/{len(order)}] {label(turn.mode, plan)}, {turn.scenario}{left}")
+        started = time.monotonic()
+        sample = measure(turn, places[turn.mode])
+        took.setdefault((turn.mode, turn.scenario), []).append(time.monotonic() - started)
+        if not turn.counted:
+            continue
+        samples.setdefault((turn.mode, turn.scenario), []).append(sample)
+        _write(session.run_folder / SAMPLES, turn, sample)
+        if turn.scenario is Scenario.CLEAN:
+            kept[turn.mode] = _keep(turn.mode, places[turn.mode], folder)
+    return Findings(
+        samples,
+        kept,
+        {
+            mode.environment: place.kbuild.kdir
+            for mode, place in places.items()
+            if isinstance(place, KernelPlace)
+        },
+    )
+
+
+def label(mode: Mode, plan: Plan) -> str:
+    """Return a mode's name, with its -j where the plan has more than one."""
+    several = len({one.jobs for one in plan.modes}) > 1
+    return f"{mode} -j{mode.jobs}" if several else str(mode)
 
 
 def _places(
-    plan: Plan, kdir_of: Callable[[str], Kdir], folder: Path, session: Session
-) -> dict[Mode, Workplace]:
-    """Make a workplace for each mode; in-tree modes share a copy of their environment's KDIR."""
-    places = {}
+    plan: Plan, profile: Profile, grounds: Mapping[str, Ground], folder: Path, session: Session
+) -> dict[Mode, Place]:
+    """Make each mode's place; in-tree modes share a copy of their environment's KDIR."""
+    places: dict[Mode, Place] = {}
     copies: dict[str, Path] = {}
     for mode in plan.modes:
-        kdir = kdir_of(mode.environment)
-        own = folder / str(mode).replace(" ", "-").replace("/", "_")
-        if mode.kind is Kind.OUT_OF_TREE:
-            source = module.driver_source(mode.driver)
-            places[mode] = module.out_of_tree(kdir, source, own, session)
+        ground = grounds[mode.environment]
+        own = folder / f"{mode}-{mode.jobs}".replace(" ", "-").replace("/", "_")
+        if mode.target is Target.KERNEL:
+            kbuild = Kbuild(session, ground.ready, ground.tree, own / "build", jobs=mode.jobs)
+            places[mode] = KernelPlace(kbuild, profile, own)
             continue
-        if mode.environment not in copies:
-            copies[mode.environment] = _copy_in_tree(kdir, own, session)
-        copy = copies[mode.environment]
-        places[mode] = module.in_tree(kdir, copy / "kdir", mode.driver, copy / "overlay", session)
+        assert ground.kdir is not None
+        assert mode.driver is not None
+        if mode.target is Target.OUT_OF_TREE:
+            source = module.driver_source(mode.driver)
+            work = module.out_of_tree(ground.kdir, source, own, session)
+        else:
+            if mode.environment not in copies:
+                copies[mode.environment] = _copy_in_tree(ground.kdir, own, session)
+            copy = copies[mode.environment]
+            work = module.in_tree(
+                ground.kdir, copy / "kdir", mode.driver, copy / "overlay", session
+            )
+        places[mode] = ModulePlace(replace(work, kbuild=replace(work.kbuild, jobs=mode.jobs)))
     return places
 
 
 def _copy_in_tree(kdir: Kdir, folder: Path, session: Session) -> Path:
-    """Copy the KDIR that in-tree builds write in."""
-    _, own = module.in_tree_kdir(kdir, session)
+    """Copy the KDIR that in-tree builds write in, and the sources that it was configured with.
+
+    Both keep their times: a Kconfig file that were newer than the configuration would be read
+    again in the first run.
+    """
+    overlay, own = module.in_tree_kdir(kdir, session)
     folder.mkdir(parents=True)
-    with session.store.lock(own.entry):
-        process.run(["cp", "-a", "--reflink=auto", str(own.path), str(folder / "kdir")])
+    seed.copy(own.path, folder / "kdir")
+    seed.copy(overlay, folder / "overlay")
     return folder
 
 
-def _build_once(places: dict[Mode, Workplace], session: Session) -> None:
-    """Build each mode once, so that incremental and noop runs have something to start from."""
-    session.console.note("Building each mode once, for the runs that start from there")
-    for place in places.values():
-        place.wipe()
-        place.sync()
-        place.make()
+def _build_once(plan: Plan, places: Mapping[Mode, Place], session: Session) -> None:
+    """Build the modes that no clean run builds first, so that their runs have a start.
+
+    All are thrown away before any is built: in-tree modes of one environment share a folder.
+    """
+    waiting = [mode for mode in plan.modes if Scenario.CLEAN not in mode.scenarios(plan.scenarios)]
+    for mode in waiting:
+        places[mode].clean()
+    for mode in waiting:
+        session.console.note(f"Building {label(mode, plan)} once: its runs start from there")
+        scenarios = mode.scenarios(plan.scenarios)
+        once(places[mode], [one for one in scenarios if one is not Scenario.NOOP])
+
+
+def _left(order: Sequence[Turn], took: Mapping[tuple[Mode, Scenario], Sequence[float]]) -> str:
+    """Return how long the turns may take that are still to come, once each has been tried."""
+    known = [took.get((turn.mode, turn.scenario)) for turn in order]
+    if not all(known):
+        return ""
+    return f" (about {duration(sum(statistics.median(one) for one in known if one))} left)"
+
+
+def _keep(mode: Mode, place: Place, folder: Path) -> Path:
+    """Copy a place's products to where later runs don't change them."""
+    own = folder / "kept" / f"{mode}-{mode.jobs}".replace(" ", "-").replace("/", "_")
+    own.mkdir(parents=True, exist_ok=True)
+    for path in place.products():
+        shutil.copy2(path, own / path.name)
+    return own
+
+
+def _write(path: Path, turn: Turn, sample: Sample) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(
+            f'{{"mode": "{turn.mode}", "jobs": {turn.mode.jobs}, "scenario": "{turn.scenario}", '
+            f'"sample": {sample.model_dump_json()}}}\n'
+        )

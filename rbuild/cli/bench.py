@@ -2,36 +2,100 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import shlex
+import shutil
 import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from rbuild import profile
-from rbuild.bench import machine, report
-from rbuild.bench.plan import Scenario, modes
-from rbuild.bench.run import Plan, execute
+from rbuild import environment, profile
 from rbuild.cli import App
-from rbuild.cli.options import (
-    ENVIRONMENT,
-    jobs_option,
-    kdir_for,
-    profile_option,
-    runtime_option,
-    session,
-)
-from rbuild.console import duration
-from rbuild.kernel import Kdir
-from rbuild.profile import IN_KERNEL, Driver, Kind
+from rbuild.cli.options import ENVIRONMENT, profile_option, runtime_option, session
+from rbuild.errors import BecameSlower
+from rbuild.profile import IN_KERNEL, Driver, Profile
+
+if TYPE_CHECKING:
+    from rbuild.bench.compare import Comparison
+    from rbuild.bench.plan import Plan
+    from rbuild.bench.result import Report
+    from rbuild.bench.run import Ground
+    from rbuild.session import Session
+
+TARGETS = ("out-of-tree", "in-tree", "kernel")
+SCENARIOS = ("clean", "incremental", "incremental-c", "incremental-rust", "noop")
+PICTURES = (".svg", ".png")
+LOG_LINES = 40
+"""How many of the log's last lines a report keeps."""
 
 EPILOG = """\b
 Examples:
   rbuild bench
   rbuild bench --env cross --env chroot --driver c --runs 3
-  rbuild bench --scenario incremental --export-json bench.json
+  rbuild bench --kind kernel --scenario clean --scenario incremental -j 1 -j 2
+  rbuild bench --export-json new.json --compare old.json --fail-above 10%
+  rbuild bench --from new.json --plot bench.svg --html bench.html
 """
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """The files that a report is written to."""
+
+    json: Path | None
+    csv: Path | None
+    markdown: Path | None
+    plot: Path | None
+    html: Path | None
+
+    def check(self) -> None:
+        """Refuse a bad file name before an hour of measuring, not after it."""
+        for option, path in (
+            ("--export-json", self.json),
+            ("--export-csv", self.csv),
+            ("--export-markdown", self.markdown),
+            ("--plot", self.plot),
+            ("--html", self.html),
+        ):
+            if path is not None and not path.parent.is_dir():
+                raise click.UsageError(f"{option}: {path.parent} is not a folder.")
+        if self.plot is not None and self.plot.suffix not in PICTURES:
+            raise click.UsageError(f"--plot: {self.plot} must end in {' or '.join(PICTURES)}.")
+        if self.plot is not None or self.html is not None:
+            from rbuild.bench import plot  # noqa: PLC0415 - matplotlib is slow to import
+
+            plot.require()
+
+    def write(self, report: Report, compared: Comparison | None) -> None:
+        """Write every file that was asked for."""
+        from rbuild.bench import report as words  # noqa: PLC0415
+
+        if self.json is not None:
+            self.json.write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        if self.csv is not None:
+            self.csv.write_text(words.csv(report), encoding="utf-8")
+        if self.markdown is not None:
+            self.markdown.write_text(words.markdown(report), encoding="utf-8")
+        if self.plot is not None:
+            from rbuild.bench import plot  # noqa: PLC0415
+
+            plot.write(report, self.plot)
+        if self.html is not None:
+            from rbuild.bench import html  # noqa: PLC0415
+
+            self.html.write_text(html.page(report, compared), encoding="utf-8")
+
+
+def _file(name: str, text: str) -> Callable[..., Any]:
+    return click.option(
+        name, type=click.Path(dir_okay=False, path_type=Path), metavar="F", help=text
+    )
 
 
 @click.command(epilog=EPILOG)
@@ -47,8 +111,8 @@ Examples:
     "--kind",
     "kinds",
     multiple=True,
-    type=click.Choice([kind.value for kind in Kind]),
-    help="A kind of build; may be repeated [default: both].",
+    type=click.Choice(TARGETS),
+    help="What is built; may be repeated [default: out-of-tree, in-tree].",
 )
 @click.option(
     "--driver",
@@ -61,8 +125,8 @@ Examples:
     "--scenario",
     "scenarios",
     multiple=True,
-    default=(Scenario.CLEAN.value,),
-    type=click.Choice([one.value for one in Scenario]),
+    default=("clean",),
+    type=click.Choice(SCENARIOS),
     show_default=True,
     help="What a run starts from; may be repeated.",
 )
@@ -83,13 +147,41 @@ Examples:
     help="Runs of each mode before those.",
 )
 @click.option(
-    "--export-json",
+    "-j",
+    "--jobs",
+    "jobs",
+    multiple=True,
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="How many commands make runs at once; may be repeated [default: one a processor].",
+)
+@click.option("--ccache", is_flag=True, help="Let C be compiled through ccache [default: no].")
+@_file("--export-json", "Write everything, each single run too.")
+@_file("--export-csv", "Write each run as a line of CSV.")
+@_file("--export-markdown", "Write the tables as Markdown.")
+@_file("--plot", "Draw the times, as .svg or .png.")
+@_file("--html", "Write one self-contained page with tables and plots.")
+@click.option(
+    "--compare",
+    "old",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="OLD.json",
+    help="Show what became slower or faster since a result written by --export-json.",
+)
+@click.option(
+    "--fail-above",
+    metavar="P%",
+    help="With --compare: exit with 1 if anything became slower by more than this.",
+)
+@click.option(
+    "--from",
+    "source",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="F",
-    help="Write everything, each single run too.",
+    help="Measure nothing: show, export or compare an earlier result.",
 )
+@click.option("--schema", is_flag=True, help="Print the JSON Schema of --export-json.")
 @profile_option
-@jobs_option
 @runtime_option
 @click.pass_obj
 def command(
@@ -100,55 +192,154 @@ def command(
     scenarios: tuple[str, ...],
     runs: int,
     warmup: int,
+    jobs: tuple[int, ...],
+    ccache: bool,
     export_json: Path | None,
+    export_csv: Path | None,
+    export_markdown: Path | None,
+    plot: Path | None,
+    html: Path | None,
+    old: Path | None,
+    fail_above: str | None,
+    source: Path | None,
+    schema: bool,
     profile_name: str,
-    jobs: int | None,
     runtime: str,
 ) -> None:
-    """Build the driver in each mode (environment x kind x driver), and compare the times.
+    """Build in each mode (environment x kind x driver), and compare the times.
 
     Provisions what is missing first.  The modes take turns, after a warm-up, so that a machine
-    that becomes slower is unfair to none of them; ratios are to the first mode.
+    that becomes slower is unfair to none of them; ratios are to the first environment.
     """
-    made = session(app, "bench", runtime, jobs)
-    names = list(dict.fromkeys(envs)) or ["cross", "hybrid"]
+    # The statistics and their models are slow to import: nobody else waits for them.
+    from rbuild.bench import compare  # noqa: PLC0415
+    from rbuild.bench import report as words  # noqa: PLC0415
+
+    if schema:
+        published = words.schema()
+        app.console.result(json.dumps(published, indent=2), published)
+        return
+    outputs = Outputs(export_json, export_csv, export_markdown, plot, html)
+    outputs.check()
+    threshold = None if fail_above is None else compare.parse_threshold(fail_above)
+    if threshold is not None and old is None:
+        raise click.UsageError("--fail-above needs --compare.")
+    earlier = None if old is None else compare.load(old)
+    if source is not None:
+        report = compare.load(source)
+    else:
+        made = session(app, "bench", runtime, None)
+        made.ccache = ccache
+        report = _measured(
+            _plan(envs, kinds, drivers, scenarios, runs, warmup, jobs),
+            profile.load(profile_name),
+            made,
+        )
+    compared = None if earlier is None else compare.compare(earlier, report)
+    outputs.write(report, compared)
+    text = words.tables(report, app.console)
+    data: dict[str, Any] = report.model_dump(mode="json")
+    if compared is not None:
+        text += "\n\n" + compare.table(compared, app.console)
+        data["comparison"] = compared.as_json()
+    if compared is not None and threshold is not None:
+        _must_not_be_slower(app, compared, threshold, text, data)
+    app.console.result(text, data)
+
+
+def _plan(
+    envs: tuple[str, ...],
+    kinds: tuple[str, ...],
+    drivers: tuple[str, ...],
+    scenarios: tuple[str, ...],
+    runs: int,
+    warmup: int,
+    jobs: tuple[int, ...],
+) -> Plan:
+    from rbuild.bench.machine import cores  # noqa: PLC0415
+    from rbuild.bench.plan import Plan, Scenario, Target, modes  # noqa: PLC0415
+
+    targets = [Target(kind) for kind in dict.fromkeys(kinds)]
     chosen = modes(
-        names,
-        [Kind(kind) for kind in dict.fromkeys(kinds)] or list(Kind),
+        list(dict.fromkeys(envs)) or ["cross", "hybrid"],
+        targets or [Target.OUT_OF_TREE, Target.IN_TREE],
         [Driver(driver) for driver in dict.fromkeys(drivers)] or list(IN_KERNEL),
+        list(dict.fromkeys(jobs)) or [cores()],
     )
-    plan = Plan(tuple(chosen), tuple(s for s in Scenario if s.value in scenarios), runs, warmup)
-    if export_json is not None:
-        _must_be_writable(export_json)
-    before = machine.describe()
-    found = profile.load(profile_name)
-    kdirs: dict[str, Kdir] = {name: kdir_for(found, name, made) for name in names}
-    if all(phase.cached for kdir in kdirs.values() for phase in kdir.phases) and machine.busy(
-        before
-    ):
-        app.console.warn(f"The machine is busy (load {before['load_1min']}): expect wide ranges.")
-    measured = execute(plan, kdirs.__getitem__, made)
-    line = shlex.join(["rbuild", *sys.argv[1:]])
-    rows = report.rows(plan, measured)
-    data = report.as_json(plan, measured, rows, before, kdirs, line)
-    if export_json is not None:
-        export_json.write_text(json.dumps(data, indent=2) + "\n")
-    text = [
-        *report.header(before, kdirs, line),
-        app.console.table("", report.COLUMNS, [row.cells() for row in rows]),
-        "wall, user, system: medians of whole builds; peak RSS: the largest single process; "
-        "ratio: of medians, to the first mode, (range) by rounds",
-        *report.identical(rows),
-        *[
-            f"{name}: KDIR made once in {duration(sum(p.usage.wall_s for p in kdir.phases))} "
-            f"({', '.join(f'{p.name} {duration(p.usage.wall_s)}' for p in kdir.phases)})"
-            for name, kdir in kdirs.items()
-        ],
-    ]
-    app.console.result("\n".join(text), data)
+    asked = tuple(Scenario(one) for one in dict.fromkeys(scenarios))
+    kept = tuple(mode for mode in chosen if mode.scenarios(asked))
+    if not kept:
+        raise click.UsageError(
+            f"--scenario {', '.join(asked)}: there is no such scenario of "
+            f"{', '.join(targets) or 'a module'}."
+        )
+    return Plan(kept, asked, runs, warmup)
 
 
-def _must_be_writable(path: Path) -> None:
-    """Refuse a bad file name before an hour of measuring, not after it."""
-    if not path.parent.is_dir():
-        raise click.UsageError(f"--export-json: {path.parent} is not a folder.")
+def _measured(plan: Plan, found: Profile, made: Session) -> Report:
+    """Provision, measure and report."""
+    from rbuild.bench import machine  # noqa: PLC0415
+    from rbuild.bench.assemble import Occasion, assemble  # noqa: PLC0415
+    from rbuild.bench.plan import Target  # noqa: PLC0415
+    from rbuild.bench.run import execute, for_profile  # noqa: PLC0415
+
+    plan = for_profile(plan, found)
+    before, started = machine.moment(), datetime.datetime.now(datetime.UTC)
+    clock = time.monotonic()
+    if machine.busy(before):
+        made.console.warn(f"The machine is busy (load {before.load}): expect wide intervals.")
+    grounds = {
+        name: _ground(
+            name,
+            found,
+            made,
+            with_kdir=any(
+                mode.environment == name and mode.target is not Target.KERNEL for mode in plan.modes
+            ),
+        )
+        for name in dict.fromkeys(mode.environment for mode in plan.modes)
+    }
+    folder = made.run_folder / "bench"
+    folder.mkdir()
+    try:
+        findings = execute(plan, found, grounds, folder, made)
+        occasion = Occasion(
+            shlex.join(["rbuild", *sys.argv[1:]]),
+            started.isoformat(timespec="seconds"),
+            time.monotonic() - clock,
+            machine.describe(before, machine.moment(), made.store.root),
+            made.ccache,
+            tuple(made.log_path.read_text(errors="replace").splitlines()[-LOG_LINES:]),
+        )
+        return assemble(plan, found, grounds, findings, occasion)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _ground(name: str, found: Profile, made: Session, *, with_kdir: bool) -> Ground:
+    from rbuild.bench.run import Ground  # noqa: PLC0415
+    from rbuild.kernel import prepare  # noqa: PLC0415
+    from rbuild.provision import make_ready  # noqa: PLC0415
+    from rbuild.source import obtain  # noqa: PLC0415
+
+    ready = make_ready(environment.load(name), made.store, made.runtime)
+    tree = obtain(found, ready, made.store)
+    return Ground(ready, tree, prepare(found, tree, ready, made) if with_kdir else None)
+
+
+def _must_not_be_slower(
+    app: App, compared: Comparison, threshold: float, text: str, data: dict[str, Any]
+) -> None:
+    """Raise BecameSlower if something is, with all of the result for whoever reads JSON."""
+    from rbuild.bench import compare  # noqa: PLC0415
+
+    slower = compare.failures(compared, threshold)
+    if not slower:
+        return
+    if not app.console.json:
+        app.console.result(text)
+    raise BecameSlower(
+        f"{len(slower)} of {len(compared.rows)} became slower by more than {threshold:.0%}: "
+        f"{'; '.join(slower)}.",
+        result=data,
+    )

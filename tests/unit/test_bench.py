@@ -1,0 +1,164 @@
+"""The benchmark's own parts: what is run in which order, where, and what is said of the bytes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from rbuild import elf
+from rbuild.bench import identity, machine
+from rbuild.bench.cgroup import Cgroup, cgroup
+from rbuild.bench.places import change_a_line, main_source
+from rbuild.bench.plan import Mode, Plan, Scenario, Target, modes, turns
+from rbuild.errors import BuildFailed
+from rbuild.module import driver_source, sync
+from rbuild.profile import IN_KERNEL, Driver
+
+
+@pytest.mark.parametrize(
+    ("driver", "name"),
+    [(Driver.C, "mfrc522_chip.c"), (Driver.RUST, "chip.rs"), (Driver.GLUE, "chip.rs")],
+)
+def test_a_change_is_made_where_the_chip_is(tmp_path: Path, driver: Driver, name: str) -> None:
+    sync(driver_source(driver), tmp_path)
+    assert not [path for path in tmp_path.iterdir() if path.is_symlink()]
+    place = SimpleNamespace(module=tmp_path, sources=tmp_path)
+    assert main_source(place).name == name
+
+
+def test_change_a_line_changes_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.rs"
+    path.write_text("fn f() {}\n")
+    change_a_line(path, 1)
+    first = path.read_text()
+    change_a_line(path, 2)
+    assert first != path.read_text()
+    assert len(path.read_text().splitlines()) == 2
+
+
+def test_turns_are_interleaved() -> None:
+    found = modes(["cross", "hybrid"], [Target.OUT_OF_TREE], [Driver.C], [2])
+    order = list(turns(Plan(tuple(found), (Scenario.NOOP, Scenario.CLEAN), 2, 1)))
+    assert len(order) == 3 * 2 * 2
+    assert [turn.counted for turn in order] == [False] * 4 + [True] * 8
+    assert [str(turn.mode) for turn in order[:3]] == [str(found[0])] * 2 + [str(found[1])]
+    assert [turn.scenario for turn in order[:2]] == [Scenario.CLEAN, Scenario.NOOP]
+
+
+def test_modes_are_every_combination() -> None:
+    found = modes(["a", "b"], list(Target), list(IN_KERNEL), [1, 2])
+    assert len(set(found)) == 2 * 2 * (2 * len(IN_KERNEL) + 1)
+    assert found[0] == Mode("a", Target.KERNEL, None, 1)
+    assert found[1].environment == "b"
+    assert str(found[0]) == "a kernel"
+
+
+def test_a_kernel_has_other_changes_than_a_driver() -> None:
+    kernel, driver = modes(["a"], [Target.KERNEL, Target.IN_TREE], [Driver.C], [1])
+    asked = [Scenario.NOOP, Scenario.INCREMENTAL]
+    assert kernel.scenarios(asked) == [
+        Scenario.INCREMENTAL_C,
+        Scenario.INCREMENTAL_RUST,
+        Scenario.NOOP,
+    ]
+    assert driver.scenarios(asked) == [Scenario.INCREMENTAL, Scenario.NOOP]
+    assert kernel.scenarios([Scenario.INCREMENTAL_C]) == [Scenario.INCREMENTAL_C]
+    assert driver.scenarios([Scenario.INCREMENTAL_C]) == []
+
+
+def test_the_file_system_is_that_of_the_longest_mount(monkeypatch: pytest.MonkeyPatch) -> None:
+    mounts = "a / ext4 rw 0 0\nb /var xfs rw 0 0\nc /var/lib btrfs rw 0 0\nd /va tmpfs rw 0 0\n"
+    monkeypatch.setattr(machine, "_read", lambda path: mounts)
+    assert machine.file_system(Path("/var/lib/x")) == "btrfs"
+    assert machine.file_system(Path("/var/libs")) == "xfs"
+    assert machine.file_system(Path("/usr")) == "ext4"
+
+
+def test_a_machine_without_procs_files_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_read", lambda path: "")
+    moment = machine.Moment(0.1, None)
+    found = machine.describe(moment, machine.Moment(9.0, None), Path("/"))
+    assert (found.governor, found.mhz, found.file_system) == ("unknown", None, "unknown")
+    assert not found.busy
+    assert machine.busy(machine.Moment(machine.cores() * 0.6, None))
+
+
+def test_a_command_joins_its_cgroup(tmp_path: Path) -> None:
+    groups = [tmp_path / name for name in ("one group", "two")]
+    for folder in groups:
+        folder.mkdir()
+    prefix = Cgroup(tuple(groups)).prefix()
+    words = [*prefix, sys.executable, "-c", "import sys; print(sys.argv[1:])", "--", "a b", "-c"]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "['--', 'a b', '-c']"
+    assert [(folder / "cgroup.procs").read_text() for folder in groups] == ["0\n", "0\n"]
+
+
+@pytest.mark.parametrize(
+    ("files", "seconds", "peak"),
+    [
+        ({"cpu.stat": "usage_usec 2500000\nuser_usec 1\n", "memory.peak": "4096\n"}, 2.5, 4096),
+        ({"cpuacct.usage": "1500000000\n", "memory.max_usage_in_bytes": "8192\n"}, 1.5, 8192),
+        ({}, None, None),
+    ],
+)
+def test_a_cgroup_tells_what_it_used(
+    tmp_path: Path, files: dict[str, str], seconds: float | None, peak: int | None
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    group = Cgroup((tmp_path,))
+    assert group.cpu_s() == seconds
+    assert group.peak_bytes() == peak
+
+
+def test_a_cgroup_is_made_and_removed(tmp_path: Path) -> None:
+    for name in ("cpuacct", "memory"):
+        (tmp_path / name).mkdir()
+    with cgroup(tmp_path) as group:
+        assert group is not None
+        assert [folder.parent.name for folder in group.folders] == ["cpuacct", "memory"]
+        assert all(folder.is_dir() for folder in group.folders)
+    assert not list(tmp_path.glob("*/*"))
+
+
+def test_without_cgroups_there_is_none(tmp_path: Path) -> None:
+    with cgroup(tmp_path) as group:
+        assert group is None
+
+
+def test_elf_files_differ_by_section(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    elf_bytes = request.getfixturevalue("elf")
+    one, two, three = (tmp_path / name for name in ("one.ko", "two.ko", "three.ko"))
+    one.write_bytes(elf_bytes(modinfo={"license": "GPL"}, undefined=["a"]))
+    two.write_bytes(elf_bytes(modinfo={"license": "BSD"}, undefined=["a"]))
+    three.write_bytes(elf_bytes(modinfo={"license": "GPL"}, undefined=["a", "b"]))
+    assert elf.section_digests(one) == elf.section_digests(one)
+    assert identity.difference("hybrid", one, two).sections == (".modinfo",)
+    assert identity.difference("hybrid", one, three).sections == (".symtab", ".strtab", "(headers)")
+
+
+def test_a_file_that_only_begins_as_elf_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "broken.ko"
+    path.write_bytes(b"\x7fELF\x02\x01\x01")
+    with pytest.raises(BuildFailed):
+        elf.section_digests(path)
+    path.write_bytes(b"text")
+    assert elf.section_digests(path) is None
+
+
+def test_other_files_differ_by_line_or_byte(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.write_text("a\nb\n")
+    two.write_text("a\nc\n")
+    assert identity.difference("x", one, two).note == "2 lines differ: b; c"
+    one.write_bytes(b"\x80\x01\x02")
+    two.write_bytes(b"\x80\x03\x02\x04")
+    assert identity.difference("x", one, two).note == (
+        "1 bytes differ, the first at 0x1; sizes 3 and 4"
+    )
+    assert "was not made" in identity.difference("x", one, tmp_path / "none").note
