@@ -22,8 +22,11 @@ INTERPRETERS = (
 
 # The first 20 bytes of an ELF file: class 64, little endian, version 1; type EXEC or DYN;
 # machine 0xb7.  The mask lets OSABI and the ABI version vary, and the type differ in its last bit.
-MAGIC = rb"\x7fELF\x02\x01\x01\x00" + rb"\x00" * 8 + rb"\x02\x00\xb7\x00"
-MASK = rb"\xff" * 7 + rb"\x00" + rb"\xff" * 8 + rb"\xfe\xff\xff\xff"
+MAGIC = r"\x7fELF\x02\x01\x01\x00" + r"\x00" * 8 + r"\x02\x00\xb7\x00"
+MASK = r"\xff" * 7 + r"\x00" + r"\xff" * 8 + r"\xfe\xff\xff\xff"
+
+PRIVATE = ["unshare", "--user", "--map-root-user", "--mount", "--"]
+"""Enters namespaces in which binfmt_misc can be mounted for their processes alone."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,20 @@ def require(arch: Architecture) -> None:
         )
 
 
+def private() -> bool:
+    """Tell whether a sandbox can have a binfmt_misc of its own (Linux 6.7, user namespaces)."""
+    words = [*PRIVATE, "mount", "-t", "binfmt_misc", "binfmt_misc", str(MOUNT_POINT)]
+    try:
+        return process.run(words, check=False).returncode == 0
+    except HostLacks:
+        return False
+
+
+def line(name: str, interpreter: Path, flags: str) -> str:
+    """Return what registers ``interpreter`` for aarch64 programs, its escapes as the kernel's."""
+    return f":{name}:M::{MAGIC}:{MASK}:{interpreter}:{flags}"
+
+
 def enable(arch: Architecture) -> None:
     """Mount binfmt_misc and register QEMU, without any service; needs root.
 
@@ -126,13 +143,6 @@ def _register(arch: Architecture, name: str) -> None:
     try:
         if existing.exists():
             existing.write_bytes(b"-1")
-        line = b":%s:M::%s:%s:%s:%s" % (
-            name.encode(),
-            MAGIC,
-            MASK,
-            str(interpreter).encode(),
-            flags.encode(),
-        )
-        (MOUNT_POINT / "register").write_bytes(line)
+        (MOUNT_POINT / "register").write_text(line(name, interpreter, flags))
     except OSError as error:
         raise HostLacks(f"{name} can't be registered: {error.strerror}.") from error

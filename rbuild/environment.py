@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import yaml
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from rbuild import data, definition
 from rbuild.definition import Strict
@@ -59,20 +60,63 @@ class RootfsDefinition(Strict):
     emulated_variables: dict[str, str] = Field(
         {}, description="further variables where the rootfs is emulated"
     )
+    emulator: tuple[str, ...] = Field(
+        (),
+        description="Debian suites whose qemu-user runs it where it is emulated, the preferred one "
+        "last; none: the host's QEMU",
+    )
     mount_points: tuple[str, ...] = Field(
         (), description="empty folders for a hybrid's native layer"
     )
 
 
+class Level(Strict):
+    """What a level of a hybrid adds to those before it: folders and programs that are native."""
+
+    folders: tuple[str, ...] = ()
+    programs: tuple[str, ...] = ()
+
+
+NONE = "none"
+"""The level of every hybrid at which nothing is native."""
+
+
 class HybridDefinition(Strict):
-    """A rootfs (``base``) with programs and folders of another (``native``) bound over it."""
+    """A rootfs (``base``) with programs and folders of another (``native``) bound over it.
+
+    Each of the ``levels`` includes those before it; ``level`` is the one meant where none is named.
+    """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
     description: str = ""
     base: str
     native: str
-    folders: tuple[str, ...] = ()
-    programs: tuple[str, ...] = Field(min_length=1)
+    level: str
+    levels: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")], Level] = Field(
+        min_length=1
+    )
+
+    @model_validator(mode="after")
+    def _known(self) -> HybridDefinition:
+        if NONE in self.levels:
+            raise ValueError(f"the level {NONE} needs no definition: nothing is native there")
+        if self.level not in self.level_names:
+            raise ValueError(f"level is one of {', '.join(self.level_names)}, not {self.level!r}")
+        return self
+
+    @property
+    def level_names(self) -> list[str]:
+        """The levels that can be asked for, the least first."""
+        return [NONE, *self.levels]
+
+    def parts(self, level: str) -> Level:
+        """Return all that is native at a level."""
+        names = self.level_names[1 : self.level_names.index(level) + 1]
+        found = [self.levels[name] for name in names]
+        return Level(
+            folders=tuple(folder for part in found for folder in part.folders),
+            programs=tuple(program for part in found for program in part.programs),
+        )
 
 
 @dataclass(frozen=True)
@@ -111,7 +155,7 @@ class Environment:
     """An environment on this host.
 
     ``base`` is the rootfs that is entered; ``native`` the one whose programs are bound over it,
-    in a hybrid on a host that would otherwise emulate.
+    in a hybrid on a host that would otherwise emulate, with what of it is bound at ``level``.
     """
 
     name: str
@@ -120,6 +164,7 @@ class Environment:
     native: Rootfs | None = None
     folders: tuple[str, ...] = ()
     programs: tuple[str, ...] = ()
+    level: str | None = None
 
     @property
     def rootfses(self) -> list[Rootfs]:
@@ -167,13 +212,26 @@ def names() -> list[str]:
     return usual + sorted(found - set(usual))
 
 
+def levels(name: str) -> list[str]:
+    """Return the names by which an environment's levels are asked for; none if it has none."""
+    path = data.folder("rootfs") / f"{name}.yaml"
+    if not path.is_file() or not _is_hybrid(path):
+        return []
+    found = definition.load(path, HybridDefinition)
+    return [f"{name}:{level}" for level in found.level_names]
+
+
 def load(name: str) -> Environment:
     """Return the environment of that name (or in the file of that path) as it is on this host.
 
-    Raises UsageError if there is none or its definition is wrong, HostLacks on an unknown host.
+    A hybrid's name may end in a level, as in ``hybrid:compilers``.  Raises UsageError if there is
+    no such environment or level, or if its definition is wrong; HostLacks on an unknown host.
     """
-    found = _read(name)
+    plain, level = _split(name)
+    found = _read(plain)
     if isinstance(found, RootfsDefinition):
+        if level is not None:
+            raise UsageError(f"{found.name} has no levels: nothing is bound over its rootfs.")
         return Environment(found.name, found.description, _rootfs(found))
     base, native = _read(found.base), _read(found.native)
     for part in (base, native):
@@ -186,12 +244,26 @@ def load(name: str) -> Environment:
             f"{found.name}: {base.name} is of {base.suite}, {native.name} of {native.suite}; "
             "a hybrid's parts must be of the same suite."
         )
+    if level is not None and level not in found.level_names:
+        known = definition.nearest(level, found.level_names)
+        raise UsageError(f"{found.name} has no level {level!r}.{known}")
+    own = found.name if level in {None, found.level} else f"{found.name}:{level}"
+    chosen = level or found.level
     under = _rootfs(base)
-    if not under.emulated:
-        return Environment(found.name, found.description, under)
+    if not under.emulated or chosen == NONE:
+        return Environment(own, found.description, under, level=chosen)
+    parts = found.parts(chosen)
     return Environment(
-        found.name, found.description, under, _rootfs(native), found.folders, found.programs
+        own, found.description, under, _rootfs(native), parts.folders, parts.programs, chosen
     )
+
+
+def _split(name: str) -> tuple[str, str | None]:
+    """Return an environment's name or path, and the level behind its last colon, if any."""
+    plain, colon, level = name.rpartition(":")
+    if not colon or "/" in level or not plain:
+        return name, None
+    return plain, level
 
 
 def _rootfs(found: RootfsDefinition) -> Rootfs:

@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rbuild import ccache
 from rbuild.errors import BuildFailed, InfrastructureError, ProcessFailed
 from rbuild.process import Usage
 from rbuild.provision import Ready
 from rbuild.sandbox import KDIR, MODULE, SRC, Bind, Job
-from rbuild.session import Session
+from rbuild.session import CacheUse, Session
 from rbuild.source import IN_TREE_FOLDER, Tree
 
 ARCHITECTURE = "arm64"
@@ -35,17 +36,23 @@ CONTEXT_LINES = 8
 
 @dataclass(frozen=True)
 class Made:
-    """A finished make: what it used, and how many commands it announced."""
+    """A finished make: what it used, and how many commands it announced.
+
+    ``ccache`` is None where ccache was not used.
+    """
 
     usage: Usage
     objects: int
+    ccache: CacheUse | None = None
 
 
 @dataclass(frozen=True)
 class Kbuild:
     """A kernel tree and an output directory in an environment: where make can be run.
 
-    ``overlay`` is a folder to be seen as the driver's folder of the tree, in an in-tree build.
+    ``overlay`` is a folder to be seen as the driver's folder of the tree, in an in-tree build;
+    ``edits`` are single files to be seen instead of the tree's; ``jobs`` is make's -j, where it
+    isn't the session's.
     """
 
     session: Session
@@ -53,6 +60,8 @@ class Kbuild:
     tree: Tree
     kdir: Path
     overlay: Path | None = None
+    edits: tuple[Bind, ...] = ()
+    jobs: int | None = None
 
     def variables(self) -> dict[str, str]:
         """Return the make variables of every call: tools, and all that would vary by itself."""
@@ -73,10 +82,9 @@ class Kbuild:
         *,
         module: Path | None = None,
         extra: Sequence[str] = (),
-        jobs: int | None = None,
     ) -> Job:
         """Return the call of make for ``targets``, with ``module`` as external module if given."""
-        words = ["make", "-C", SRC, f"O={KDIR}", f"-j{jobs or self.session.jobs}"]
+        words = ["make", "-C", SRC, f"O={KDIR}", f"-j{self.jobs or self.session.jobs}"]
         words += [f"{name}={value}" for name, value in self.variables().items()]
         if module is not None:
             words.append(f"M={MODULE}")
@@ -87,6 +95,7 @@ class Kbuild:
         binds = [Bind(self.tree.path, SRC), Bind(self.kdir, KDIR, writable=module is None)]
         if self.overlay is not None:
             binds.append(Bind(self.overlay, f"{SRC}/{IN_TREE_FOLDER}"))
+        binds += self.edits
         if module is not None:
             binds.append(Bind(module, MODULE, writable=True))
         return binds
@@ -112,7 +121,13 @@ class Kbuild:
         job = self.job(targets, module=module, extra=extra)
         console = self.session.console
         objects = 0
-        with console.step(title, total=expected) as step, self.session.log() as log:
+        with (
+            console.step(title, total=expected) as step,
+            self.session.log() as log,
+            ccache.opened(self.ready, self.session) as cache,
+        ):
+            if cache is not None:
+                job = cache.around(job)
 
             def watch(line: str) -> None:
                 nonlocal objects
@@ -125,7 +140,7 @@ class Kbuild:
                 done = self.ready.runtime.run(self.ready.sandbox, job, on_line=watch, log=log)
             except ProcessFailed as error:
                 raise explain(error, title, self.session.log_path) from error
-        return Made(done.usage, objects)
+            return Made(done.usage, objects, cache.use() if cache is not None else None)
 
     def run(self, argv: Sequence[str], title: str, *, module: Path | None = None) -> str:
         """Run a short command where make would run; return what it prints."""

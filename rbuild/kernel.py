@@ -4,35 +4,39 @@ A KDIR grows in two stages.  *Prepared* is what a module needs: the configuratio
 headers, host tools and, with Rust, the kernel crate (Kbuild's modules_prepare).  *Built* has the
 Image, the modules, the device trees, and the Module.symvers that tells which symbols exist.
 Nothing in a KDIR's inputs ever changes (they are in its name), so an interrupted stage is
-continued where it stopped.
+continued where it stopped.  A new KDIR starts from a copy of the nearest one that is there.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from rbuild import process
-from rbuild.errors import BuildFailed, InfrastructureError, ProcessFailed, UsageError
-from rbuild.kbuild import Kbuild, kernel_release, locate, read_config, unmet, vermagic
+from rbuild import seed
+from rbuild.errors import BuildFailed, InfrastructureError, UsageError
+from rbuild.kbuild import Kbuild, Made, kernel_release, locate, read_config, unmet, vermagic
 from rbuild.process import Usage
 from rbuild.profile import Profile
 from rbuild.provision import Ready
 from rbuild.sandbox import KDIR, SRC
-from rbuild.session import Phase, Session
+from rbuild.seed import Request
+from rbuild.session import CacheUse, Phase, Session
 from rbuild.source import IN_TREE_FOLDER, Tree
 from rbuild.store import Entry, Room, digest, read_json, remove_tree, sha256_file, write_json
 
 SPACE_NEEDED = 2 * 1024**3
 """Bytes that a slim KDIR takes at most; a whole defconfig needs several times that."""
 
+BASE_CONFIG = "base.config"
+"""In a KDIR: the configuration over which the fragments are merged."""
+
 CONFIGURED = "configured.json"
 """Beside an unfinished KDIR's output: its configuration is finished, and what it took."""
-
 
 TARGET = re.compile(r"[A-Za-z0-9_-]*config")
 """The name of a configuration target, such as defconfig; other names of a base are a file's."""
@@ -47,7 +51,10 @@ class Stage(StrEnum):
 
 @dataclass(frozen=True)
 class Kdir:
-    """A KDIR in the Store.  ``path`` is the output directory itself (make's O=)."""
+    """A KDIR in the Store.  ``path`` is the output directory itself (make's O=).
+
+    ``seed`` names the KDIR that it started from, if it wasn't made from nothing.
+    """
 
     entry: Entry
     profile: Profile
@@ -58,6 +65,7 @@ class Kdir:
     config_sha256: str
     phases: tuple[Phase, ...]
     artefacts: tuple[dict[str, Any], ...] = ()
+    seed: str | None = None
 
     @property
     def path(self) -> Path:
@@ -75,9 +83,12 @@ class Kdir:
         return vermagic(self.release, self.config)
 
 
-def prepare(profile: Profile, tree: Tree, ready: Ready, session: Session) -> Kdir:
+def prepare(
+    profile: Profile, tree: Tree, ready: Ready, session: Session, *, seeded: bool = True
+) -> Kdir:
     """Return a KDIR in which modules can be built; configure and prepare it if need be.
 
+    With ``seeded`` it may start from a copy of another one, which gives the same bytes sooner.
     Raises UsageError if Kconfig doesn't grant what the profile asks for, BuildFailed if the
     kernel's own preparation fails.
     """
@@ -90,22 +101,25 @@ def prepare(profile: Profile, tree: Tree, ready: Ready, session: Session) -> Kdi
             return found
         session.store.need_space(SPACE_NEEDED, "A kernel's output directory")
         partial = session.store.partial(entry, keep=True)
-        build = partial / "build"
-        kbuild = Kbuild(session, ready, tree, build)
-        mark = read_json(partial / CONFIGURED)
-        if mark is None:
-            configured = _configure(profile, kbuild, partial, fragments)
-            write_json(partial / CONFIGURED, configured.as_json())
+        kbuild = Kbuild(session, ready, tree, partial / "build")
+        request = _request(profile, tree, ready, fragments)
+        start = _started(partial, seeded=seeded)
+        if start is None:
+            start = _start(profile, kbuild, partial, fragments, request if seeded else None)
         else:
             session.console.note(f"Continuing {entry.name}, which was interrupted.")
-            configured = Phase.from_json(mark)
         made = kbuild.make(
             f"Preparing {_title(tree, ready)} for modules",
             ["modules_prepare"],
-            expected=_expected(session, profile, "prepare"),
+            expected=None if start.seed else _expected(session, profile, "prepare"),
         )
-        phases = (configured, Phase("prepare", made.usage))
-        _publish(entry, partial, kbuild, phases, {"prepare": made.objects})
+        phases = (*start.phases, Phase("prepare", made.usage, ccache=made.ccache))
+        more = {
+            "request": request.as_json(),
+            "seed": start.seed,
+            "configuration": request.configuration,
+        }
+        _publish(entry, partial, kbuild, phases, _most(start.objects, "prepare", made), **more)
     kdir = _found(entry, profile, tree, ready)
     assert kdir is not None
     return _with_phases(kdir, phases)
@@ -142,12 +156,12 @@ def prepare_in_tree(
         partial = session.store.partial(entry)
         build = partial / "build"
         with session.console.step(f"Copying the KDIR of {_title(base.tree, base.ready)}"):
-            _copy(base.path, build)
+            seed.copy(base.path, build)
         kbuild = Kbuild(session, base.ready, base.tree, build, overlay)
         wanted = [*base.profile.fragments(), ("in-tree.options", fragment)]
         configured = _merge(base.profile, kbuild, wanted, Path(".config"))
         made = kbuild.make("Preparing the in-tree KDIR", ["modules_prepare"])
-        phases = (configured, Phase("prepare", made.usage))
+        phases = (configured, Phase("prepare", made.usage, ccache=made.ccache))
         _publish(entry, partial, kbuild, phases, {})
     kdir = _found(entry, base.profile, base.tree, base.ready)
     assert kdir is not None
@@ -177,25 +191,29 @@ def build(kdir: Kdir, session: Session) -> Kdir:
         if current.stage is Stage.BUILT and _intact(current):
             return current
         kbuild = Kbuild(session, kdir.ready, kdir.tree, kdir.path)
-        trees = list(kdir.profile.device_trees) or ["dtbs"]
         made = kbuild.make(
             f"Building {_title(kdir.tree, kdir.ready)}",
-            ["Image", "modules", *trees],
-            expected=_expected(session, kdir.profile, "kernel"),
+            kernel_targets(kdir.profile),
+            expected=None if kdir.seed else _expected(session, kdir.profile, "kernel"),
         )
         before = tuple(phase for phase in kdir.phases if phase.name != "kernel")
-        phases = (*before, Phase("kernel", made.usage))
+        phases = (*before, Phase("kernel", made.usage, ccache=made.ccache))
         metadata = current.entry.metadata or {}
         store.update(
             kdir.entry,
             stage=Stage.BUILT,
             artefacts=[_artefact(kdir.path, path) for path in _products(kdir)],
             phases=[phase.as_json() for phase in phases],
-            objects={**metadata["objects"], "kernel": made.objects},
+            objects=_most(metadata["objects"], "kernel", made),
         )
     found = _found(kdir.entry, kdir.profile, kdir.tree, kdir.ready)
     assert found is not None
     return _with_phases(found, phases)
+
+
+def kernel_targets(profile: Profile) -> list[str]:
+    """Return what make is asked for to build a profile's kernel."""
+    return ["Image", "modules", *(profile.device_trees or ["dtbs"])]
 
 
 def discard(profile: Profile, tree: Tree, ready: Ready, session: Session) -> None:
@@ -211,16 +229,42 @@ def _entry(
     profile: Profile, tree: Tree, ready: Ready, session: Session, fragments: list[tuple[str, str]]
 ) -> Entry:
     wanted = {
-        "tree": tree.key,
+        **_builder(tree, ready),
         "base": _base_config(profile),
         "fragments": fragments,
+    }
+    label = f"{profile.name}-{ready.environment.name}"
+    return session.store.entry(Room.KDIRS, label, digest(wanted))
+
+
+def _builder(tree: Tree, ready: Ready) -> dict[str, Any]:
+    """Return all but the configuration that decides what is in a KDIR."""
+    return {
+        "tree": tree.key,
         "environment": ready.environment.name,
         "builder": ready.environment.builder.debian,
         "toolchain": dict(ready.toolchain),
         "rootfs": ready.rootfs_keys,
     }
-    label = f"{profile.name}-{ready.environment.name}"
-    return session.store.entry(Room.KDIRS, label, digest(wanted))
+
+
+def _request(
+    profile: Profile, tree: Tree, ready: Ready, fragments: list[tuple[str, str]]
+) -> Request:
+    """Return what a KDIR is asked for, to be compared with what others were."""
+    base = _base_config(profile)
+    is_text = "\n" in base
+    options = read_config(base) if is_text else {}
+    for _, text in fragments:
+        options |= read_config(text)
+    kin = digest({**_builder(tree, ready), "base": "" if is_text else base})
+    asked = {
+        "tree": tree.key,
+        "base": base,
+        "fragments": fragments,
+        "toolchain": dict(ready.toolchain),
+    }
+    return Request(kin, options, digest(asked))
 
 
 def _base_config(profile: Profile) -> str:
@@ -256,6 +300,7 @@ def _found(entry: Entry, profile: Profile, tree: Tree, ready: Ready) -> Kdir | N
         metadata["config_sha256"],
         tuple(Phase.from_json(phase) for phase in metadata["phases"]),
         tuple(metadata.get("artefacts", ())),
+        metadata.get("seed"),
     )
 
 
@@ -264,20 +309,81 @@ def _with_phases(kdir: Kdir, phases: tuple[Phase, ...]) -> Kdir:
     return replace(kdir, phases=phases)
 
 
-def _configure(
-    profile: Profile, kbuild: Kbuild, partial: Path, fragments: list[tuple[str, str]]
-) -> Phase:
-    """Make .config: the base, then all fragments by the kernel's own merge_config.sh."""
-    build = partial / "build"
-    if build.exists():
-        remove_tree(build)
-    build.mkdir()
+@dataclass(frozen=True)
+class _Start:
+    """How a KDIR began: configured, from nothing or from a seed with its counts of objects."""
+
+    phases: tuple[Phase, ...]
+    seed: str | None
+    objects: Mapping[str, int]
+
+
+def _started(partial: Path, *, seeded: bool) -> _Start | None:
+    """Return how an interrupted preparation began, if it came to the end of its configuration.
+
+    What was begun before that, a seed's half-made copy too, is of no use.
+    """
+    mark = read_json(partial / CONFIGURED)
+    if mark is None or "phases" not in mark or (mark["seed"] is not None and not seeded):
+        return None
+    return _Start(
+        tuple(Phase.from_json(phase) for phase in mark["phases"]), mark["seed"], mark["objects"]
+    )
+
+
+def _start(
+    profile: Profile,
+    kbuild: Kbuild,
+    partial: Path,
+    fragments: list[tuple[str, str]],
+    request: Request | None,
+) -> _Start:
+    """Configure a KDIR in ``partial``, on a seed for ``request`` if there is one, and mark it."""
+    (partial / CONFIGURED).unlink(missing_ok=True)
+    if kbuild.kdir.exists():
+        remove_tree(kbuild.kdir)
+    planted = None
+    if request is not None:
+        planted = seed.plant(request, kbuild.kdir, kbuild.session.store)
+    if planted is None:
+        kbuild.kdir.mkdir()
+        adopted = None
+        if request is not None:
+            adopted = seed.adopt(request.configuration, kbuild.kdir, kbuild.session.store)
+        if adopted is None:
+            configured = configure(profile, kbuild, fragments)
+        else:
+            configured = Phase("configure", adopted[1])
+        start = _Start((configured,), None, {})
+    else:
+        configured = configure(profile, kbuild, fragments)
+        seed.forget_options(kbuild.kdir, planted)
+        phases = (Phase("seed", planted.usage), configured)
+        start = _Start(phases, planted.seed.entry.name, planted.seed.objects)
+    mark = {
+        "phases": [phase.as_json() for phase in start.phases],
+        "seed": start.seed,
+        "objects": dict(start.objects),
+    }
+    write_json(partial / CONFIGURED, mark)
+    return start
+
+
+def configure(profile: Profile, kbuild: Kbuild, fragments: list[tuple[str, str]]) -> Phase:
+    """Make .config in a KDIR: the base, then all fragments by the kernel's merge_config.sh.
+
+    What a base target makes is kept as BASE_CONFIG.  A seed is of the same base: its will do.
+    Raises UsageError if Kconfig doesn't grant what the profile asks for.
+    """
     base = _base_config(profile)
+    path = kbuild.kdir / BASE_CONFIG
     if "\n" in base:
-        (build / "base.config").write_text(base, encoding="utf-8")
-        return _merge(profile, kbuild, fragments, Path("base.config"))
-    made = kbuild.make(f"Configuring {_title(kbuild.tree, kbuild.ready)}: {base}", [base])
-    return _add("configure", made.usage, _merge(profile, kbuild, fragments, Path(".config")))
+        path.write_text(base, encoding="utf-8")
+    elif not path.exists():
+        made = kbuild.make(f"Configuring {_title(kbuild.tree, kbuild.ready)}: {base}", [base])
+        shutil.copyfile(kbuild.kdir / ".config", path)
+        return _add("configure", made, _merge(profile, kbuild, fragments, Path(BASE_CONFIG)))
+    return _merge(profile, kbuild, fragments, Path(BASE_CONFIG))
 
 
 def _merge(profile: Profile, kbuild: Kbuild, fragments: list[tuple[str, str]], base: Path) -> Phase:
@@ -297,7 +403,7 @@ def _merge(profile: Profile, kbuild: Kbuild, fragments: list[tuple[str, str]], b
     got = read_config((kbuild.kdir / ".config").read_text())
     if refused := unmet(asked, got):
         raise _refused(refused, profile, kbuild)
-    return Phase("configure", made.usage)
+    return Phase("configure", made.usage, ccache=made.ccache)
 
 
 def _refused(refused: list[Any], profile: Profile, kbuild: Kbuild) -> UsageError:
@@ -318,21 +424,25 @@ def _refused(refused: list[Any], profile: Profile, kbuild: Kbuild) -> UsageError
     )
 
 
-def _add(name: str, usage: Usage, phase: Phase) -> Phase:
-    other = phase.usage
-    return Phase(
-        name,
-        Usage(
-            usage.wall_s + other.wall_s,
-            usage.user_s + other.user_s,
-            usage.system_s + other.system_s,
-            max(usage.max_rss_bytes, other.max_rss_bytes),
-        ),
+def _add(name: str, made: Made, phase: Phase) -> Phase:
+    usage, other = made.usage, phase.usage
+    both = Usage(
+        usage.wall_s + other.wall_s,
+        usage.user_s + other.user_s,
+        usage.system_s + other.system_s,
+        max(usage.max_rss_bytes, other.max_rss_bytes),
     )
+    uses = [one for one in (made.ccache, phase.ccache) if one is not None]
+    return Phase(name, both, ccache=sum(uses, start=CacheUse()) if uses else None)
 
 
 def _publish(
-    entry: Entry, partial: Path, kbuild: Kbuild, phases: tuple[Phase, ...], objects: dict[str, int]
+    entry: Entry,
+    partial: Path,
+    kbuild: Kbuild,
+    phases: tuple[Phase, ...],
+    objects: dict[str, int],
+    **more: Any,  # noqa: ANN401
 ) -> None:
     build = partial / "build"
     kbuild.session.store.publish(
@@ -347,8 +457,17 @@ def _publish(
             "environment": kbuild.ready.environment.name,
             "tree": kbuild.tree.key,
             "toolchain": dict(kbuild.ready.toolchain),
+            **more,
         },
     )
+
+
+def _most(before: Mapping[str, int], phase: str, made: Made) -> dict[str, int]:
+    """Return the counts of objects with a phase's own, or the seed's where that is larger.
+
+    A phase that started from a seed made only a part of what the next one may have to.
+    """
+    return {**before, phase: max(made.objects, before.get(phase, 0))}
 
 
 def _expected(session: Session, profile: Profile, phase: str) -> int | None:
@@ -363,7 +482,10 @@ def _expected(session: Session, profile: Profile, phase: str) -> int | None:
 
 
 def _products(kdir: Kdir) -> list[Path]:
-    """Return what a finished kernel build made: Image, device trees, modules."""
+    """Return what a finished kernel build made: Image, device trees, modules.
+
+    Kbuild's own lists tell which those are: a KDIR that began as a copy of another may have more.
+    """
     image = kdir.path / "arch/arm64/boot/Image"
     if not image.is_file():
         raise BuildFailed("make succeeded, but there is no arch/arm64/boot/Image.")
@@ -372,8 +494,16 @@ def _products(kdir: Kdir) -> list[Path]:
     modules = [kdir.path / Path(name).with_suffix(".ko") for name in listed]
     trees = [kdir.path / "arch/arm64/boot/dts" / name for name in kdir.profile.device_trees]
     if not trees:
-        trees = sorted((kdir.path / "arch/arm64/boot/dts").rglob("*.dtb"))
+        trees = _all_device_trees(kdir)
     return [image, *trees, *modules]
+
+
+def _all_device_trees(kdir: Kdir) -> list[Path]:
+    folder = kdir.path / seed.DEVICE_TREES
+    listed = folder / "dtbs-list"  # since Linux 6.12
+    if listed.is_file():
+        return sorted(kdir.path / name for name in listed.read_text().split())
+    return sorted(folder.rglob("*.dtb"))
 
 
 def _artefact(build: Path, path: Path) -> dict[str, Any]:
@@ -391,13 +521,6 @@ def _intact(kdir: Kdir) -> bool:
         and (kdir.path / one["path"]).stat().st_size == one["size_bytes"]
         for one in kdir.artefacts
     )
-
-
-def _copy(source: Path, target: Path) -> None:
-    try:
-        process.run(["cp", "-a", "--reflink=auto", str(source), str(target)])
-    except ProcessFailed as error:
-        raise InfrastructureError(f"{source} can't be copied.", detail=error.detail) from error
 
 
 def _title(tree: Tree, ready: Ready) -> str:

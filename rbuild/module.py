@@ -17,11 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rbuild import data, elf
+from rbuild import data
 from rbuild.errors import BuildFailed, UsageError
 from rbuild.kbuild import Kbuild, Made
 from rbuild.kernel import Kdir, Stage, prepare_in_tree
-from rbuild.process import Usage
 from rbuild.profile import Driver
 from rbuild.sandbox import MODULE
 from rbuild.session import Phase, Session
@@ -114,10 +113,13 @@ class Workplace:
         sync(self.origin, self.sources, self.only)
 
     def wipe(self) -> None:
-        """Throw away the sources' copy and all that was built from it."""
-        for folder in {self.sources, self.outputs}:
-            if folder.exists():
-                remove_tree(folder)
+        """Throw away all that make has built.
+
+        In-tree sources stay: a Kconfig file that is new would make Kbuild configure anew, which
+        is no part of building a driver.
+        """
+        if self.outputs.exists():
+            remove_tree(self.outputs)
 
     def make(self) -> Made:
         """Call make; raises as ``Kbuild.make`` does."""
@@ -226,7 +228,7 @@ def _build_locked(place: Workplace, inputs: dict[str, Any], folder: Path) -> Res
     (folder / STATE).unlink(missing_ok=True)
     place.sync()
     made = place.make()
-    return _remember(folder, inputs, place.products(), made.usage)
+    return _remember(folder, inputs, place.products(), made)
 
 
 IN_TREE_PARTS = ("Kconfig", "Kbuild", *Driver)
@@ -240,7 +242,9 @@ def check(path: Path, kdir: Kdir, own: frozenset[str]) -> Built:
     the built kernel, by a module built beside it (``own``), or, where no kernel was built, by
     some file of the source.
     """
-    info = elf.module_info(path)
+    from rbuild.elf import module_info  # noqa: PLC0415 - not where there is nothing to do
+
+    info = module_info(path)
     faults = []
     if info.machine != "AArch64":
         faults.append(f"it is for {info.machine}, not AArch64")
@@ -278,6 +282,9 @@ def _available(kdir: Kdir) -> tuple[str, frozenset[str]]:
     if kdir.stage is Stage.BUILT:
         return "Module.symvers", _symvers(kdir.path / "Module.symvers")
     crates: set[str] = set()
+    if kdir.config.get("RUST") != "y":
+        # A KDIR that started from one with Rust still has its lists.
+        return "source", exported_symbols(kdir.tree)
     for path in (kdir.path / "rust").glob("exports_*_generated.h"):
         crates |= set(re.findall(r"EXPORT_SYMBOL_RUST_GPL\((\w+)\)", path.read_text()))
     return "source", exported_symbols(kdir.tree) | crates
@@ -423,10 +430,8 @@ def _unchanged(work: Path, inputs: dict[str, Any]) -> Result | None:
     return Result(modules, Phase.from_json(state["phase"]))
 
 
-def _remember(
-    work: Path, inputs: dict[str, Any], modules: tuple[Built, ...], usage: Usage
-) -> Result:
-    phase = Phase("module", usage)
+def _remember(work: Path, inputs: dict[str, Any], modules: tuple[Built, ...], made: Made) -> Result:
+    phase = Phase("module", made.usage, ccache=made.ccache)
     kept = [{**vars(one), "path": str(one.path)} for one in modules]
     write_json(work / STATE, {"inputs": inputs, "modules": kept, "phase": phase.as_json()})
     return Result(modules, phase)

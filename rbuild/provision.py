@@ -5,16 +5,17 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rbuild import binfmt, rootfs
+from rbuild import binfmt, emulator, rootfs
+from rbuild.emulator import Emulator
 from rbuild.environment import Environment
 from rbuild.errors import InfrastructureError, ProcessFailed
 from rbuild.rootfs import Provisioned, same_version
 from rbuild.sandbox import MODULE, Bind, Job, Runtime, Sandbox
 from rbuild.sandbox.bwrap import Bwrap
-from rbuild.sandbox.native import Layer, layer
+from rbuild.sandbox.native import Layer, layer, merged
 from rbuild.store import METADATA, Store, read_json, write_json
 
 TOOLCHAIN = re.compile(r"(clang|lld|llvm)-\d+|rustc|rust-src|bindgen|make|gcc|libc6-dev")
@@ -23,7 +24,11 @@ TOOLCHAIN = re.compile(r"(clang|lld|llvm)-\d+|rustc|rust-src|bindgen|make|gcc|li
 
 @dataclass(frozen=True)
 class Ready:
-    """An environment that can be entered, and by what."""
+    """An environment that can be entered, and by what.
+
+    ``emulated_programs`` are those of a hybrid's list that have no native twin; ``emulator`` is
+    which QEMU runs what is emulated, and as which CPU.
+    """
 
     environment: Environment
     sandbox: Sandbox
@@ -31,6 +36,7 @@ class Ready:
     toolchain: Mapping[str, str]
     rootfs_keys: tuple[str, ...]
     emulated_programs: tuple[str, ...]
+    emulator: str | None
     seconds: float
     cached: bool
 
@@ -46,14 +52,22 @@ def make_ready(environment: Environment, store: Store, runtime: Runtime) -> Read
 
     Raises as ``rootfs.provision`` does, and InfrastructureError where its compilers don't work.
     """
-    if environment.base.emulated:
-        binfmt.require(environment.base.architecture)
+    runs = emulator.obtain(environment, store)
     made = [rootfs.provision(part, store) for part in environment.rootfses]
     own = Layer((), ())
     if environment.native is not None:
         _same_versions(environment, *made)
         own = layer(environment, made[0].path, made[1].path)
-    sandbox = Sandbox(environment.name, made[0].path, own.binds, environment.variables)
+        stamp = str([part.created for part in made])
+        binds = merged(own.binds, made[0].path, made[0].path.parent / "layers", stamp)
+        own = replace(own, binds=binds)
+    sandbox = Sandbox(
+        environment.name,
+        made[0].path,
+        own.binds,
+        environment.variables,
+        _registration(environment, runs),
+    )
     ready = Ready(
         environment,
         sandbox,
@@ -65,11 +79,19 @@ def make_ready(environment: Environment, store: Store, runtime: Runtime) -> Read
         },
         tuple(part.key for part in made),
         own.emulated,
+        None if runs is None else runs.describe(environment.variables),
         sum(part.seconds for part in made),
         all(part.cached for part in made),
     )
     _verify_once(ready, store)
     return ready
+
+
+def _registration(environment: Environment, runs: Emulator | None) -> str | None:
+    """Return what a sandbox registers for itself, if it brings its own emulator."""
+    if runs is None or runs.program is None:
+        return None
+    return binfmt.line(f"qemu-{environment.base.architecture.machine}", runs.program, "PF")
 
 
 def _same_versions(environment: Environment, base: Provisioned, native: Provisioned) -> None:
@@ -91,10 +113,11 @@ def _verify_once(ready: Ready, store: Store) -> None:
     """Try the compilers, unless this very combination of rootfses has passed before."""
     environment = ready.environment
     base = environment.base.entry(store)
-    mark = base.path / f"verified-{environment.name}.json"
+    mark = base.path / f"verified-{environment.name.replace(':', '-')}.json"
     wanted = {
         "rootfs": list(ready.rootfs_keys),
         "layer": [b.target for b in ready.sandbox.layer],
+        "programs": list(environment.programs),
         "created": [
             (part.entry(store).metadata or {}).get("created") for part in environment.rootfses
         ],

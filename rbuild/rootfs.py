@@ -7,7 +7,7 @@ import re
 import shlex
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rbuild import binfmt, process
@@ -43,6 +43,7 @@ class Provisioned:
     packages: dict[str, str]
     seconds: float
     cached: bool
+    created: float
 
 
 def provision(rootfs: Rootfs, store: Store, *, force: bool = False) -> Provisioned:
@@ -68,7 +69,12 @@ def _found(entry: Entry) -> Provisioned | None:
     if metadata is None:
         return None
     return Provisioned(
-        entry.path / "root", entry.name, metadata["packages"], metadata["seconds"], cached=True
+        entry.path / "root",
+        entry.name,
+        metadata["packages"],
+        metadata["seconds"],
+        cached=True,
+        created=metadata["created"],
     )
 
 
@@ -95,7 +101,9 @@ def _make(rootfs: Rootfs, store: Store, entry: Entry) -> Provisioned:
                 "seconds": seconds,
             },
         )
-    return Provisioned(entry.path / "root", entry.name, packages, seconds, cached=False)
+    found = _found(entry)
+    assert found is not None
+    return replace(found, cached=False)
 
 
 def _debootstrap(rootfs: Rootfs, root: Path, watcher: _Watcher) -> None:

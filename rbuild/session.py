@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from rbuild.console import Console
 from rbuild.process import Usage
@@ -17,15 +17,28 @@ from rbuild.store import Store
 
 
 @dataclass(frozen=True)
+class CacheUse:
+    """How many compilations ccache had the result of, and how many it had not."""
+
+    hits: int = 0
+    misses: int = 0
+
+    def __add__(self, other: CacheUse) -> CacheUse:
+        return CacheUse(self.hits + other.hits, self.misses + other.misses)
+
+
+@dataclass(frozen=True)
 class Phase:
     """A part of the work with what it took; ``cached`` if the Store had its result already.
 
-    The figures of a cached phase are those of the run that made the result.
+    The figures of a cached phase are those of the run that made the result.  ``ccache`` is None
+    where ccache was not used.
     """
 
     name: str
     usage: Usage
     cached: bool = False
+    ccache: CacheUse | None = None
 
     def as_json(self) -> dict[str, object]:
         """Return the phase as the command line's contract has it."""
@@ -36,24 +49,31 @@ class Phase:
             "system_s": round(self.usage.system_s, 3),
             "max_rss_bytes": self.usage.max_rss_bytes,
             "cached": self.cached,
+            "ccache": None if self.ccache is None else vars(self.ccache),
         }
 
     @staticmethod
-    def from_json(data: dict[str, object]) -> Phase:
+    def from_json(data: dict[str, Any]) -> Phase:
         """Return a phase that was kept in metadata, as a cached one."""
         wall, user, system = (float(str(data[key])) for key in ("wall_s", "user_s", "system_s"))
         usage = Usage(wall, user, system, int(str(data["max_rss_bytes"])))
-        return Phase(str(data["name"]), usage, cached=True)
+        use = data.get("ccache")
+        ccache = None if use is None else CacheUse(use["hits"], use["misses"])
+        return Phase(str(data["name"]), usage, cached=True, ccache=ccache)
 
 
 @dataclass
 class Session:
-    """What every part of a command needs: made once by the command line, passed down."""
+    """What every part of a command needs: made once by the command line, passed down.
+
+    ``ccache`` lets C be taken from a cache of what was compiled before.
+    """
 
     command: str
     store: Store
     runtime: Runtime
     jobs: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    ccache: bool = False
     _held: ExitStack = field(default_factory=ExitStack, init=False, repr=False)
 
     @property

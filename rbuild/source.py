@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import http.client
 import os
 import re
 import shutil
-import ssl
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from rbuild import apt, data, process
-from rbuild.console import Step, size
+from rbuild.console import Step
 from rbuild.errors import (
     BuildFailed,
     InfrastructureError,
@@ -235,10 +231,12 @@ def _fetch_debian(package: str, target: Path, ready: Ready, tell: Callable[[str]
 
 
 def _fetch_tarball(url: str, sha256: str, target: Path, ready: Ready, step: Step) -> None:
+    from rbuild.download import download  # noqa: PLC0415 - most runs never need HTTP and TLS
+
     work = target.parent / "download"
     work.mkdir()
     file = work / Path(url).name
-    found = _download(url, file, step)
+    found = download(url, file, step)
     if found != sha256:
         raise InfrastructureError(
             f"{url} is not what the profile asks for.",
@@ -254,36 +252,6 @@ def _fetch_tarball(url: str, sha256: str, target: Path, ready: Ready, step: Step
     except ProcessFailed as error:
         raise InfrastructureError(f"{url} can't be unpacked.", detail=error.detail) from error
     shutil.rmtree(work)
-
-
-BROKEN = (TimeoutError, ConnectionError, ssl.SSLError)
-"""What a connection that breaks in the midst of an answer raises."""
-
-
-def _download(url: str, file: Path, step: Step) -> str:
-    """Download ``url`` into ``file``; return the SHA-256 of what came."""
-    checksum = hashlib.sha256()
-    if not url.startswith(("https://", "http://", "file://")):
-        raise UsageError(f"{url}: a tarball's URL begins with https://, http:// or file://.")
-    try:
-        with urllib.request.urlopen(url, timeout=60) as answer, file.open("wb") as out:  # noqa: S310
-            length = answer.headers.get("Content-Length", "")
-            whole = int(length) if length.isdigit() else 0
-            done = 0
-            while block := answer.read(1 << 20):
-                out.write(block)
-                checksum.update(block)
-                done += len(block)
-                step.update(f"{size(done)} of {size(whole)}", done=done >> 20, total=whole >> 20)
-    except (http.client.InvalidURL, ValueError) as error:
-        raise UsageError(f"{url} is not a URL: {error}.") from error
-    except (urllib.error.URLError, http.client.HTTPException, *BROKEN) as error:
-        raise InfrastructureError(f"{url} can't be downloaded: {error}.") from error
-    if done < whole:
-        raise InfrastructureError(
-            f"{url} can't be downloaded: it ended after {size(done)} of {size(whole)}."
-        )
-    return checksum.hexdigest()
 
 
 OF_A_REPOSITORY = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY")

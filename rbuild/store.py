@@ -36,6 +36,8 @@ class Room(StrEnum):
     TREES = "trees"
     KDIRS = "kdirs"
     GUESTS = "guests"
+    EMULATORS = "emulators"
+    CCACHE = "ccache"
     RUNS = "runs"
 
 
@@ -90,8 +92,11 @@ class Store:
     console: Console
 
     def entry(self, room: Room, label: str, key: str) -> Entry:
-        """Return the entry for what hashes to ``key``; it need not exist."""
-        name = f"{label}-{key}"
+        """Return the entry for what hashes to ``key``; it need not exist.
+
+        A colon in the label, as of ``hybrid:compilers``, would end a path in many a variable.
+        """
+        name = f"{label.replace(':', '-')}-{key}"
         return Entry(room, name, self.root / room / name)
 
     def entries(self, room: Room) -> list[Entry]:
@@ -108,19 +113,30 @@ class Store:
     @contextmanager
     def lock(self, entry: Entry) -> Iterator[None]:
         """Hold the entry's lock; say so while waiting for another rbuild."""
+        with self.lock_within(entry, 0.2) as held:
+            if held:
+                yield
+                return
+        self.console.note(f"Waiting for another rbuild that works on {entry.name} ...")
+        with self.lock_within(entry, None):
+            yield
+
+    @contextmanager
+    def lock_within(self, entry: Entry, seconds: float | None) -> Iterator[bool]:
+        """Hold the entry's lock if it can be had in so many seconds; say whether it is held."""
         from filelock import FileLock, Timeout  # noqa: PLC0415 - not needed to show help
 
         self._make_room(entry.room)
-        held = FileLock(entry.path.with_name(f".{entry.name}.lock"))
+        lock = FileLock(entry.path.with_name(f".{entry.name}.lock"))
         try:
-            held.acquire(timeout=0.2)
+            lock.acquire(timeout=seconds)
         except Timeout:
-            self.console.note(f"Waiting for another rbuild that works on {entry.name} ...")
-            held.acquire()
+            yield False
+            return
         try:
-            yield
+            yield True
         finally:
-            held.release()
+            lock.release()
 
     def partial(self, entry: Entry, *, keep: bool = False) -> Path:
         """Return the folder in which the entry is built; the caller holds its lock.
@@ -177,9 +193,9 @@ class Store:
                 return path
 
     @contextmanager
-    def use(self, run: Path) -> Iterator[None]:
-        """Keep a run's folder from being removed while the run is under way."""
-        held = os.open(run, os.O_RDONLY)
+    def use(self, folder: Path) -> Iterator[None]:
+        """Keep a folder, such as a run's, from being removed while it is used."""
+        held = os.open(folder, os.O_RDONLY)
         try:
             with suppress(OSError):  # some network file systems lock no folders
                 fcntl.flock(held, fcntl.LOCK_SH)
@@ -188,7 +204,7 @@ class Store:
             os.close(held)
 
     def in_use(self, entry: Entry) -> bool:
-        """Tell, without waiting, whether a run whose folder this is is still under way."""
+        """Tell, without waiting, whether somebody uses the entry's folder (see ``use``)."""
         with suppress(FileNotFoundError):
             folder = os.open(entry.path, os.O_RDONLY)
             try:

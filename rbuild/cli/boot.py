@@ -11,6 +11,7 @@ from rbuild import module, profile
 from rbuild.boot import Booted, Suite, boot, must_pass
 from rbuild.cli import App
 from rbuild.cli.options import (
+    ccache_option,
     driver_option,
     env_option,
     jobs_option,
@@ -77,6 +78,7 @@ Examples:
     help="Write the outcome as TAP; - is stdout.",
 )
 @jobs_option
+@ccache_option
 @runtime_option
 @click.pass_obj
 def command(
@@ -91,6 +93,7 @@ def command(
     timeout: float,
     tap_file: Path | None,
     jobs: int | None,
+    ccache: bool,
     runtime: str,
 ) -> None:
     """Boot the kernel in QEMU, and test our driver on a simulated MFRC522.
@@ -108,7 +111,7 @@ def command(
     for name in tests:
         if not name.replace("_", "").isalnum():
             raise click.UsageError(f"--test: {name!r} is no name of a test.")
-    made = session(app, "boot", runtime, jobs)
+    made = session(app, "boot", runtime, jobs, ccache=ccache)
     found = profile.load(profile_name)
     wanted, how = Driver(driver or found.driver), Kind(kind or found.kind)
     chosen = [*suites, *tests] or ([Suite.LOAD] if path else [Suite.FUNCTIONAL, Suite.SOAK])

@@ -14,6 +14,7 @@ EPILOG = """\b
 Examples:
   rbuild clean                            KDIRs and runs; the rest stays
   rbuild clean --what all
+  rbuild clean --what ccache             C that was compiled before
   rbuild clean --what runs --older-than 7
 """
 DAY_S = 86400
@@ -33,7 +34,8 @@ DAY_S = 86400
 def command(app: App, what: tuple[str, ...], older_than: float | None) -> None:
     """Remove entries of the cache directory, and what interrupted runs left there.
 
-    What another rbuild is working on is waited for; the logs of a run under way stay.
+    What another rbuild is working on is waited for; the logs of a run under way stay, and so
+    does the ccache that it uses.
     """
     rooms = list(Room) if "all" in what else [Room(name) for name in what or ("kdirs", "runs")]
     removed = []
@@ -42,7 +44,7 @@ def command(app: App, what: tuple[str, ...], older_than: float | None) -> None:
         for entry in app.store.entries(room):
             if older_than is not None and _age_s(entry) < older_than * DAY_S:
                 continue
-            if room is Room.RUNS and app.store.in_use(entry):
+            if room in {Room.RUNS, Room.CCACHE} and app.store.in_use(entry):
                 continue
             freed += tree_size(entry.path)
             with app.store.lock(entry):

@@ -9,6 +9,8 @@ import click
 from rbuild import module, profile
 from rbuild.cli import App
 from rbuild.cli.options import (
+    cache_words,
+    ccache_option,
     driver_option,
     env_option,
     jobs_option,
@@ -38,6 +40,7 @@ Examples:
 @env_option
 @profile_option
 @jobs_option
+@ccache_option
 @click.option(
     "--output",
     type=click.Path(file_okay=False, path_type=Path),
@@ -54,6 +57,7 @@ def command(
     env: str,
     profile_name: str,
     jobs: int | None,
+    ccache: bool,
     output: Path | None,
     runtime: str,
 ) -> None:
@@ -64,7 +68,7 @@ def command(
     """
     if path is not None and (driver is not None or kind == Kind.IN_TREE):
         raise click.UsageError("PATH is built out-of-tree, and goes without --driver.")
-    made = session(app, "module", runtime, jobs)
+    made = session(app, "module", runtime, jobs, ccache=ccache)
     found = profile.load(profile_name)
     wanted, how = Driver(driver or found.driver), Kind(kind or found.kind)
     if path is not None:
@@ -92,7 +96,9 @@ def command(
 def _lines(kdir: Kdir, kind: Kind, result: module.Result, places: list[Path]) -> str:
     lines = []
     for one, place in zip(result.modules, places, strict=True):
-        took = "nothing to do" if result.phase.cached else duration(result.phase.usage.wall_s)
+        took = "nothing to do"
+        if not result.phase.cached:
+            took = duration(result.phase.usage.wall_s) + cache_words([result.phase])
         against = (
             "Module.symvers"
             if one.symbols == "Module.symvers"

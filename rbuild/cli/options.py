@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import click
@@ -13,7 +13,7 @@ from rbuild.cli import App
 from rbuild.kernel import Kdir, prepare
 from rbuild.profile import Driver, Kind, Profile
 from rbuild.provision import make_ready, runtime_for
-from rbuild.session import Session
+from rbuild.session import CacheUse, Phase, Session
 from rbuild.source import obtain
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -35,7 +35,13 @@ class _Named(click.ParamType[str]):
         return [CompletionItem(name) for name in self._names() if name.startswith(incomplete)]
 
 
-ENVIRONMENT = _Named("environment", environment.names)
+def _environments() -> list[str]:
+    """Return all environments, and those with levels by each level, too."""
+    names = environment.names()
+    return [*names, *(level for name in names for level in environment.levels(name))]
+
+
+ENVIRONMENT = _Named("environment", _environments)
 PROFILE = _Named("profile", profile.names)
 
 env_option = click.option(
@@ -46,7 +52,7 @@ env_option = click.option(
     show_default=True,
     envvar="RBUILD_ENV",
     metavar="E",
-    help="The environment: cross, chroot, hybrid, or a definition's path.",
+    help="The environment: cross, chroot, hybrid (hybrid:LEVEL), or a definition's path.",
 )
 profile_option = click.option(
     "--profile",
@@ -80,6 +86,16 @@ jobs_option = click.option(
 )
 
 
+ccache_option = click.option(
+    "--ccache/--no-ccache",
+    "ccache",
+    default=True,
+    show_default=True,
+    envvar="RBUILD_CCACHE",
+    help="Take C that was compiled before from ccache.",
+)
+
+
 def kind_options(function: Function) -> Function:
     """Add --out-of-tree and --in-tree, as the parameter ``kind``."""
     for kind, text in (
@@ -92,9 +108,11 @@ def kind_options(function: Function) -> Function:
     return function
 
 
-def session(app: App, command: str, runtime: str, jobs: int | None) -> Session:
+def session(
+    app: App, command: str, runtime: str, jobs: int | None, *, ccache: bool = False
+) -> Session:
     """Return the session of a command."""
-    made = Session(command, app.store, runtime_for(runtime))
+    made = Session(command, app.store, runtime_for(runtime), ccache=ccache)
     click.get_current_context().call_on_close(made.close)
     if jobs is not None:
         made.jobs = jobs
@@ -105,6 +123,14 @@ def kdir_for(found: Profile, env: str, made: Session) -> Kdir:
     """Return the profile's KDIR in an environment, provisioning whatever it lacks."""
     ready = make_ready(environment.load(env), made.store, made.runtime)
     return prepare(found, obtain(found, ready, made.store), ready, made)
+
+
+def cache_words(phases: Iterable[Phase]) -> str:
+    """Return what to say of ccache's part in the phases of this run; nothing if it had none."""
+    uses = [one.ccache for one in phases if one.ccache is not None and not one.cached]
+    use = sum(uses, start=CacheUse())
+    asked = use.hits + use.misses
+    return f", {use.hits} of {asked} compilations from ccache" if asked else ""
 
 
 def summary(command: str, kdir: Kdir, made: Session) -> dict[str, Any]:

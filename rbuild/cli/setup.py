@@ -48,6 +48,8 @@ def command(app: App, names: tuple[str, ...], every: bool, force: bool, runtime:
                 "rootfs": list(ready.rootfs_keys),
                 "builder": ready.environment.builder.machine,
                 "emulated": ready.environment.emulated,
+                "level": ready.environment.level,
+                "native_programs": len(ready.environment.programs) - len(ready.emulated_programs),
                 "emulated_programs": list(ready.emulated_programs),
                 "toolchain": dict(ready.toolchain),
                 "seconds": round(ready.seconds, 1),
@@ -67,6 +69,9 @@ def _line(ready: Ready) -> str:
         if package.startswith(("clang-", "rustc"))
     )
     text = f"{name}: ready ({how}); {compiler}"
+    if ready.environment.native is not None:
+        native = len(ready.environment.programs) - len(ready.emulated_programs)
+        text += f"\n  level {ready.environment.level}: {native} programs are native, and LLVM"
     if ready.emulated_programs:
         text += f"\n  no native twin, so emulated: {', '.join(ready.emulated_programs)}"
     return text

@@ -32,12 +32,16 @@ class Bind:
 
 @dataclass(frozen=True)
 class Sandbox:
-    """An environment that is provisioned and ready to be entered."""
+    """An environment that is provisioned and ready to be entered.
+
+    ``interpreter`` is a line for binfmt_misc: an emulator that this sandbox brings along.
+    """
 
     name: str
     root: Path
     layer: tuple[Bind, ...] = ()
     variables: Mapping[str, str] = field(default_factory=dict)
+    interpreter: str | None = None
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import IO, Any
 
-from rbuild import process
+from rbuild import binfmt, process
 from rbuild.errors import HostLacks, ProcessFailed
 from rbuild.process import Completed
 from rbuild.sandbox import Job, Sandbox, variables_for
+
+REGISTER = (
+    f"mount -t binfmt_misc binfmt_misc {binfmt.MOUNT_POINT} && "
+    f'printf %s "$1" >{binfmt.MOUNT_POINT}/register && shift && exec "$@"'
+)
+"""Registers its first argument, an interpreter, and becomes the command behind it."""
 
 OWN_WORDS = "bwrap: "
 """How a line begins that bubblewrap itself, not the command in it, has written."""
@@ -23,16 +29,28 @@ OWN_WORDS = "bwrap: "
 
 @dataclass(frozen=True)
 class Bwrap:
-    """Enters sandboxes with bwrap(1)."""
+    """Enters sandboxes with bwrap(1); ``prefix`` stands before it, such as to join a cgroup."""
 
     name: str = "bwrap"
+    prefix: tuple[str, ...] = ()
 
     def argv(self, sandbox: Sandbox, job: Job) -> list[str]:
         """Return the whole command line of a job, which can be pasted into a shell."""
-        words = ["bwrap", "--unshare-all", "--die-with-parent", "--hostname", "rbuild"]
+        words = [
+            *self.prefix,
+            *_registering(sandbox),
+            "bwrap",
+            "--unshare-all",
+            "--die-with-parent",
+            "--hostname",
+            "rbuild",
+        ]
         # As PID 1 the command is bwrap's own child, so that wait4(2) accounts for all of it;
         # behind bwrap's reaper, its usage may be lost when bwrap ends first.
         words += ["--as-pid-1", "--clearenv"]
+        if sandbox.interpreter is not None:
+            # Back from the root of the namespace that registers it to the caller.
+            words += ["--uid", str(os.getuid()), "--gid", str(os.getgid())]
         if job.network:
             words.append("--share-net")
         for name, value in variables_for(sandbox, job).items():
@@ -89,6 +107,13 @@ class Bwrap:
         finally:
             signal.signal(signal.SIGWINCH, previous)
         return os.waitstatus_to_exitcode(status)
+
+
+def _registering(sandbox: Sandbox) -> list[str]:
+    """Return what to put before bwrap so that the sandbox has its own emulator."""
+    if sandbox.interpreter is None:
+        return []
+    return [*binfmt.PRIVATE, "sh", "-c", REGISTER, "register", sandbox.interpreter]
 
 
 class _Terminal:

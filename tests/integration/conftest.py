@@ -50,7 +50,8 @@ class Rbuild:
 
     def env(self) -> dict[str, str]:
         extra = {} if self.cache is None else {"RBUILD_CACHE_DIR": str(self.cache)}
-        return {**os.environ, **extra}
+        # A cache that begins empty costs a build time, and gives hardly any back within one run.
+        return {"RBUILD_CCACHE": "0", **os.environ, **extra}
 
     def __call__(self, *words: str | Path, code: int = 0, prefix: Sequence[str] = ()) -> Done:
         found = subprocess.run(

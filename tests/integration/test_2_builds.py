@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import os
 import re
 import signal
 from pathlib import Path
 
 import pytest
 
+from rbuild.bench.compare import load
 from rbuild.elf import module_info
 
 from .conftest import Rbuild
@@ -137,23 +138,27 @@ def test_an_interrupted_preparation_goes_on_where_it_stopped(
 
 
 def test_bench_measures_and_exports(rbuild: Rbuild, tmp_path: Path) -> None:
-    out = tmp_path / "bench.json"
-    kind = ("--kind", "out-of-tree")
-    found = rbuild("bench", *kind, "--runs", "2", "--warmup", "0", "--export-json", out)
+    out, page = tmp_path / "bench.json", tmp_path / "bench.html"
+    words = ("--kind", "out-of-tree", "--runs", "2", "--warmup", "0")
+    found = rbuild("bench", *words, "--export-json", out, "--html", page)
     assert "cross out-of-tree c" in found.out
-    data = json.loads(out.read_text())
+    report = load(out)
     # Unless asked otherwise, the drivers that are as the kernel itself would have them.
-    assert {row["driver"] for row in data["results"]} == {"c", "rust"}
-    assert len(data["results"]) == 4
-    for row in data["results"]:
-        assert len(row["measurements"]) == 2
-        assert len(row["sha256"]) == 1
-        assert row["wall_s"]["median"] > 0
-        assert row["user_s"]["median"] > 0
-        assert row["max_rss_bytes"] > 1 << 20
-    assert data["results"][0]["ratio_to_reference"]["median"] == 1
-    assert len(data["identical"]) == 2
-    assert all("the same bytes" in line for line in data["identical"])
+    assert {row.driver for row in report.rows} == {"c", "rust"}
+    assert len(report.rows) == 4
+    for row in report.rows:
+        assert len(row.samples) == 2
+        assert row.wall_s.median > 0
+        assert row.user_s.median > 0
+        assert row.max_rss_bytes > 1 << 20
+        if os.geteuid() == 0:
+            # The cgroup counts what wait4(2) does, and bubblewrap besides.
+            cpu = row.user_s.mean + row.system_s.mean
+            own = [one.cgroup_cpu_s for one in row.samples if one.cgroup_cpu_s is not None]
+            assert all(0.7 * cpu < one < 1.5 * cpu for one in own)
+    assert len(report.identity) == 2
+    assert all(one.identical and len(one.sha256) == 2 for one in report.identity)
+    assert page.read_text().startswith("<!doctype html>")
 
 
 def test_bench_starts_each_scenario_from_what_it_says(rbuild: Rbuild) -> None:
@@ -161,10 +166,21 @@ def test_bench_starts_each_scenario_from_what_it_says(rbuild: Rbuild) -> None:
     scenarios = [word for one in ("clean", "incremental", "noop") for word in ("--scenario", one)]
     data = rbuild("--json", "bench", *words, *scenarios).json
     for kind in ("out-of-tree", "in-tree"):
-        rows = {one["scenario"]: one for one in data["results"] if one["kind"] == kind}
+        rows = {one["scenario"]: one for one in data["rows"] if one["kind"] == kind}
         cpu = {name: row["user_s"]["median"] for name, row in rows.items()}
         assert cpu["clean"] > cpu["noop"]
         assert cpu["incremental"] > cpu["noop"]
+
+
+@pytest.mark.slow
+def test_bench_of_a_kernel_builds_what_its_scenario_says(rbuild: Rbuild) -> None:
+    words = ["--env", "cross", "--kind", "kernel", "--runs", "1", "--warmup", "0"]
+    scenarios = ["--scenario", "clean", "--scenario", "incremental", "--scenario", "noop"]
+    data = rbuild("--json", "bench", *words, *scenarios).json
+    cpu = {row["scenario"]: row["user_s"]["median"] for row in data["rows"]}
+    assert cpu["clean"] > 20 * cpu["incremental-c"]
+    assert cpu["incremental-c"] > cpu["noop"]
+    assert cpu["incremental-rust"] > cpu["noop"]
 
 
 def _profile(folder: Path, name: str, options: dict[str, object]) -> Path:

@@ -9,24 +9,20 @@ import sys
 import time
 import zipfile
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rbuild import binfmt, process, source
-from rbuild.bench.measure import change_a_line, main_source
-from rbuild.bench.plan import Mode, Scenario, modes, turns
-from rbuild.bench.stats import ratio, summarize
 from rbuild.console import Console, duration, size
 from rbuild.doctor import exit_program
 from rbuild.elf import machine, module_info
 from rbuild.errors import BuildFailed, HostLacks, ProcessFailed
 from rbuild.kbuild import OBJECT, compiler_words, read_config, unmet, vermagic
-from rbuild.module import driver_source, sync
+from rbuild.module import sync
 from rbuild.process import run
-from rbuild.profile import Config, Driver, Kind
+from rbuild.profile import Config
 from rbuild.rootfs import installed, same_version
 from rbuild.sandbox.native import resolve
 from rbuild.store import Room, Store, digest
@@ -220,63 +216,6 @@ def test_sync_writes_only_what_differs(tmp_path: Path) -> None:
     assert after["a.c"] > before["a.c"]
     assert after["b.c"] == before["b.c"]
     assert (two / "a.o").exists()
-
-
-@pytest.mark.parametrize(
-    ("driver", "name"),
-    [(Driver.C, "mfrc522_chip.c"), (Driver.RUST, "chip.rs"), (Driver.GLUE, "chip.rs")],
-)
-def test_a_change_is_made_where_the_chip_is(tmp_path: Path, driver: Driver, name: str) -> None:
-    sync(driver_source(driver), tmp_path)
-    assert not [path for path in tmp_path.iterdir() if path.is_symlink()]
-    place = SimpleNamespace(module=tmp_path, sources=tmp_path)
-    assert main_source(place).name == name
-
-
-def test_turns_are_interleaved() -> None:
-    found = modes(["cross", "hybrid"], [Kind.OUT_OF_TREE], [Driver.C])
-    order = list(turns(found, [Scenario.NOOP, Scenario.CLEAN], runs=2, warmup=1))
-    assert len(order) == 3 * 2 * 2
-    assert [turn.counted for turn in order] == [False] * 4 + [True] * 8
-    assert [str(turn.mode) for turn in order[:3]] == [str(found[0])] * 2 + [str(found[1])]
-    assert [turn.scenario for turn in order[:2]] == [Scenario.CLEAN, Scenario.NOOP]
-
-
-def test_modes_are_every_combination() -> None:
-    found = modes(["a", "b"], list(Kind), list(Driver))
-    assert len(set(found)) == 2 * len(Kind) * len(Driver)
-    assert found[0] == Mode("a", Kind.OUT_OF_TREE, Driver.RUST)
-    assert found[1].environment == "b"
-
-
-def test_summary_of_known_figures() -> None:
-    found = summarize([1.0, 2.0, 3.0, 10.0])
-    assert (found.n, found.median, found.mean, found.least, found.most) == (4, 2.5, 4.0, 1.0, 10.0)
-    assert found.deviation == pytest.approx(4.0824829)
-    assert summarize([5.0]).deviation == 0
-
-
-def test_ratio_is_of_medians_with_the_range_of_rounds() -> None:
-    found = ratio([2.0, 4.0, 9.0], [1.0, 2.0, 3.0])
-    assert (found.median, found.least, found.most) == (2.0, 2.0, 3.0)
-    with pytest.raises(ValueError):
-        ratio([], [])
-
-
-@given(st.lists(st.floats(0.001, 1e6), min_size=1))
-def test_anything_compared_to_itself_is_one(values: list[float]) -> None:
-    found = ratio(values, values)
-    assert (found.median, found.least, found.most) == (1.0, 1.0, 1.0)
-
-
-def test_change_a_line_changes_one_line(tmp_path: Path) -> None:
-    path = tmp_path / "a.rs"
-    path.write_text("fn f() {}\n")
-    change_a_line(path, 1)
-    first = path.read_text()
-    change_a_line(path, 2)
-    assert first != path.read_text()
-    assert len(path.read_text().splitlines()) == 2
 
 
 def test_a_process_is_measured() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import os
@@ -12,12 +13,14 @@ import threading
 import time
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 from rbuild import cli, rootfs
+from rbuild.bench.compare import load
 from rbuild.profile import IN_KERNEL, Kind
 
-from .conftest import Host
+from .conftest import Host, Result
 
 
 def test_setup_provisions_once(bare: Host) -> None:
@@ -266,30 +269,150 @@ def test_a_changed_tree_is_a_new_tree(host: Host) -> None:
     assert not host.module(host.write_module()).json["phases"][0]["cached"]
 
 
-def test_bench_compares_modes(host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def bench(host: Host, out: Path, *words: object, code: int = 0) -> Result:
+    short = ("--env", "cross", "--driver", "c", "--kind", "out-of-tree", "--profile", host.profile)
+    return host("bench", *short, "--export-json", out, *words, code=code)
+
+
+def test_bench_compares_modes(host: Host, tmp_path: Path) -> None:
     out = tmp_path / "bench.json"
-    found = host(
-        "bench",
-        "--env",
-        "cross",
-        "--runs",
-        "3",
-        "--profile",
-        host.profile,
-        "--export-json",
-        out,
-        "--scenario",
-        "clean",
-        "--scenario",
-        "noop",
-    )
+    words = ["--env", "cross", "--runs", "2", "--profile", host.profile, "--export-json", out]
+    found = host("bench", *words, "--scenario", "clean", "--scenario", "noop")
     assert "cross out-of-tree rust" in found.out
-    assert "1.00x" in found.out
-    data = host("--json", "bench", "--env", "cross", "--runs", "2", "--profile", host.profile).json
-    assert len(data["results"]) == len(Kind) * len(IN_KERNEL)
-    assert all(len(row["measurements"]) == 2 for row in data["results"])
-    assert out.exists()
+    assert "reference" in found.out
+    data = load(out)
+    assert {(row.kind, row.driver, row.scenario) for row in data.rows} == {
+        (kind.value, driver.value, scenario)
+        for kind in Kind
+        for driver in IN_KERNEL
+        for scenario in ("clean", "noop")
+    }
+    assert all(len(row.samples) == 2 for row in data.rows)
+    assert all(one.identical for one in data.identity)
     assert not list(host.cache.glob("runs/*/bench"))
+    # What was measured is also kept as it came, in case the benchmark is interrupted.
+    (lines,) = (path.read_text().splitlines() for path in host.cache.glob("runs/*/samples.jsonl"))
+    assert len(lines) == 2 * len(data.rows)
+    assert all(json.loads(line)["sample"]["wall_s"] > 0 for line in lines)
+
+
+def test_bench_builds_kernels_from_nothing(host: Host, tmp_path: Path) -> None:
+    out = tmp_path / "bench.json"
+    words = ["--env", "cross", "--kind", "kernel", "--runs", "1", "--warmup", "0", "-j", "1"]
+    scenarios = ["--scenario", "clean", "--scenario", "noop", "-j", "3"]
+    found = host("bench", *words, *scenarios, "--profile", host.profile, "--export-json", out)
+    assert "Parallelism" in found.out
+    data = load(out)
+    assert [(row.jobs, row.scenario) for row in data.rows] == [
+        (1, "clean"),
+        (3, "clean"),
+        (1, "noop"),
+        (3, "noop"),
+    ]
+    clean, noop = data.rows[0].samples[0], data.rows[2].samples[0]
+    assert [phase.name for phase in clean.phases] == ["configure", "prepare", "kernel"]
+    assert [phase.name for phase in noop.phases] == ["kernel"]
+    assert {"Image", "Module.symvers"} <= {product.name for product in clean.products}
+    # No KDIR was needed, and none was made.
+    assert not list(host.cache.glob("kdirs/*"))
+
+
+def test_bench_changes_lines_of_the_kernel(host: Host, tmp_path: Path) -> None:
+    (host.tree / "drivers/spi").mkdir(parents=True)
+    (host.tree / "drivers/spi/spi.c").write_text("int spi;\n")
+    out = tmp_path / "bench.json"
+    words = ["--env", "cross", "--kind", "kernel", "--runs", "2", "--warmup", "0"]
+    profile = host.write_profile(
+        f"name: p\nsource: {{directory: {host.tree}}}\npatches: false\n"
+        "config: {base: tinyconfig}\n",
+        "p",
+    )
+    host(
+        *("bench", *words, "--scenario", "incremental", "--profile", profile, "--export-json", out)
+    )
+    # Without Rust in the profile there is no line of Rust to change.
+    assert [row.scenario for row in load(out).rows] == ["incremental-c"]
+    assert (host.tree / "drivers/spi/spi.c").read_text() == "int spi;\n"
+    found = host(*("bench", *words, "--scenario", "incremental-rust", "--profile", profile), code=2)
+    assert "no Rust" in found.err
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--kind", "in-tree", "--scenario", "incremental-c"], "no such scenario"),
+        (["--fail-above", "10%"], "needs --compare"),
+        (["--compare", "FILE", "--fail-above", "10"], "write it as 10%"),
+        (["--compare", "FILE"], "format"),
+        (["--plot", "a.gif"], ".svg or .png"),
+        (["--html", "no/such/x.html"], "not a folder"),
+    ],
+)
+def test_bench_refuses_what_it_cannot_do_before_it_starts(
+    bare: Host, tmp_path: Path, words: list[str], expected: str
+) -> None:
+    other = tmp_path / "other.json"
+    other.write_text("{}")
+    found = bare("bench", *[other if word == "FILE" else word for word in words], code=2)
+    assert expected in found.err
+    assert bare.calls("mmdebstrap") == 0
+
+
+def test_bench_compares_with_an_earlier_result(host: Host, tmp_path: Path) -> None:
+    old, new = tmp_path / "old.json", tmp_path / "new.json"
+    bench(host, old, "--runs", "3")
+    data = json.loads(old.read_text())
+    for sample in data["rows"][0]["samples"]:
+        sample["wall_s"] *= 100
+    new.write_text(json.dumps(data))
+    found = host("bench", "--from", new, "--compare", old)
+    assert "slower" in found.out
+    found = host("bench", "--from", old, "--compare", new)
+    assert "faster" in found.out
+    found = host("bench", "--from", new, "--compare", old, "--fail-above", "10%", code=1)
+    assert "became slower by more than 10%" in found.err
+    assert "cross out-of-tree c" in found.err
+    data = host(
+        *("--json", "bench", "--from", new, "--compare", old, "--fail-above", "10%"), code=1
+    ).json
+    assert data["comparison"]["rows"][0]["verdict"] == "slower"
+    assert data["exit_code"] == 1
+    host("bench", "--from", old, "--compare", old, "--fail-above", "0%")
+
+
+def test_a_result_of_another_kind_is_refused(host: Host, tmp_path: Path) -> None:
+    path = tmp_path / "old.json"
+    bench(host, path, "--runs", "1", "--warmup", "0")
+    data = json.loads(path.read_text())
+    for change, expected in (
+        ({"format": 1}, "format"),
+        ({"machine": {}}, "machine.cpu"),
+        ({"wrong": 1}, "wrong"),
+    ):
+        path.write_text(json.dumps(data | change))
+        assert expected in host("bench", "--from", path, code=2).err
+
+
+def test_bench_exports_what_it_measured(host: Host, tmp_path: Path) -> None:
+    table, text = tmp_path / "x.csv", tmp_path / "x.md"
+    words = ("--runs", "2", "--export-csv", table, "--export-markdown", text)
+    bench(host, tmp_path / "x.json", *words, "--scenario", "clean", "--scenario", "noop")
+    lines = list(csv.DictReader(table.open()))
+    assert [line["scenario"] for line in lines] == ["clean", "clean", "noop", "noop"]
+    assert all(float(line["wall_s"]) > 0 for line in lines)
+    assert text.read_text().startswith("# rbuild bench\n")
+    rows = [line for line in text.read_text().splitlines() if line.startswith("| cross out-of")]
+    assert len(rows) == 2
+
+
+def test_the_published_schema_is_that_of_the_results(host: Host, tmp_path: Path) -> None:
+    schema = host("bench", "--schema").json
+    bench(host, tmp_path / "x.json", "--runs", "1", "--warmup", "0")
+    data = json.loads((tmp_path / "x.json").read_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(data, schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(data | {"rows": [{}]}, schema)
 
 
 def test_bench_refuses_a_bad_file_before_it_starts(bare: Host, tmp_path: Path) -> None:
@@ -329,12 +452,12 @@ def test_status_and_clean(bare: Host) -> None:
     assert "Nothing is provisioned" in bare("status").out
     bare.module(bare.write_module())
     entries = bare("--json", "status").json["entries"]
-    assert {one["room"] for one in entries} == {"rootfs", "trees", "kdirs", "runs"}
+    assert {one["room"] for one in entries} == {*("rootfs", "trees", "kdirs", "ccache", "runs")}
     bare("clean", "--what", "kdirs", "--older-than", "1")
     assert any(one["room"] == "kdirs" for one in bare("--json", "status").json["entries"])
     bare("clean")
     rooms = {one["room"] for one in bare("--json", "status").json["entries"]}
-    assert rooms == {"rootfs", "trees"}
+    assert rooms == {"rootfs", "trees", "ccache"}
     (bare.cache / "kdirs/.left-over.partial").mkdir()
     bare("clean", "--what", "all")
     assert not [

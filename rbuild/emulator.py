@@ -1,0 +1,146 @@
+"""The emulator of an environment: which QEMU runs its programs, and how a sandbox comes by it.
+
+QEMU's user mode becomes faster with most releases, and a host has the one of its own Debian.  Since
+Linux 6.7 a user namespace can have a binfmt_misc of its own (Documentation/admin-guide/
+binfmt-misc.rst), so that a sandbox brings its QEMU along, and the host's registration, which is
+everybody's, stays as it is.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rbuild import binfmt, process
+from rbuild.environment import Environment, Rootfs
+from rbuild.errors import HostLacks, InfrastructureError, ProcessFailed
+from rbuild.rootfs import host_mirrors
+from rbuild.store import Entry, Room, Store, digest, remove_tree
+
+PACKAGE = "qemu-user"
+KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
+HOSTS = ("qemu-{machine}-static", "qemu-{machine}")
+
+
+@dataclass(frozen=True)
+class Emulator:
+    """A QEMU: its version, and where it is; ``program`` is None for the host's registered one."""
+
+    version: str
+    program: Path | None = None
+
+    def describe(self, variables: Mapping[str, str]) -> str:
+        """Return its version and how ``variables`` set it up."""
+        model = variables.get("QEMU_CPU", "its default")
+        more = "".join(
+            f", {name}={value}"
+            for name, value in sorted(variables.items())
+            if name.startswith("QEMU_") and name != "QEMU_CPU"
+        )
+        return f"{self.version}, CPU model {model}{more}"
+
+
+def obtain(environment: Environment, store: Store) -> Emulator | None:
+    """Return what runs an environment's emulated programs; None where it has none.
+
+    That is the newest QEMU of the suites that the definition names, downloaded once, where this
+    host lets a sandbox bring its own; else the host's.  Raises HostLacks where that isn't
+    registered.
+    """
+    base = environment.base
+    if not base.emulated:
+        return None
+    if base.definition.emulator and binfmt.private():
+        try:
+            return _own(base, store)
+        except (InfrastructureError, HostLacks) as error:
+            store.console.warn(f"{error.message} The host's own QEMU runs {environment.name}.")
+    binfmt.require(base.architecture)
+    return Emulator(_host_version(base))
+
+
+def _own(base: Rootfs, store: Store) -> Emulator:
+    """Return the QEMU of the definition's suites; fetch it if it isn't there."""
+    suites = base.definition.emulator
+    program = f"qemu-{base.architecture.machine}"
+    key = {"package": PACKAGE, "suites": suites, "host": base.host.debian, "program": program}
+    entry = store.entry(Room.EMULATORS, f"{program}-{suites[-1]}", digest(key))
+    if entry.metadata is None:
+        with store.lock(entry):
+            if entry.metadata is None:
+                _fetch(entry, base, program, store)
+    version = str((entry.metadata or {}).get("version"))
+    return Emulator(f"qemu-user {version}", entry.path / program)
+
+
+def _fetch(entry: Entry, base: Rootfs, program: str, store: Store) -> None:
+    """Publish ``program`` out of Debian's package, which the host's apt downloads and verifies."""
+    partial = store.partial(entry)
+    work = partial / "download"
+    work.mkdir()
+    with store.console.step(f"Fetching {PACKAGE}, the newest for {base.definition.suite}") as step:
+        tell = store.console.teller(step)
+        apt = _apt(work, base)
+        try:
+            process.run([*apt, "update"], cwd=work, on_line=tell)
+            process.run([*apt, "download", PACKAGE], cwd=work, on_line=tell)
+            (package,) = work.glob("*.deb")
+            version = process.capture(["dpkg-deb", "--field", str(package), "Version"])
+            process.run(["dpkg-deb", "--extract", str(package), str(work / "files")])
+        except (ProcessFailed, ValueError) as error:
+            raise InfrastructureError(
+                f"{PACKAGE} could not be downloaded.", detail=getattr(error, "detail", "")
+            ) from error
+        (work / "files/usr/bin" / program).rename(partial / program)
+        remove_tree(work)
+        store.publish(entry, partial, {"version": version, "architecture": base.host.debian})
+
+
+def _apt(work: Path, base: Rootfs) -> list[str]:
+    """Return an apt-get that knows only the definition's suites, and leaves the host's lists alone.
+
+    The suite that is named last is preferred.
+    """
+    suites = base.definition.emulator
+    for name in ("lists/partial", "cache/archives/partial", "state"):
+        (work / name).mkdir(parents=True)
+    (work / "sources.list").write_text("\n".join(_sources(suites)) + "\n")
+    architecture = base.host.debian
+    options = {
+        "APT::Architecture": architecture,
+        "APT::Architectures": architecture,
+        "APT::Default-Release": suites[-1],
+        "APT::Sandbox::User": "root",
+        "Acquire::Languages": "none",
+        "Dir::Cache": work / "cache",
+        "Dir::Etc::SourceList": work / "sources.list",
+        "Dir::Etc::SourceParts": "/dev/null",
+        "Dir::Etc::Preferences": "/dev/null",
+        "Dir::Etc::PreferencesParts": "/dev/null",
+        "Dir::State": work / "state",
+        "Dir::State::Lists": work / "lists",
+        "Dir::State::Status": "/dev/null",
+    }
+    return ["apt-get", "-q", *(f"-o{name}={value}" for name, value in options.items())]
+
+
+def _sources(suites: Sequence[str]) -> list[str]:
+    """Return apt's lines for the suites, on the mirrors that the host uses."""
+    lines = [line for suite in suites for line in host_mirrors(suite)[:1]]
+    if not lines:
+        raise InfrastructureError("This host's apt names no Debian mirror.")
+    return [line.replace("deb ", f"deb [signed-by={KEYRING}] ", 1) for line in lines]
+
+
+def _host_version(base: Rootfs) -> str:
+    """Return the version of the host's QEMU, as it says itself."""
+    names = [name.format(machine=base.architecture.machine) for name in HOSTS]
+    program = next((name for name in names if shutil.which(name)), None)
+    if program is None:
+        return "an unknown QEMU"
+    try:
+        return process.capture([program, "--version"]).splitlines()[0]
+    except (HostLacks, ProcessFailed, IndexError):
+        return "an unknown QEMU"
