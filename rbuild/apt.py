@@ -34,10 +34,7 @@ def download(
     ``architecture`` is Debian's name of another architecture than the rootfs's.  Raises
     InfrastructureError where the suite has no such package (with ``hint``), or no mirror answers.
     """
-    binds = [Bind(folder, MODULE, writable=True)]
-    resolver = Path("/etc/resolv.conf")
-    if resolver.exists():
-        binds.append(Bind(resolver.resolve(), "/etc/resolv.conf"))
+    binds = [Bind(folder, MODULE, writable=True), *resolver()]
     argv = ["bash", "-c", DOWNLOAD, "download", package, architecture]
     job = Job(argv, binds, MODULE, network=True)
     try:
@@ -54,3 +51,9 @@ def download(
             detail=detail,
             hint="Check the network, the mirror and the free space, then run it again.",
         ) from error
+
+
+def resolver() -> list[Bind]:
+    """Return the host's resolv.conf as a bind, for a job with a network; none if it has none."""
+    path = Path("/etc/resolv.conf")
+    return [Bind(path.resolve(), str(path))] if path.exists() else []

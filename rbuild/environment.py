@@ -1,7 +1,8 @@
 """Environments: where a build happens, read from the definitions in ``rootfs/``.
 
-There are two kinds of definition: a rootfs of its own (packages of a Debian suite in one
-architecture), or a hybrid (one rootfs with a native layer of another bound over it).
+There are three kinds of definition: a rootfs of its own (packages of a Debian suite in one
+architecture), a hybrid (one rootfs with a native layer of another bound over it), and a variant (a
+rootfs that is emulated in another way).
 """
 
 from __future__ import annotations
@@ -119,6 +120,18 @@ class HybridDefinition(Strict):
         )
 
 
+class VariantDefinition(Strict):
+    """A rootfs (``base``) as it is, run by another emulator or with another setting of it.
+
+    What is built in it is the same, so it shares rootfs and KDIRs with its base.
+    """
+
+    base: str
+    description: str = ""
+    emulator: tuple[str, ...] = ()
+    emulated_variables: dict[str, str] = Field({})
+
+
 @dataclass(frozen=True)
 class Rootfs:
     """A rootfs as it is to be provisioned on this host: its definition and real architecture."""
@@ -215,7 +228,7 @@ def names() -> list[str]:
 def levels(name: str) -> list[str]:
     """Return the names by which an environment's levels are asked for; none if it has none."""
     path = data.folder("rootfs") / f"{name}.yaml"
-    if not path.is_file() or not _is_hybrid(path):
+    if not path.is_file() or _model(path) is not HybridDefinition:
         return []
     found = definition.load(path, HybridDefinition)
     return [f"{name}:{level}" for level in found.level_names]
@@ -280,15 +293,27 @@ def _read(name: str) -> RootfsDefinition | HybridDefinition:
             raise UsageError(
                 f"There is no environment {name!r}.{definition.nearest(name, names())}"
             )
-    if _is_hybrid(path):
-        return definition.load(path, HybridDefinition)
-    return definition.load(path, RootfsDefinition)
+    found = definition.load(path, _model(path))
+    return _varied(found, path) if isinstance(found, VariantDefinition) else found
 
 
-def _is_hybrid(path: Path) -> bool:
-    """Tell by its ``base`` field whether a definition is a hybrid's; faults are shown by load."""
+def _varied(found: VariantDefinition, path: Path) -> RootfsDefinition:
+    base = _read(found.base)
+    if not isinstance(base, RootfsDefinition):
+        raise UsageError(f"{path}: base: {found.base} is not a rootfs of its own.")
+    changes = {"emulator": found.emulator, "emulated_variables": found.emulated_variables}
+    return base.model_copy(update=changes)
+
+
+Model = type[RootfsDefinition] | type[HybridDefinition] | type[VariantDefinition]
+
+
+def _model(path: Path) -> Model:
+    """Tell by its fields which kind a definition is of; faults are shown by load."""
     try:
         _, content = definition.parse(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError, yaml.YAMLError):
-        return False
-    return isinstance(content, dict) and "base" in content
+        return RootfsDefinition
+    if not isinstance(content, dict) or "base" not in content:
+        return RootfsDefinition
+    return HybridDefinition if "native" in content else VariantDefinition

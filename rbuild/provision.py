@@ -47,9 +47,12 @@ def runtime_for(name: str) -> Runtime:
     return Bwrap()
 
 
-def make_ready(environment: Environment, store: Store, runtime: Runtime) -> Ready:
+def make_ready(
+    environment: Environment, store: Store, runtime: Runtime, *, scratch: Path | None = None
+) -> Ready:
     """Provision what the environment lacks, and verify it once.
 
+    With ``scratch``, an empty folder, it can be written: see Sandbox.
     Raises as ``rootfs.provision`` does, and InfrastructureError where its compilers don't work.
     """
     runs = emulator.obtain(environment, store)
@@ -58,15 +61,17 @@ def make_ready(environment: Environment, store: Store, runtime: Runtime) -> Read
     if environment.native is not None:
         _same_versions(environment, *made)
         own = layer(environment, made[0].path, made[1].path)
-        stamp = str([part.created for part in made])
-        binds = merged(own.binds, made[0].path, made[0].path.parent / "layers", stamp)
-        own = replace(own, binds=binds)
+        if scratch is None:
+            stamp = str([part.created for part in made])
+            binds = merged(own.binds, made[0].path, made[0].path.parent / "layers", stamp)
+            own = replace(own, binds=binds)
     sandbox = Sandbox(
         environment.name,
         made[0].path,
         own.binds,
         environment.variables,
         _registration(environment, runs),
+        scratch,
     )
     ready = Ready(
         environment,
@@ -83,7 +88,8 @@ def make_ready(environment: Environment, store: Store, runtime: Runtime) -> Read
         sum(part.seconds for part in made),
         all(part.cached for part in made),
     )
-    _verify_once(ready, store)
+    if scratch is None:
+        _verify_once(ready, store)
     return ready
 
 

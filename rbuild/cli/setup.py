@@ -48,6 +48,7 @@ def command(app: App, names: tuple[str, ...], every: bool, force: bool, runtime:
                 "rootfs": list(ready.rootfs_keys),
                 "builder": ready.environment.builder.machine,
                 "emulated": ready.environment.emulated,
+                "emulator": ready.emulator,
                 "level": ready.environment.level,
                 "native_programs": len(ready.environment.programs) - len(ready.emulated_programs),
                 "emulated_programs": list(ready.emulated_programs),
@@ -69,6 +70,8 @@ def _line(ready: Ready) -> str:
         if package.startswith(("clang-", "rustc"))
     )
     text = f"{name}: ready ({how}); {compiler}"
+    if ready.environment.emulated:
+        text += f"\n  emulated by {ready.emulator}"
     if ready.environment.native is not None:
         native = len(ready.environment.programs) - len(ready.emulated_programs)
         text += f"\n  level {ready.environment.level}: {native} programs are native, and LLVM"

@@ -7,9 +7,11 @@ from pathlib import Path
 import click
 
 from rbuild import profile
+from rbuild.apt import resolver
 from rbuild.cli import App
 from rbuild.cli.options import env_option, kdir_for, profile_option, runtime_option, session
 from rbuild.kbuild import Kbuild
+from rbuild.provision import make_ready
 from rbuild.sandbox import KDIR, MODULE, Bind, Job
 
 EPILOG = """\b
@@ -17,6 +19,7 @@ Examples:
   rbuild shell --env hybrid
   rbuild shell -- make -C /src O=/kdir kernelrelease
   rbuild shell --module ~/src/my-driver   then: make -C /src O=/kdir M=/module
+  rbuild shell --env hybrid --scratch     then: apt update, apt install ...
 """
 
 
@@ -31,6 +34,11 @@ Examples:
     help="A folder to have, writable, as /module.",
 )
 @click.option("--write", is_flag=True, help="Let /kdir be written, too.")
+@click.option(
+    "--scratch",
+    is_flag=True,
+    help="Let the whole system be written, with the network: apt works; all is gone at the end.",
+)
 @runtime_option
 @click.pass_context
 def command(
@@ -40,11 +48,13 @@ def command(
     profile_name: str,
     module: Path | None,
     write: bool,
+    scratch: bool,
     runtime: str,
 ) -> None:
     """Open a shell in an environment: tree in /src, KDIR in /kdir, make's variables set.
 
     As in a build, there is no network and none of your files.  With COMMAND, run that instead.
+    With --scratch it is a system to try things in: install packages, build some, break it.
     """
     app: App = ctx.obj
     made = session(app, "shell", runtime, None)
@@ -56,11 +66,18 @@ def command(
     ]
     if module is not None:
         binds.append(Bind(module.resolve(), MODULE, writable=True))
+    ready = kdir.ready
+    if scratch:
+        folder = made.run_folder / "scratch"
+        folder.mkdir()
+        ready = make_ready(ready.environment, made.store, made.runtime, scratch=folder)
+        binds += resolver()
     prompt = {"PS1": rf"rbuild {env}:\w\$ ", "TERM": "xterm-256color"}
     job = Job(
         list(words) or ["bash", "--norc", "-i"],
         binds,
         MODULE if module is not None else KDIR,
         {**kbuild.environment(), **kbuild.variables(), **prompt},
+        network=scratch,
     )
-    ctx.exit(kdir.ready.runtime.interactive(kdir.ready.sandbox, job))
+    ctx.exit(ready.runtime.interactive(ready.sandbox, job))

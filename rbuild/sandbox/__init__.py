@@ -34,7 +34,9 @@ class Bind:
 class Sandbox:
     """An environment that is provisioned and ready to be entered.
 
-    ``interpreter`` is a line for binfmt_misc: an emulator that this sandbox brings along.
+    ``interpreter`` is a line for binfmt_misc: an emulator that this sandbox brings along.  With
+    ``scratch``, an empty folder, all of it can be written, and what was is gone when the last
+    process in it ends.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Sandbox:
     layer: tuple[Bind, ...] = ()
     variables: Mapping[str, str] = field(default_factory=dict)
     interpreter: str | None = None
+    scratch: Path | None = None
 
 
 @dataclass(frozen=True)

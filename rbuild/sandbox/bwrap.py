@@ -23,6 +23,19 @@ REGISTER = (
 )
 """Registers its first argument, an interpreter, and becomes the command behind it."""
 
+LAY_OVER = (
+    'mount -t tmpfs tmpfs "$2" && mkdir "$2/upper" "$2/work" "$2/root" && '
+    'mount -t overlay -o "lowerdir=$1,upperdir=$2/upper,workdir=$2/work" overlay "$2/root" && '
+    'shift 2 && exec "$@"'
+)
+"""Lays a tmpfs over its first argument, in its second, and becomes the command behind them."""
+
+CAPABILITIES = (
+    *("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL"),
+    *("SETFCAP", "SETGID", "SETPCAP", "SETUID", "SYS_CHROOT"),
+)
+"""What installing packages needs of root (capabilities(7)), and no more."""
+
 OWN_WORDS = "bwrap: "
 """How a line begins that bubblewrap itself, not the command in it, has written."""
 
@@ -36,29 +49,28 @@ class Bwrap:
 
     def argv(self, sandbox: Sandbox, job: Job) -> list[str]:
         """Return the whole command line of a job, which can be pasted into a shell."""
-        words = [
-            *self.prefix,
-            *_registering(sandbox),
-            "bwrap",
-            "--unshare-all",
-            "--die-with-parent",
-            "--hostname",
-            "rbuild",
-        ]
+        apart = _apart_of_scratch() if sandbox.scratch else ["--unshare-all"]
+        words = [*self.prefix, *_before(sandbox), "bwrap", *apart]
+        words += ["--die-with-parent", "--hostname", "rbuild"]
         # As PID 1 the command is bwrap's own child, so that wait4(2) accounts for all of it;
         # behind bwrap's reaper, its usage may be lost when bwrap ends first.
         words += ["--as-pid-1", "--clearenv"]
-        if sandbox.interpreter is not None:
+        if sandbox.interpreter is not None and sandbox.scratch is None:
             # Back from the root of the namespace that registers it to the caller.
             words += ["--uid", str(os.getuid()), "--gid", str(os.getgid())]
-        if job.network:
+        if job.network and sandbox.scratch is None:
             words.append("--share-net")
+        elif sandbox.scratch is not None and not job.network:
+            words.append("--unshare-net")
         for name, value in variables_for(sandbox, job).items():
             words += ["--setenv", name, value]
-        words += ["--ro-bind", str(sandbox.root), "/"]
+        if sandbox.scratch is None:
+            words += ["--ro-bind", str(sandbox.root), "/"]
+        else:
+            words += ["--bind", f"{sandbox.scratch}/root", "/"]
         for bind in sandbox.layer:
             words += ["--ro-bind", str(bind.source), bind.target]
-        words += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]  # noqa: S108
+        words += ["--proc", "/proc", "--dev", "/dev", "--perms", "1777", "--tmpfs", "/tmp"]  # noqa: S108
         for bind in job.binds:
             words += ["--bind" if bind.writable else "--ro-bind", str(bind.source), bind.target]
         return [*words, "--chdir", job.cwd, "--", *job.argv]
@@ -109,11 +121,29 @@ class Bwrap:
         return os.waitstatus_to_exitcode(status)
 
 
-def _registering(sandbox: Sandbox) -> list[str]:
-    """Return what to put before bwrap so that the sandbox has its own emulator."""
-    if sandbox.interpreter is None:
-        return []
-    return [*binfmt.PRIVATE, "sh", "-c", REGISTER, "register", sandbox.interpreter]
+def _before(sandbox: Sandbox) -> list[str]:
+    """Return what to put before bwrap: namespaces in which what it needs is there already."""
+    if sandbox.scratch is not None:
+        # dpkg gives files to more users than one: to root they are all allowed, to others in a
+        # namespace with their subordinate ids (subuid(5)).
+        ids = [] if os.geteuid() == 0 else ["--user", "--map-root-user", "--map-auto"]
+        words = ["unshare", *ids, "--mount", "--", "sh", "-c", LAY_OVER, "lay-over"]
+        return [*words, str(sandbox.root), str(sandbox.scratch)]
+    if sandbox.interpreter is not None:
+        return [*binfmt.PRIVATE, "sh", "-c", REGISTER, "register", sandbox.interpreter]
+    return []
+
+
+def _apart_of_scratch() -> list[str]:
+    """Return the options of namespaces in which packages can be installed.
+
+    A user namespace of bwrap's would leave only one user's id, and packages have files of several.
+    """
+    words = ["--unshare-ipc", "--unshare-pid", "--unshare-uts", "--unshare-cgroup-try"]
+    words += ["--cap-drop", "ALL"]
+    for name in CAPABILITIES:
+        words += ["--cap-add", f"CAP_{name}"]
+    return words
 
 
 class _Terminal:

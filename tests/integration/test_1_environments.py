@@ -10,12 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from rbuild import environment, rootfs
+from rbuild import binfmt, environment, rootfs
 from rbuild.console import Console
 from rbuild.errors import InfrastructureError
+from rbuild.provision import make_ready, runtime_for
+from rbuild.sandbox import Job
+from rbuild.sandbox.bwrap import Bwrap
 from rbuild.store import Store
 
 from .conftest import Rbuild
+
+NATIVE = Path(__file__).parent / "native"
+"""A Debian package's source, and a script that builds it."""
 
 ENVIRONMENTS = ("cross", "hybrid")
 
@@ -45,6 +51,48 @@ def test_hybrid_is_an_aarch64_system_with_native_compilers(rbuild: Rbuild) -> No
     assert inside("dpkg", "--print-architecture") == "arm64"
     assert "X86-64" in inside("sh", "-c", "readelf -h /usr/bin/make | grep Machine")
     assert "AArch64" in inside("sh", "-c", "readelf -h /usr/bin/python3.13 | grep Machine")
+
+
+def test_in_a_hybrid_packages_are_installed_and_built_as_on_an_aarch64_system(
+    rbuild: Rbuild,
+) -> None:
+    words = ("shell", "--env", "hybrid", "--scratch", "--module", NATIVE)
+    seen = rbuild("--quiet", *words, "--", "sh", "/module/try.sh").out
+    assert "Hello, world!" in seen
+    assert "built for arm64, runs on aarch64" in seen
+    # Nothing of it is left, here or there.
+    inside = rbuild("--quiet", "shell", "--env", "hybrid", "--", "sh", "-c", "ls /usr/bin; id -u")
+    assert "dpkg-buildpackage" not in inside.out
+    assert not (NATIVE / "native").exists()
+    assert str(rbuild("--json", "status").json["root"]) not in Path("/proc/self/mounts").read_text()
+
+
+def test_a_sandbox_brings_a_newer_qemu_than_the_hosts(rbuild: Rbuild) -> None:
+    variant = Path(__file__).parents[2] / "docs/levers/newest-qemu.yaml"
+    if not binfmt.private():
+        pytest.skip("this kernel has one binfmt_misc for all")
+    (found,) = rbuild("--json", "setup", variant).json
+    assert found["emulator"].startswith("qemu-user 1:")
+    assert found["environment"] == "chroot"
+    assert found["cached"]
+    store = Store(Path(rbuild("--json", "status").json["root"]), Console(verbosity=-1))
+    ready = make_ready(environment.load(str(variant)), store, runtime_for("bwrap"))
+    argv = Bwrap().argv(ready.sandbox, Job(["sleep", "60"]))
+    with subprocess.Popen(argv) as child:
+        try:
+            _wait_until(lambda: any("/emulators/" in one for one in _programs(child.pid)))
+        finally:
+            child.kill()
+
+
+def _programs(pid: int) -> list[str]:
+    """Return what a process and its children really run."""
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        own = str(Path(f"/proc/{pid}/exe").readlink())
+    except OSError:
+        return []
+    return [own, *(program for one in children for program in _programs(int(one)))]
 
 
 def test_a_build_sees_neither_network_nor_home_nor_environment(rbuild: Rbuild) -> None:

@@ -39,6 +39,10 @@ def test_setup_and_module_as_an_ordinary_user(
     assert "vermagic" in done
     module = home / "out/mfrc522.ko"
     assert module.owner() == USER
+    install = "apt-get -q update && apt-get -q -y install hello && hello && ls -l /usr/bin/hello"
+    seen = _as_user(home, shared, "shell", *profile, "--scratch", "--", "sh", "-c", install)
+    assert "Hello, world!" in seen
+    assert "root root" in seen.splitlines()[-1]
     cache = home / ".cache/rbuild"
     foreign = subprocess.run(
         ["find", str(cache), "!", "-user", USER], capture_output=True, text=True, check=True

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from rbuild import environment
+from rbuild.console import Console
 from rbuild.errors import UsageError
 from rbuild.sandbox import Bind
 from rbuild.sandbox.native import layer, merged
+from rbuild.store import Store
 
 from .conftest import Host
 
@@ -70,6 +72,34 @@ def test_a_wrong_level_is_explained(tmp_path: Path, change: tuple[str, str], exp
         environment.load(str(path))
     assert expected in caught.value.message
     assert str(path) in caught.value.message
+
+
+def test_a_variant_is_its_base_in_another_emulator(tmp_path: Path) -> None:
+    path = tmp_path / "newest.yaml"
+    path.write_text("base: chroot\nemulator: [sid]\nemulated_variables: {QEMU_CPU: max}\n")
+    found, chroot = environment.load(str(path)), environment.load("chroot")
+    assert found.variables == {"QEMU_CPU": "max"}
+    assert found.base.definition.emulator == ("sid",)
+    # What is built in it is the same: it has its base's name, and so its rootfs and KDIRs.
+    assert found.name == "chroot"
+    store = Store(tmp_path, Console())
+    assert found.base.entry(store) == chroot.base.entry(store)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("base: hybrid\n", "hybrid is not a rootfs of its own"),
+        ("base: chrot\n", "Did you mean 'chroot'?"),
+        ("base: chroot\nemulators: []\n", "Did you mean 'emulator'?"),
+    ],
+)
+def test_a_wrong_variant_is_explained(tmp_path: Path, text: str, expected: str) -> None:
+    path = tmp_path / "wrong.yaml"
+    path.write_text(text)
+    with pytest.raises(UsageError) as caught:
+        environment.load(str(path))
+    assert expected in caught.value.message
 
 
 def test_only_a_hybrid_has_levels(bare: Host) -> None:
