@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -155,6 +156,11 @@ class Console:
 
         return tell
 
+    @property
+    def width(self) -> int | None:
+        """How many characters fit in a line of results; None where nothing limits them."""
+        return shutil.get_terminal_size().columns if self.out.isatty() else None
+
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         """Return a table as text, as wide as the terminal; only the first column is words."""
         from rich import box  # noqa: PLC0415 - rich takes longer to load than most commands to run
@@ -167,7 +173,8 @@ class Console:
         for row in rows:
             table.add_row(*row)
         terminal = self.out.isatty()
-        screen = Rich(file=self.out, width=None if terminal else 160, force_terminal=terminal)
+        # Who reads a file or a pipe scrolls: nothing is cut off there.
+        screen = Rich(file=self.out, width=None if terminal else 1000, force_terminal=terminal)
         with screen.capture() as captured:
             screen.print(table)
         return "\n".join(line.rstrip() for line in captured.get().splitlines())

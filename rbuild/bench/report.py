@@ -11,6 +11,9 @@ from rbuild.bench.result import EnvironmentFacts, Identity, Ratio, Report, Row, 
 from rbuild.bench.stats import CONFIDENCE, attainable, ratio
 from rbuild.console import Console, duration, size
 
+SPARE = ("mean ± s", "system s", "size", "peak RSS", "user s", "[95 %]", "[interval]", "")
+"""The columns that go, in this order, where a terminal is too narrow for all."""
+
 SHORT = 12
 """How much of a checksum is shown."""
 
@@ -28,7 +31,7 @@ def tables(report: Report, console: Console) -> str:
     """Return the whole report for the terminal."""
     blocks = [
         "\n".join(header(report)),
-        console.table("", columns(report), [cells(row, report) for row in report.rows]),
+        console.table("", *fitting(report, console.width)),
         "\n".join(notes(report)),
     ]
     if scaling := speedups(report):
@@ -112,6 +115,24 @@ def columns(report: Report) -> list[str]:
     names = ["mode", "scenario", "n", "median s", "[interval]", "mean ± s", "user s", "system s"]
     names += ["peak RSS", "size", "ratio", "[95 %]", ""]
     return [names[0], "-j", *names[1:]] if several_jobs(report) else names
+
+
+def fitting(report: Report, width: int | None) -> tuple[list[str], list[list[str]]]:
+    """Return the table's columns and rows, without what a reader misses least in a narrow line."""
+    names, lines = columns(report), [cells(row, report) for row in report.rows]
+    for spare in SPARE:
+        if width is None or _width(names, lines) <= width:
+            break
+        n = names.index(spare)
+        names = [*names[:n], *names[n + 1 :]]
+        lines = [[*line[:n], *line[n + 1 :]] for line in lines]
+    return names, lines
+
+
+def _width(names: Sequence[str], lines: Sequence[Sequence[str]]) -> int:
+    """Return how wide a table is: two spaces around each cell, and one between cells."""
+    widest = (max(len(cell) for cell in column) for column in zip(names, *lines, strict=True))
+    return sum(width + 3 for width in widest) + 1
 
 
 def cells(row: Row, report: Report) -> list[str]:

@@ -31,6 +31,9 @@ FEW = 10
 OUTLIER = 3.5
 """The modified Z-score above which a value is an outlier (Iglewicz and Hoaglin, 1993)."""
 
+ENOUGH = 5
+"""How many values it takes for one of them to be an outlier."""
+
 STUDENT = (
     *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
     *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
@@ -61,8 +64,11 @@ def outliers(values: Sequence[float]) -> list[int]:
     """Return the indices of the values whose modified Z-score is beyond ``OUTLIER``.
 
     Where more than half of the values are equal, their median deviation is 0 and the mean one
-    takes its place, as Iglewicz and Hoaglin say.
+    takes its place, as Iglewicz and Hoaglin say.  Of fewer than ``ENOUGH`` values none is called
+    an outlier: two of three are near each other more often than not.
     """
+    if len(values) < ENOUGH:
+        return []
     middle = statistics.median(values)
     away = [abs(value - middle) for value in values]
     scale = statistics.median(away) / 0.6745

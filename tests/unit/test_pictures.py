@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import random
 import statistics
@@ -35,6 +36,7 @@ from rbuild.bench.result import (
     Sample,
 )
 from rbuild.bench.stats import spread
+from rbuild.console import Console
 from rbuild.errors import HostLacks
 
 HOSTILE = "<script>alert(1)</script> & \"'$x^2$ \x1b[31m --> ]]>"
@@ -230,6 +232,20 @@ def drawn(name: str) -> tuple[Figure, list[tuple[Text, Bbox]]]:
 @cache
 def page(name: str) -> str:
     return html.page(REPORTS[name], None)
+
+
+def test_a_table_has_what_fits_in_a_line() -> None:
+    found = REPORTS["36 rows"]
+    whole, _ = words.fitting(found, None)
+    assert whole == words.columns(found)
+    for width in (140, 120, 100, 80):
+        names, lines = words.fitting(found, width)
+        assert {"mode", "scenario", "median s", "ratio"} <= set(names) < set(whole)
+        assert {len(line) for line in lines} == {len(names)}
+        screen = io.StringIO()
+        table = Console(out=screen).table("", names, lines)
+        assert max(map(len, table.splitlines())) <= width
+        assert "…" not in table
 
 
 def test_no_text_is_cut_off_or_over_another(name: str) -> None:

@@ -139,6 +139,8 @@ def test_welch_as_in_the_book() -> None:
         ([1.0, 1.0, 1.0], []),
         ([7.0], []),
         ([1.0, 2.0, 3.0, 4.0, 5.0], []),
+        ([1.80, 1.81, 1.95], []),  # too few for one to be odd
+        ([1.80, 1.81, 1.82, 1.83, 9.95], [4]),
     ],
 )
 def test_outliers_of_known_figures(values: list[float], expected: list[int]) -> None:
