@@ -86,6 +86,12 @@ def test_a_variant_is_its_base_in_another_emulator(tmp_path: Path) -> None:
     assert found.base.entry(store) == chroot.base.entry(store)
 
 
+def test_the_documented_variants_are_of_the_chroot() -> None:
+    paths = sorted((Path(__file__).parents[2] / "docs/levers").glob("*.yaml"))
+    assert len(paths) >= 4
+    assert {environment.load(str(path)).name for path in paths} == {"chroot"}
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
