@@ -25,10 +25,10 @@ REGISTER = (
 
 LAY_OVER = (
     'mount -t tmpfs tmpfs "$2" && mkdir "$2/upper" "$2/work" "$2/root" && '
-    'mount -t overlay -o "lowerdir=$1,upperdir=$2/upper,workdir=$2/work" overlay "$2/root" && '
-    'shift 2 && exec "$@"'
+    'mount -t overlay -o "lowerdir=$1,upperdir=$2/upper,workdir=$2/work$3" overlay "$2/root" && '
+    'shift 3 && exec "$@"'
 )
-"""Lays a tmpfs over its first argument, in its second, and becomes the command behind them."""
+"""Lays a tmpfs over its first argument, in its second, and becomes the command behind the third."""
 
 CAPABILITIES = (
     *("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL"),
@@ -126,9 +126,11 @@ def _before(sandbox: Sandbox) -> list[str]:
     if sandbox.scratch is not None:
         # dpkg gives files to more users than one: to root they are all allowed, to others in a
         # namespace with their subordinate ids (subuid(5)).
-        ids = [] if os.geteuid() == 0 else ["--user", "--map-root-user", "--map-auto"]
+        root = os.geteuid() == 0
+        ids = [] if root else ["--user", "--map-root-user", "--map-auto"]
         words = ["unshare", *ids, "--mount", "--", "sh", "-c", LAY_OVER, "lay-over"]
-        return [*words, str(sandbox.root), str(sandbox.scratch)]
+        # There overlayfs keeps its notes in attributes that such a namespace may write.
+        return [*words, str(sandbox.root), str(sandbox.scratch), "" if root else ",userxattr"]
     if sandbox.interpreter is not None:
         return [*binfmt.PRIVATE, "sh", "-c", REGISTER, "register", sandbox.interpreter]
     return []

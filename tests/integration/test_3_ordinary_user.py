@@ -80,7 +80,7 @@ def _as_user(home: Path, checkout: Path, *words: str) -> str:
         text=True,
         cwd=home,
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
