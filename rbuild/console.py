@@ -174,7 +174,8 @@ class Console:
             table.add_row(*row)
         terminal = self.out.isatty()
         # Who reads a file or a pipe scrolls: nothing is cut off there.
-        screen = Rich(file=self.out, width=None if terminal else 1000, force_terminal=terminal)
+        width = None if terminal else 1000
+        screen = Rich(file=self.out, width=width, force_terminal=terminal, markup=False)
         with screen.capture() as captured:
             screen.print(table)
         return "\n".join(line.rstrip() for line in captured.get().splitlines())

@@ -353,7 +353,7 @@ def _start(
         if adopted is None:
             configured = configure(profile, kbuild, fragments)
         else:
-            configured = Phase("configure", adopted[1])
+            configured = Phase("adopt", adopted[1])
         start = _Start((configured,), None, {})
     else:
         configured = configure(profile, kbuild, fragments)

@@ -25,7 +25,8 @@ class PhaseTimes(Part):
     """One make (or a few that belong together) of a run.
 
     The names are ``configure``, ``prepare`` (modules_prepare), ``kernel`` and ``module``, and in
-    an environment's own phases also ``provision``.
+    an environment's own phases also ``provision``, ``seed`` (a copy of another KDIR), and ``adopt``
+    (the configuration that another environment came to) instead of ``configure``.
     """
 
     name: str

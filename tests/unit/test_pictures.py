@@ -236,8 +236,10 @@ def page(name: str) -> str:
 
 def test_a_table_has_what_fits_in_a_line() -> None:
     found = REPORTS["36 rows"]
-    whole, _ = words.fitting(found, None)
+    whole, lines = words.fitting(found, None)
     assert whole == words.columns(found)
+    table = Console(out=io.StringIO()).table("", whole, lines)
+    assert all(name in table for name in whole)
     for width in (140, 120, 100, 80):
         names, lines = words.fitting(found, width)
         assert {"mode", "scenario", "median s", "ratio"} <= set(names) < set(whole)

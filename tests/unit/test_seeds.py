@@ -288,7 +288,7 @@ def test_a_configuration_made_in_one_environment_serves_the_others(host: Host) -
     for name in (".config", "include/generated/autoconf.h"):
         assert (second / name).read_text() == (first / name).read_text()
         assert (second / name).stat().st_mtime_ns == (first / name).stat().st_mtime_ns
-    assert names(found.json["phases"]) == ["configure", "prepare", "module"]
+    assert names(found.json["phases"]) == ["adopt", "prepare", "module"]
 
 
 def test_another_request_or_a_clean_build_adopts_no_configuration(host: Host) -> None:
