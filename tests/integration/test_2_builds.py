@@ -118,8 +118,10 @@ def test_what_kconfig_refuses_is_an_error(rbuild: Rbuild, tmp_path: Path) -> Non
 def test_an_interrupted_preparation_goes_on_where_it_stopped(
     rbuild: Rbuild, tmp_path: Path, c_stranger: Path, number: signal.Signals
 ) -> None:
+    # No run before this one has prepared a kernel of that name.
+    hostname = f"{tmp_path.name}-{os.getpid()}"
     profile = _profile(
-        tmp_path, f"again{number.value}", {"RUST": "n", "LOG_BUF_SHIFT": 12 + number.value % 5}
+        tmp_path, f"again{number.value}", {"RUST": "n", "DEFAULT_HOSTNAME": hostname}
     )
     child = rbuild.start("-v", "module", c_stranger, "--profile", profile)
     assert child.stdout is not None
