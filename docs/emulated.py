@@ -48,16 +48,19 @@ def read(path: str) -> list[Process]:
 
 
 def descendants(processes: list[Process], name: str) -> list[Process]:
-    """Return the children of the last process of that name, and theirs."""
-    children: dict[int, list[Process]] = defaultdict(list)
-    for one in processes:
-        children[one.parent].append(one)
+    """Return the children of the last process of that name, and theirs.
+
+    A process ends before its parent does, so its parent is the next in the file with that id: ids
+    are used again.  What outlives its parent is not counted.
+    """
     found: list[Process] = []
-    waiting = [[one.pid for one in processes if one.name == name][-1]]
-    while waiting:
-        own = children[waiting.pop()]
-        found += own
-        waiting += [one.pid for one in own]
+    inside: dict[int, bool] = {}
+    for one in reversed(processes):
+        is_root = one.name == name and True not in inside.values()
+        is_child = inside.get(one.parent, False)
+        if is_child:
+            found.append(one)
+        inside[one.pid] = is_root or is_child
     return found
 
 
