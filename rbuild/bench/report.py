@@ -175,7 +175,9 @@ def notes(report: Report) -> list[str]:
         "the .ko or Image; ratio: of medians, to the first environment, paired by rounds",
     ]
     least = min((row.wall_s.n for row in report.rows), default=0)
-    if attainable(least) < CONFIDENCE:
+    if least == 1:
+        lines.append("a single run says nothing of the noise: no interval, no ratio's bounds")
+    elif attainable(least) < CONFIDENCE:
         lines.append(
             f"{_count(least, 'run')} bound a median with {attainable(least):.0%} confidence at "
             "most: [interval] is their range.  Ratios are bounded with 95 % if noise is log-normal."
