@@ -309,11 +309,18 @@ def _measured(plan: Plan, found: Profile, made: Session) -> Report:
             time.monotonic() - clock,
             machine.describe(before, machine.moment(), made.store.root),
             made.ccache,
-            tuple(made.log_path.read_text(errors="replace").splitlines()[-LOG_LINES:]),
+            _log_tail(made),
         )
         return assemble(plan, found, grounds, findings, occasion)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _log_tail(made: Session) -> tuple[str, ...]:
+    """Return the log's last lines, without where this user's cache directory is."""
+    text = made.log_path.read_text(errors="replace")
+    lines = text.splitlines()[-LOG_LINES:]
+    return tuple(line.replace(str(made.store.root), "$RBUILD_CACHE_DIR") for line in lines)
 
 
 def _ground(name: str, found: Profile, made: Session, *, with_kdir: bool) -> Ground:

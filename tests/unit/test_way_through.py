@@ -289,6 +289,9 @@ def test_bench_compares_modes(host: Host, tmp_path: Path) -> None:
     }
     assert all(len(row.samples) == 2 for row in data.rows)
     assert all(one.identical for one in data.identity)
+    # A result is for others to read: it doesn't tell where this user's files are.
+    assert data.log_tail
+    assert str(host.cache) not in out.read_text()
     assert not list(host.cache.glob("runs/*/bench"))
     # What was measured is also kept as it came, in case the benchmark is interrupted.
     (lines,) = (path.read_text().splitlines() for path in host.cache.glob("runs/*/samples.jsonl"))
