@@ -20,6 +20,9 @@ INTERPRETERS = (
     "/usr/bin/qemu-{machine}",
 )
 
+PROGRAMS = ("qemu-{machine}-static", "qemu-{machine}")
+"""QEMU's names; Debian 13 has no -static in them, there the plain program is linked statically."""
+
 # The first 20 bytes of an ELF file: class 64, little endian, version 1; type EXEC or DYN;
 # machine 0xb7.  The mask lets OSABI and the ABI version vary, and the type differ in its last bit.
 MAGIC = r"\x7fELF\x02\x01\x01\x00" + r"\x00" * 8 + r"\x02\x00\xb7\x00"

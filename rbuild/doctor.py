@@ -228,8 +228,7 @@ def _emulation(host: Architecture) -> list[Finding]:
     machine = TARGET.machine
     found = []
     packages = ("qemu-user-static", "binfmt-support", "arch-test")
-    # Debian 13 has no -static in the name: there the plain program is linked statically.
-    names = (f"qemu-{machine}-static", f"qemu-{machine}")
+    names = [name.format(machine=machine) for name in binfmt.PROGRAMS]
     program = next((name for name in names if shutil.which(name)), names[0])
     found.append(
         _program(program, "runs aarch64 programs", [program, "--version"], "qemu-user-static")

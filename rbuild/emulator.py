@@ -21,7 +21,6 @@ from rbuild.store import Entry, Room, Store, digest, remove_tree
 
 PACKAGE = "qemu-user"
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
-HOSTS = ("qemu-{machine}-static", "qemu-{machine}")
 
 
 @dataclass(frozen=True)
@@ -136,7 +135,7 @@ def _sources(suites: Sequence[str]) -> list[str]:
 
 def _host_version(base: Rootfs) -> str:
     """Return the version of the host's QEMU, as it says itself."""
-    names = [name.format(machine=base.architecture.machine) for name in HOSTS]
+    names = [name.format(machine=base.architecture.machine) for name in binfmt.PROGRAMS]
     program = next((name for name in names if shutil.which(name)), None)
     if program is None:
         return "an unknown QEMU"

@@ -58,10 +58,8 @@ class Bwrap:
         if sandbox.interpreter is not None and sandbox.scratch is None:
             # Back from the root of the namespace that registers it to the caller.
             words += ["--uid", str(os.getuid()), "--gid", str(os.getgid())]
-        if job.network and sandbox.scratch is None:
+        if job.network:
             words.append("--share-net")
-        elif sandbox.scratch is not None and not job.network:
-            words.append("--unshare-net")
         for name, value in variables_for(sandbox, job).items():
             words += ["--setenv", name, value]
         if sandbox.scratch is None:
@@ -141,7 +139,8 @@ def _apart_of_scratch() -> list[str]:
 
     A user namespace of bwrap's would leave only one user's id, and packages have files of several.
     """
-    words = ["--unshare-ipc", "--unshare-pid", "--unshare-uts", "--unshare-cgroup-try"]
+    words = ["--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts"]
+    words += ["--unshare-cgroup-try"]
     words += ["--cap-drop", "ALL"]
     for name in CAPABILITIES:
         words += ["--cap-add", f"CAP_{name}"]
