@@ -1,4 +1,4 @@
-"""Flattened device trees: what a .dtb or .dtbo says, read without any tool.
+"""Flattened device trees: what a .dtb or .dtbo says, read and written without any tool.
 
 The format is described in the Devicetree Specification, chapter 5.
 """
@@ -11,6 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 MAGIC = 0xD00DFEED
+VERSION, COMPATIBLE_VERSION = 17, 16
+HEADER, RESERVED = 40, 16
+"""The bytes of the header, and of an empty list of reserved memory."""
+
 BEGIN_NODE, END_NODE, PROPERTY, NOTHING, END = 1, 2, 3, 4, 9
 
 
@@ -67,6 +71,32 @@ def parse(blob: bytes) -> Node:
         raise ValueError(f"it isn't a whole device tree: {error}") from error
 
 
+def pack(root: Node) -> bytes:
+    """Return a device tree as a .dtb has it, without what is said of reserved memory."""
+    strings: dict[str, int] = {}
+    table = bytearray()
+    structure = bytearray()
+
+    def add(name: str, node: Node) -> None:
+        structure.extend(struct.pack(">I", BEGIN_NODE) + _padded(name.encode() + b"\0"))
+        for key, value in node.properties.items():
+            if key not in strings:
+                strings[key] = len(table)
+                table.extend(key.encode() + b"\0")
+            structure.extend(struct.pack(">3I", PROPERTY, len(value), strings[key]))
+            structure.extend(_padded(value))
+        for child, below in node.children.items():
+            add(child, below)
+        structure.extend(struct.pack(">I", END_NODE))
+
+    add("", root)
+    structure.extend(struct.pack(">I", END))
+    begin, sizes = HEADER + RESERVED, (len(table), len(structure))
+    offsets = (begin, begin + len(structure), HEADER)
+    header = (MAGIC, begin + sum(sizes), *offsets, VERSION, COMPATIBLE_VERSION, 0, *sizes)
+    return struct.pack(">10I", *header) + bytes(RESERVED) + bytes(structure) + bytes(table)
+
+
 def _nodes(blob: bytes, at: int, strings: int) -> Node:
     """Read the structure block, a sequence of tokens, into nodes."""
     root = Node()
@@ -100,3 +130,7 @@ def _string(blob: bytes, at: int) -> bytes:
 
 def _aligned(at: int) -> int:
     return (at + 3) & ~3
+
+
+def _padded(value: bytes) -> bytes:
+    return value + bytes(-len(value) % 4)

@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rbuild import data, fdt, seed
+from rbuild import data, fdt, parameters, seed
 from rbuild.errors import BuildFailed, InfrastructureError, ProcessFailed, UsageError
 from rbuild.fdt import Node
 from rbuild.kbuild import Kbuild, explain
@@ -127,17 +128,19 @@ def compile_overlays(kdir: Kdir, path: Path, session: Session) -> Result:
     return Result(overlays, phase)
 
 
-def compile_device_trees(kbuild: Kbuild, build: Path, title: str) -> Usage:
+def compile_device_trees(kbuild: Kbuild, build: Path, title: str, flags: str = "") -> Usage:
     """Let Kbuild compile all .dts and .dtso files in a folder, to a .dtb or .dtbo beside each.
 
-    Raises BuildFailed with dtc's words, also where they are only a warning.
+    ``flags`` are dtc's, besides those that Kbuild gives it.  Raises BuildFailed with dtc's words,
+    also where they are only a warning.
     """
     products = sorted(
         f"{path.stem}.dtb{'o' if path.suffix == '.dtso' else ''}"
         for path in build.iterdir()
         if path.suffix in {".dts", ".dtso"}
     )
-    (build / "Kbuild").write_text("".join(f"dtb-y += {one}\n" for one in products))
+    lines = [f"DTC_FLAGS := {flags}", *(f"dtb-y += {one}" for one in products)]
+    (build / "Kbuild").write_text("".join(f"{line}\n" for line in lines))
     for one in products:
         # A file that only warned is there, and make would not try it again.
         (build / one).unlink(missing_ok=True)
@@ -164,6 +167,19 @@ def compile_device_trees(kbuild: Kbuild, build: Path, title: str) -> Usage:
     if missing := [one for one in products if not (build / one).is_file()]:
         raise BuildFailed(f"make succeeded, but there is no {missing[0]}.", log=session.log_path)
     return done.usage
+
+
+def parametrised(overlay: Overlay, values: Mapping[str, str]) -> Overlay:
+    """Return an overlay with its parameters given, for who can't give them when it is applied.
+
+    Raises UsageError as ``parameters.given`` does.
+    """
+    content = fdt.pack(parameters.given(fdt.read(overlay.path), values))
+    folder = overlay.path.parent / f"with-{digest(values)}"
+    folder.mkdir(exist_ok=True)
+    path = folder / overlay.path.name
+    path.write_bytes(content)
+    return _overlay(path)
 
 
 def fit(kdir: Kdir, overlay: Overlay, session: Session) -> list[Fitted]:
