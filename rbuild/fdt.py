@@ -67,7 +67,7 @@ def parse(blob: bytes) -> Node:
         if magic != MAGIC:
             raise ValueError("it doesn't begin with a device tree's magic")
         return _nodes(blob, structure, strings)
-    except (struct.error, IndexError) as error:
+    except (struct.error, IndexError, KeyError) as error:
         raise ValueError(f"it isn't a whole device tree: {error}") from error
 
 
