@@ -202,6 +202,8 @@ def test_changes_are_what_is_new_or_other_and_on() -> None:
         "/soc/spi@0/nfc@0",
     ]
     assert binding.changes(BEFORE, BEFORE) == []
+    pins = Node(children={**BEFORE.children, "cpu": Node(children={"pins": Node()})})
+    assert [path for path, _ in binding.changes(BEFORE, pins)] == ["/cpu", "/cpu/pins"]
 
 
 def test_a_binding_names_a_compatible_as_a_whole_and_not_in_an_example(tmp_path: Path) -> None:
