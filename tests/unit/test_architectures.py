@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from rbuild import architecture, environment, profile
+from rbuild import architecture, data, environment, profile
 from rbuild.errors import UsageError
 
 from .conftest import Host
@@ -129,3 +131,57 @@ def test_the_kernel_of_a_32_bit_profile_is_built_for_it(host: Host) -> None:
     found = host("--json", "kernel", "--profile", path).json
     assert found["environment"] == "cross-armhf"
     assert found["artefacts"][0]["path"].endswith("arch/arm/boot/zImage")
+
+
+RISCV = """\
+debian: riscv64
+machine: riscv64
+triplet: riscv64-linux-gnu
+rust_triplet: riscv64gc-unknown-linux-gnu
+rust_bare: riscv64gc-unknown-none-elf
+qemu: riscv64
+elf: {name: RISC-V, bits: 64, number: 243, exit_42: "9308d0051305a00273000000"}
+kernel: {arch: riscv, image: Image.gz, vermagic: [{word: riscv}]}
+virtual: {model: virt, architecture: riscv, console: ttyS0, needs: [SERIAL_OF_PLATFORM]}
+"""
+
+CROSS_RISCV = """\
+name: cross-riscv64
+extends: cross
+target: riscv64
+more_packages: [gcc-riscv64-linux-gnu]
+cc: riscv64-linux-gnu-gcc
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Return a copy of rbuild's data folders that is used instead of them."""
+    for name in ("rootfs", "profiles"):
+        shutil.copytree(data.folder(name), tmp_path / name)
+    (tmp_path / "module").symlink_to(data.folder("module"))
+    monkeypatch.setattr(data, "PACKAGE", tmp_path / "rbuild")
+    architecture.known.cache_clear()
+    yield tmp_path
+    architecture.known.cache_clear()
+
+
+def test_a_new_architecture_is_two_files(checkout: Path, host: Host) -> None:
+    (checkout / "rootfs/architectures/riscv64.yaml").write_text(RISCV)
+    (checkout / "rootfs/cross-riscv64.yaml").write_text(CROSS_RISCV)
+    text = f"name: small\narchitecture: riscv\nsource: {{directory: {host.tree}}}\n"
+    text += "patches: false\nconfig: {base: tinyconfig, options: {SPI: y}}\n"
+    path = host.write_profile(text, "small")
+    found = host("--json", "kernel", "--profile", path).json
+    assert found["environment"] == "cross-riscv64"
+    assert found["artefacts"][0]["path"].endswith("arch/riscv/boot/Image.gz")
+    assert "riscv" in host("profiles", "schema").out
+
+
+def test_an_architecture_that_is_wrong_names_file_and_line(checkout: Path, host: Host) -> None:
+    path = checkout / "rootfs/architectures/riscv64.yaml"
+    path.write_text(RISCV.replace("bits: 64", "bits: 65"))
+    err = host("profiles", "show", "slim", code=2).err
+    assert f"{path}:7: elf.bits:" in err
+    path.write_text(RISCV.replace("debian: riscv64", "debian: riscv"))
+    assert "is not what the file is called" in host("profiles", "show", "slim", code=2).err
