@@ -136,7 +136,7 @@ def _enabled(before: Node, changed: Sequence[tuple[str, Node]], path: Path) -> P
 
 def require(tree: Tree) -> None:
     """Raise HostLacks unless dt-schema is installed, and new enough for a kernel tree."""
-    version = process.capture([_tool("dt-doc-validate"), "--version"])
+    version = process.capture([tool("dt-doc-validate"), "--version"])
     wanted = MIN_VERSION.search(_makefile(tree))
     if wanted is not None and _number(version) < _number(wanted[1]):
         raise HostLacks(
@@ -153,7 +153,7 @@ def _number(version: str) -> list[int]:
     return [int(one) for one in re.findall(r"\d+", version)[:2]]
 
 
-def _tool(name: str) -> Path:
+def tool(name: str) -> Path:
     """Return one of dt-schema's programs: beside this Python, as pip puts it, or in PATH."""
     beside = Path(sys.executable).with_name(name)
     if beside.is_file():
@@ -173,7 +173,7 @@ def _complaints(session: Session, path: Path, name: str | Path, *words: str | Pa
     Some end with status 0 whatever they say; others with 1, and have said why.
     """
     with session.log() as log:
-        done = process.run([_tool(str(name)), *words, path], log=log, check=False)
+        done = process.run([tool(str(name)), *words, path], log=log, check=False)
     found = _words(done.tail, path)
     return found or (list(done.tail) if done.returncode != 0 else [])
 
@@ -197,7 +197,7 @@ def _run(session: Session, name: str, *words: str | Path) -> Sequence[str]:
     """Run one of the programs, which must succeed; return what it printed."""
     with session.log() as log:
         try:
-            return process.run([_tool(name), *words], log=log).tail
+            return process.run([tool(name), *words], log=log).tail
         except ProcessFailed as error:
             raise BuildFailed(
                 f"{name} failed.", detail=error.detail, log=session.log_path
@@ -207,7 +207,7 @@ def _run(session: Session, name: str, *words: str | Path) -> Sequence[str]:
 def _yamllint(tree: Tree, binding: Path, session: Session) -> list[str]:
     """Return what yamllint says; like the kernel's Makefile, nothing where it isn't installed."""
     try:
-        _tool("yamllint")
+        tool("yamllint")
     except HostLacks:
         session.console.note("yamllint is not installed: the binding's format is not checked.")
         return []

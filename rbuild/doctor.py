@@ -71,6 +71,7 @@ def examine(store: Store) -> list[Finding]:
         _disk(store),
         _memory(),
         _docker(),
+        _dt_schema(),
     ]
     user = _user()
     if user is not None:
@@ -347,3 +348,13 @@ def _docker() -> Finding:
     found = shutil.which("docker")
     text = "client installed" if found else "not installed"
     return Finding("docker (optional)", State.OK, text)
+
+
+def _dt_schema() -> Finding:
+    from rbuild import binding  # noqa: PLC0415 - not where nothing is checked
+
+    try:
+        text = str(binding.tool("dt-validate"))
+    except HostLacks:
+        text = "not installed; `rbuild overlay --check` needs it: pip install dtschema"
+    return Finding("dt-schema (optional)", State.OK, text)
