@@ -385,20 +385,19 @@ def _patches(version: str) -> list[Path]:
 
 
 def nearest_series(version: str, series: Sequence[str]) -> str | None:
-    """Return the X.Y of ``series`` that is nearest to a kernel version.
+    """Return the X.Y of ``series`` that is the fewest releases away from a kernel version.
 
-    That is its own, else the newest before it, which has all that it was built upon, else the
-    oldest after it.
+    Of two that are as near it is the older, since a kernel rarely loses what patches build upon.
     """
-    known = sorted((numbers, name) for name in series if (numbers := _numbers(name)) is not None)
-    wanted = _numbers(".".join(version.split(".")[:2])) or (0, 0)
-    before = [name for numbers, name in known if numbers <= wanted]
-    return before[-1] if before else next((name for _, name in known), None)
+    known = sorted((number, name) for name in series if (number := _release(name)) is not None)
+    wanted = _release(".".join(version.split(".")[:2])) or 0
+    return min(known, key=lambda one: abs(one[0] - wanted), default=(0, None))[1]
 
 
-def _numbers(series: str) -> tuple[int, int] | None:
+def _release(series: str) -> int | None:
+    """Return the number of a release: of each X since 3 there were 20, give or take one."""
     found = re.fullmatch(r"(\d+)\.(\d+)(?:-.*)?", series)
-    return None if found is None else (int(found[1]), int(found[2]))
+    return None if found is None else 20 * int(found[1]) + int(found[2])
 
 
 def apply_patch(path: Path, target: Path, ready: Ready) -> None:
