@@ -7,7 +7,7 @@ device nodes in it (Documentation/filesystems/ramfs-rootfs-initramfs.rst).
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,12 @@ from rbuild.session import Session
 from rbuild.store import Room, Store, digest, remove_tree
 
 PACKAGE = "busybox-static"
+
+OTHER_SUITE = "bookworm"
+"""Where busybox is from if the mirror hasn't the environment's own suite in order.
+
+It happens to architectures that few ask for: a mirror's index and its signature are of two days.
+"""
 
 NEEDED = (
     "BINFMT_ELF",
@@ -83,12 +89,20 @@ def userland(ready: Ready, store: Store) -> Userland:
 
 def _fetch(folder: Path, ready: Ready, store: Store) -> str:
     """Put busybox into ``folder``; return its version."""
-    work = folder / "download"
-    work.mkdir()
     architecture = ready.environment.target.debian
+    suite = ready.environment.base.definition.suite
     with store.console.step(f"Fetching {PACKAGE} for {architecture}") as step:
         tell = store.console.teller(step)
-        apt.download(PACKAGE, work, ready, tell, architecture=architecture)
+        try:
+            work = _download(folder, suite, ready, tell)
+        except InfrastructureError as error:
+            if suite == OTHER_SUITE:
+                raise
+            store.console.note(f"{error.message} Taking the one of {OTHER_SUITE}.")
+            try:
+                work = _download(folder, OTHER_SUITE, ready, tell)
+            except InfrastructureError:
+                raise error from None
         script = "dpkg-deb -x ./*.deb . && dpkg-deb -f ./*.deb Version"
         job = Job(["sh", "-c", script], [Bind(work, MODULE, writable=True)], MODULE)
         try:
@@ -101,6 +115,15 @@ def _fetch(folder: Path, ready: Ready, store: Store) -> str:
     found.rename(folder / "busybox")
     remove_tree(work)
     return version
+
+
+def _download(folder: Path, suite: str, ready: Ready, tell: Callable[[str], None]) -> Path:
+    """Download the package of a suite itself: security updates of a test's shell don't matter."""
+    work = folder / suite
+    work.mkdir()
+    architecture = ready.environment.target.debian
+    apt.download(PACKAGE, work, ready, tell, architecture=architecture, suite=suite)
+    return work
 
 
 def initramfs(

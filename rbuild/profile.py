@@ -38,7 +38,17 @@ class Kind(StrEnum):
 class Source(Strict):
     """Where a kernel's source comes from: exactly one of the four."""
 
-    debian: str | None = Field(None, description="a Debian package, such as linux-source-6.12")
+    debian: str | None = Field(
+        None,
+        pattern=r"^[a-z0-9][a-z0-9.+*?-]*$",
+        description="a Debian package, such as linux-source-6.12; of those that a pattern such as "
+        "linux-source-7.* matches, the newest",
+    )
+    suite: str | None = Field(
+        None,
+        pattern=r"^[a-z0-9][a-z0-9./-]*$",
+        description="Debian's suite that has the package, where it isn't the environment's own",
+    )
     tarball: str | None = Field(None, description="the URL of a kernel.org tarball")
     sha256: str | None = Field(
         None, pattern="^[0-9a-f]{64}$", description="the tarball's SHA-256 in hexadecimal"
@@ -56,11 +66,22 @@ class Source(Strict):
             raise ValueError("a source has exactly one of debian, tarball, git, directory")
         if bool(self.tarball) != bool(self.sha256):
             raise ValueError("tarball and sha256 go together")
+        if self.suite and not self.debian:
+            raise ValueError("suite goes with debian")
         if bool(self.git) != bool(self.ref):
             raise ValueError("git and ref go together")
         return self
 
+    @property
+    def is_sought(self) -> bool:
+        """Whether what is meant can only be said of what a suite has at the time."""
+        return self.debian is not None and (
+            self.suite is not None or bool(set("*?") & {*self.debian})
+        )
+
     def __str__(self) -> str:
+        if self.debian and self.suite:
+            return f"{self.debian} of {self.suite}"
         return str(
             self.debian or self.tarball or (self.git and f"{self.git} {self.ref}") or self.directory
         )
