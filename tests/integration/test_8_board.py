@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
+from rbuild import kconfig
+from rbuild.kbuild import read_config
 from rbuild.profile import Driver
 
 from .conftest import Rbuild
@@ -27,6 +30,40 @@ def pi(folder: Path, **options: str) -> Path:
         f"  fragments: [{PROFILES / 'rpi3bplus.config'}, pi.config]\n  options:\n{lines}"
     )
     return path
+
+
+def test_kconfig_is_read_as_the_kernel_itself_reads_it(rbuild: Rbuild) -> None:
+    """What is on has its dependencies met; what is visible has a line; what is selected is on."""
+    image = Path(rbuild("--json", "kernel").json["artefacts"][0]["path"])
+    kdir = image.parents[4]
+    key = json.loads((kdir / "metadata.json").read_text())["tree"]
+    (tree,) = kdir.parents[1].glob(f"trees/*{key}/src")
+    found = kconfig.read(tree, "arm64")
+    config = read_config((kdir / "build/.config").read_text())
+    values = kconfig.values_of(config, found)
+    assert len(found.options) > 10000
+    assert config.keys() <= found.options.keys()
+    for name, option in found.options.items():
+        met = [
+            definition
+            for definition in option.definitions
+            if all(kconfig.evaluate(one.expression, values) for one in definition.conditions)
+        ]
+        visible = [
+            one
+            for one in met
+            if one.prompt is not None
+            and all(kconfig.evaluate(condition, values) for condition in one.visible_if)
+        ]
+        selected = any(
+            values.of(one.by) != "n" and kconfig.evaluate(one.condition, values)
+            for one in option.selected_by
+        )
+        is_on = config.get(name, "n") != "n"
+        assert not is_on or met or selected, f"{name} is on without what it depends on"
+        assert not selected or is_on or not option.is_switch, f"{name} is selected, and off"
+        if visible and option.is_switch and option.choice is None:
+            assert name in config, f"{name} is visible, and has no line"
 
 
 @pytest.mark.parametrize("kind", ["out-of-tree", "in-tree"])
