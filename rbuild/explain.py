@@ -440,7 +440,7 @@ class _Walk:
             for expression in definition.visible_if:
                 node = self.satisfy(expression, M, depth)
                 yield replace(node, text=f"{node.text} (else there is nothing to choose)")
-        elif not TRISTATE.get(self.values.of(option.name), N) >= need:
+        elif option.is_switch and TRISTATE.get(self.values.of(option.name), N) < need:
             yield from self._sources(option, definition, need, depth)
 
     def _sources(

@@ -53,6 +53,10 @@ TARGET = re.compile(r"[A-Za-z0-9_-]*config")
 """The name of a configuration target, such as defconfig; other names of a base are a file's."""
 
 
+BLOCKERS_SHOWN = 8
+"""How many of the conditions that block an option a refusal shows."""
+
+
 class Stage(StrEnum):
     """How far a KDIR is."""
 
@@ -234,6 +238,61 @@ def discard(profile: Profile, tree: Tree, ready: Ready, session: Session) -> Non
         remove_tree(session.store.partial(entry, keep=True))
         if entry.path.exists():
             session.store.remove(entry)
+
+
+def origins(profile: Profile, tree: Tree) -> list[Origin]:
+    """Return the texts that ask for options, in the order in which one overrides another."""
+    base = profile.config.base
+    found = []
+    if TARGET.fullmatch(base):
+        path = tree.path / "arch" / ARCHITECTURE / "configs" / base
+        if path.is_file():
+            found.append(Origin(base, path.read_text()))
+    else:
+        found.append(Origin(base, _base_config(profile)))
+    fragments = profile.fragments()
+    own = len(fragments) - bool(profile.config.options)
+    found += [Origin(name, text) for name, text in fragments[:own]]
+    options = f"config.options of {profile.path.name}"
+    return [*found, *(Origin(options, text, numbered=False) for _, text in fragments[own:])]
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A configuration as far as Kconfig granted it, and the folder in which it was made."""
+
+    config: Mapping[str, str]
+    build: Path
+
+
+def attempt(profile: Profile, tree: Tree, ready: Ready, session: Session) -> Attempt:
+    """Return what Kconfig makes of a profile, whether it grants all that is asked or not."""
+    fragments = profile.fragments()
+    entry = _entry(profile, tree, ready, session, fragments)
+    if (found := _found(entry, profile, tree, ready)) is not None:
+        return Attempt(found.config, found.path)
+    with session.store.lock(entry):
+        if (found := _found(entry, profile, tree, ready)) is not None:
+            return Attempt(found.config, found.path)
+        session.store.need_space(SPACE_NEEDED, "A kernel's output directory")
+        partial = session.store.partial(entry, keep=True)
+        build = partial / "build"
+        if _started(partial, seeded=True) is None:
+            request = _request(profile, tree, ready, fragments)
+            kbuild = Kbuild(session, ready, tree, build)
+            with suppress(NotGranted):
+                _start(profile, kbuild, partial, fragments, request)
+        return Attempt(read_config((build / ".config").read_text()), build)
+
+
+def attempt_with(
+    options: Mapping[str, str], before: Attempt, profile: Profile, kbuild: Kbuild
+) -> Attempt:
+    """Return what Kconfig makes of a profile with ``options`` besides, in ``kbuild``'s KDIR."""
+    shutil.copyfile(before.build / BASE_CONFIG, kbuild.kdir / BASE_CONFIG)
+    text = Config(options=dict(options)).as_fragment()
+    _complete(kbuild, [*profile.fragments(), ("more.options", text)], Path(BASE_CONFIG))
+    return Attempt(read_config((kbuild.kdir / ".config").read_text()), kbuild.kdir)
 
 
 def _entry(
@@ -423,65 +482,6 @@ def _complete(
     kbuild.run([script, "-m", "-O", KDIR, f"{KDIR}/{base}", *names], "Merging the fragments")
     title = f"Configuring {_title(kbuild.tree, kbuild.ready)}"
     return kbuild.make(title, ["olddefconfig"]), asked
-
-
-def origins(profile: Profile, tree: Tree) -> list[Origin]:
-    """Return the texts that ask for options, in the order in which one overrides another."""
-    base = profile.config.base
-    found = []
-    if TARGET.fullmatch(base):
-        path = tree.path / "arch" / ARCHITECTURE / "configs" / base
-        if path.is_file():
-            found.append(Origin(base, path.read_text()))
-    else:
-        found.append(Origin(base, _base_config(profile)))
-    fragments = profile.fragments()
-    own = len(fragments) - bool(profile.config.options)
-    found += [Origin(name, text) for name, text in fragments[:own]]
-    options = f"config.options of {profile.path.name}"
-    return [*found, *(Origin(options, text, numbered=False) for _, text in fragments[own:])]
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """A configuration as far as Kconfig granted it, and the folder in which it was made."""
-
-    config: Mapping[str, str]
-    build: Path
-
-
-def attempt(profile: Profile, tree: Tree, ready: Ready, session: Session) -> Attempt:
-    """Return what Kconfig makes of a profile, whether it grants all that is asked or not."""
-    fragments = profile.fragments()
-    entry = _entry(profile, tree, ready, session, fragments)
-    if (found := _found(entry, profile, tree, ready)) is not None:
-        return Attempt(found.config, found.path)
-    with session.store.lock(entry):
-        if (found := _found(entry, profile, tree, ready)) is not None:
-            return Attempt(found.config, found.path)
-        session.store.need_space(SPACE_NEEDED, "A kernel's output directory")
-        partial = session.store.partial(entry, keep=True)
-        build = partial / "build"
-        if _started(partial, seeded=True) is None:
-            request = _request(profile, tree, ready, fragments)
-            kbuild = Kbuild(session, ready, tree, build)
-            with suppress(NotGranted):
-                _start(profile, kbuild, partial, fragments, request)
-        return Attempt(read_config((build / ".config").read_text()), build)
-
-
-def attempt_with(
-    options: Mapping[str, str], before: Attempt, profile: Profile, kbuild: Kbuild
-) -> Attempt:
-    """Return what Kconfig makes of a profile with ``options`` besides, in ``kbuild``'s KDIR."""
-    shutil.copyfile(before.build / BASE_CONFIG, kbuild.kdir / BASE_CONFIG)
-    text = Config(options=dict(options)).as_fragment()
-    _complete(kbuild, [*profile.fragments(), ("more.options", text)], Path(BASE_CONFIG))
-    return Attempt(read_config((kbuild.kdir / ".config").read_text()), kbuild.kdir)
-
-
-BLOCKERS_SHOWN = 8
-"""How many of the conditions that block an option a refusal shows."""
 
 
 def _blockers(option: str, profile: Profile, kbuild: Kbuild, known: kconfig.Values) -> list[str]:

@@ -136,6 +136,12 @@ def test_an_option_that_is_granted_says_where_it_comes_from(explained: Explain) 
     ]
 
 
+def test_a_number_is_explained_by_what_it_is(explained: Explain) -> None:
+    found = explained(RUST, AVAILABLE, "PAHOLE_VERSION")
+    assert found.granted
+    assert tree(found)[0] == "PAHOLE_VERSION is 118 (Kconfig:14)"
+
+
 CHOICE = """\
 choice
 \tprompt "Randomize"
