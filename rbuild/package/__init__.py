@@ -37,6 +37,9 @@ class Format(StrEnum):
 WHOLE_KERNEL = frozenset({Format.DEB, Format.TAR})
 """Those that have the kernel: it must be built, where a driver needs only a prepared KDIR."""
 
+OURS = frozenset({Format.MODULE_DEB, Format.DKMS})
+"""Those that rbuild makes itself, and lintian examines."""
+
 
 @dataclass(frozen=True)
 class Contents:
@@ -91,6 +94,10 @@ def make(
             if form in formats
             for path in _made(form, contents, tools, work / form, session)
         ]
+        # The kernel's own rules decide what is in its packages; ours are to be faultless.
+        if ours := [path for form, path in found if form in OURS]:
+            assert tools is not None
+            tools.lint(ours)
         return _publish(found, output)
     finally:
         remove_tree(work)

@@ -20,7 +20,7 @@ from rbuild.kernel import Kdir
 from rbuild.module import NAMES, PRODUCTS, driver_source
 from rbuild.package.tools import Tools
 from rbuild.profile import Driver, Profile
-from rbuild.stage import Extra
+from rbuild.stage import OUT_OF_TREE_FOLDER, Extra
 from rbuild.store import remove_tree
 
 COMPRESSION = "gzip"
@@ -87,7 +87,7 @@ class SourceFolder:
 
 
 def build(source: SourceFolder, tools: Tools, work: Path) -> list[Path]:
-    """Return the package of a source folder, made in ``work`` and examined by lintian."""
+    """Return the package of a source folder, made in ``work``."""
     folder = work / "source"
     source.write(folder)
     argv = ["dpkg-buildpackage", "--build=binary", "--no-check-builddeps", "--unsigned-changes"]
@@ -104,7 +104,6 @@ def build(source: SourceFolder, tools: Tools, work: Path) -> list[Path]:
         raise BuildFailed(
             f"{source.package}: {len(found)} packages were made.", log=tools.session.log_path
         )
-    tools.lint(found)
     return found
 
 
@@ -121,7 +120,7 @@ def of_modules(
     package = modules_package(driver, release)
     others = [modules_package(other, release) for other in Driver if other is not driver]
     installs = {
-        f"usr/lib/modules/{release}/{extra.folder}/{extra.path.name}": extra.path
+        f"usr/lib/modules/{release}/{OUT_OF_TREE_FOLDER}/{extra.path.name}": extra.path
         for extra in modules
     }
     installs |= _overlays(package, overlays)
@@ -210,7 +209,12 @@ def _common(package: str, date: datetime, words: str) -> dict[str, str]:
         maintainer=f"{NAME} <{EMAIL}>",
         date=format_datetime(date),
     )
-    return {"changelog": changelog, "copyright": COPYRIGHT, "source/format": "3.0 (quilt)\n"}
+    return {
+        "changelog": changelog,
+        "copyright": COPYRIGHT,
+        "source/format": "3.0 (quilt)\n",
+        f"{package}.lintian-overrides": OVERRIDES.format(package=package),
+    }
 
 
 CHANGELOG = """\
@@ -221,12 +225,17 @@ CHANGELOG = """\
  -- {maintainer}  {date}
 """
 
+OVERRIDES = """\
+# No package of Debian's archive, where the first one closes the bug that asked for it.
+{package}: initial-upload-closes-no-bugs *
+"""
+
 COPYRIGHT = """\
 Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/
 Upstream-Name: mfrc522
 
 Files: *
-Copyright: The rbuild maintainers
+Copyright: 2026 The rbuild maintainers
 License: GPL-2
  This program is free software; you can redistribute it and/or modify it under
  the terms of the GNU General Public License version 2, as published by the
