@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from rbuild import kernel, module, profile
+from rbuild import kernel, module, overlay, profile
 from rbuild.cli import App
 from rbuild.cli.options import (
     ccache_option,
@@ -24,7 +24,7 @@ from rbuild.console import size
 from rbuild.kernel import Kdir
 from rbuild.package import WHOLE_KERNEL, Artefact, Contents, Format, make
 from rbuild.profile import Driver, Kind
-from rbuild.session import Session
+from rbuild.session import Phase, Session
 from rbuild.stage import extras
 
 EPILOG = """\b
@@ -87,26 +87,28 @@ def command(
     kdir = kdir_for(found, env, made)
     if WHOLE_KERNEL & set(chosen):
         kdir = kernel.build(kdir, made)
-    contents, phase = _contents(kdir, wanted, how, made)
+    contents, phases = _contents(kdir, wanted, how, made)
     packages = make(contents, chosen, output, made)
     data = summary("package", kdir, made)
     data["kind"] = how
     data["driver"] = wanted
     data["artefacts"] = [one.as_json() for one in packages]
-    data["phases"].append(phase)
+    data["phases"] += [phase.as_json() for phase in phases]
     app.console.result(_lines(packages), data)
 
 
 def _contents(
     kdir: Kdir, driver: Driver, kind: Kind, made: Session
-) -> tuple[Contents, dict[str, object]]:
-    """Build what packages need besides the kernel."""
+) -> tuple[Contents, list[Phase]]:
+    """Build what packages need besides the kernel; return what that took, too."""
     if kind is Kind.IN_TREE:
-        result = module.build_in_tree(kdir, driver, made)
+        built = module.build_in_tree(kdir, driver, made)
     else:
-        result = module.build_out_of_tree(kdir, module.driver_source(driver), made)
-    modules = extras([one.path for one in result.modules], kind)
-    return Contents(kdir, driver, tuple(modules)), result.phase.as_json()
+        built = module.build_out_of_tree(kdir, module.driver_source(driver), made)
+    compiled = overlay.compile_overlays(kdir, overlay.own_folder(), made)
+    modules = extras([one.path for one in built.modules], kind)
+    overlays = tuple(one.path for one in compiled.overlays)
+    return Contents(kdir, driver, tuple(modules), overlays), [built.phase, compiled.phase]
 
 
 def _lines(packages: list[Artefact]) -> str:
