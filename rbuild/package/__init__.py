@@ -126,17 +126,17 @@ def _publish(found: Sequence[tuple[Format, Path]], output: Path) -> list[Artefac
     """Bring packages to where the user wants them: all are written aside, then renamed."""
     aside = Path(tempfile.mkdtemp(prefix=".rbuild-", dir=output))
     try:
-        for _, path in found:
-            copied = aside / path.name
-            copied.write_bytes(path.read_bytes())
-            copied.chmod(0o666 & ~_umask())
         places = []
         for form, path in found:
             place = output / path.name
             if place.is_dir():
                 raise InfrastructureError(f"{place} is a folder, where a package is to be.")
-            (aside / path.name).replace(place)
-            places.append(Artefact(form, place, sha256_file(place), place.stat().st_size))
+            copied = aside / path.name
+            copied.write_bytes(path.read_bytes())
+            copied.chmod(0o666 & ~_umask())
+            places.append(Artefact(form, place, sha256_file(copied), copied.stat().st_size))
+        for one in places:
+            (aside / one.path.name).replace(one.path)
         return places
     finally:
         remove_tree(aside)
