@@ -135,12 +135,8 @@ def of_modules(
             maintainer=f"{NAME} <{EMAIL}>",
         ),
         "rules": RULES.format(options=""),
-        "postinst": SCRIPT.format(
-            what="configure | triggered", release=release, folder=f"/usr/lib/modules/{release}"
-        ),
-        "postrm": SCRIPT.format(
-            what="remove", release=release, folder=f"/usr/lib/modules/{release}"
-        ),
+        "postinst": SCRIPT.format(what="configure", release=release),
+        "postrm": SCRIPT.format(what="remove", release=release),
         "README.Debian": README.format(
             package=package,
             title=f"MFRC522 driver for Linux {release}",
@@ -313,8 +309,8 @@ set -e
 
 case "$1" in
 {what})
-\tif [ -d {folder} ]; then
-\t\tdepmod {release}
+\tif [ -d "$DPKG_ROOT/usr/lib/modules/{release}" ]; then
+\t\tdepmod ${{DPKG_ROOT:+-b "$DPKG_ROOT"}} {release}
 \tfi
 \t;;
 esac

@@ -279,7 +279,7 @@ def test_a_modules_package_belongs_to_one_kernel(tmp_path: Path) -> None:
 @pytest.mark.parametrize("script", ["postinst", "postrm"])
 def test_modules_are_listed_anew_when_they_come_and_go(tmp_path: Path, script: str) -> None:
     words = written(of_modules(tmp_path), tmp_path / "source")[f"debian/{script}"]
-    assert "depmod 6.12.5+rpt-rpi-v8\n" in words
+    assert 'depmod ${DPKG_ROOT:+-b "$DPKG_ROOT"} 6.12.5+rpt-rpi-v8\n' in words
     assert words.startswith("#!/bin/sh\nset -e\n")
     assert "#DEBHELPER#" in words
 
