@@ -30,11 +30,8 @@ ID = re.compile(r"^\$id: *[\"']?http://devicetree\.org/schemas/(?P<path>[^#\s\"'
 REFERENCE = re.compile(r"\$ref: *[\"']?(?P<path>[^#\s\"']+\.yaml)", re.M)
 MIN_VERSION = re.compile(r"^DT_SCHEMA_MIN_VERSION *= *(\S+)", re.M)
 
-EXAMPLE_FLAGS = (
-    "-Wno-avoid_unnecessary_addr_size -Wno-graph_child_address -Wno-interrupt_provider "
-    "-Wno-unique_unit_address -Wunique_unit_address_if_enabled"
-)
-"""What dtc may say of a binding's example, as in the Makefile of the kernel's bindings."""
+EXAMPLE_FLAGS = re.compile(r"^override DTC_FLAGS := *((?:.*\\\n)*.*)", re.M)
+"""What dtc is told for bindings' examples, in the Makefile of the kernel's bindings."""
 
 
 def beside(source: Path) -> list[Path]:
@@ -89,7 +86,7 @@ def validate(kdir: Kdir, fitted: Fitted, bindings: Sequence[Path], session: Sess
     compatibles = sorted({one for _, node in changed for one in node.texts("compatible")})
     with session.console.step(title), session.store.lock(kdir.entry):
         placed, schemas = _bring(kdir.tree, bindings, compatibles, build)
-        _known(changed, placed)
+        _known([one for one in changed if before.find(one[0]) is None], placed)
         ids = [str(one.relative_to(schemas)) for one in placed]
         processed = _processed(schemas, build, session)
         words: tuple[str | Path, ...] = ("dt-validate", "-s", processed, "-l", ":".join(ids))
@@ -105,18 +102,23 @@ def validate(kdir: Kdir, fitted: Fitted, bindings: Sequence[Path], session: Sess
 
 
 def changes(before: Node, after: Node) -> list[tuple[str, Node]]:
-    """Return the nodes of a device tree that are new or have other properties, with their paths.
+    """Return the nodes of a device tree that are new or other, with their paths.
 
-    Disabled ones don't count, nor what only dtc and fdtoverlay read (__symbols__).
+    Other is one that has other properties, or a child that wasn't there.  Disabled ones don't
+    count, nor what only dtc and fdtoverlay read (__symbols__).
     """
     found = []
     for path, node in after.walk():
         if path.startswith("/__") or node.text("status") == "disabled":
             continue
         old = before.find(path)
-        if old is None or old.properties != node.properties:
+        if old is None or old.properties != node.properties or _named(old) != _named(node):
             found.append((path, node))
     return found
+
+
+def _named(node: Node) -> set[str]:
+    return {name for name in node.children if not name.startswith("__")}
 
 
 def _enabled(before: Node, changed: Sequence[tuple[str, Node]], path: Path) -> Path:
@@ -134,8 +136,8 @@ def _enabled(before: Node, changed: Sequence[tuple[str, Node]], path: Path) -> P
 
 def require(tree: Tree) -> None:
     """Raise HostLacks unless dt-schema is installed, and new enough for a kernel tree."""
-    version = process.capture([_tool("dt-doc-validate"), "--version"])
-    wanted = MIN_VERSION.search((tree.path / BINDINGS / "Makefile").read_text())
+    version = process.capture([tool("dt-doc-validate"), "--version"])
+    wanted = MIN_VERSION.search(_makefile(tree))
     if wanted is not None and _number(version) < _number(wanted[1]):
         raise HostLacks(
             f"Linux {tree.version} wants dt-schema {wanted[1]} or newer; installed is {version}.",
@@ -143,11 +145,15 @@ def require(tree: Tree) -> None:
         )
 
 
+def _makefile(tree: Tree) -> str:
+    return (tree.path / BINDINGS / "Makefile").read_text()
+
+
 def _number(version: str) -> list[int]:
     return [int(one) for one in re.findall(r"\d+", version)[:2]]
 
 
-def _tool(name: str) -> Path:
+def tool(name: str) -> Path:
     """Return one of dt-schema's programs: beside this Python, as pip puts it, or in PATH."""
     beside = Path(sys.executable).with_name(name)
     if beside.is_file():
@@ -167,7 +173,7 @@ def _complaints(session: Session, path: Path, name: str | Path, *words: str | Pa
     Some end with status 0 whatever they say; others with 1, and have said why.
     """
     with session.log() as log:
-        done = process.run([_tool(str(name)), *words, path], log=log, check=False)
+        done = process.run([tool(str(name)), *words, path], log=log, check=False)
     found = _words(done.tail, path)
     return found or (list(done.tail) if done.returncode != 0 else [])
 
@@ -191,7 +197,7 @@ def _run(session: Session, name: str, *words: str | Path) -> Sequence[str]:
     """Run one of the programs, which must succeed; return what it printed."""
     with session.log() as log:
         try:
-            return process.run([_tool(name), *words], log=log).tail
+            return process.run([tool(name), *words], log=log).tail
         except ProcessFailed as error:
             raise BuildFailed(
                 f"{name} failed.", detail=error.detail, log=session.log_path
@@ -201,7 +207,7 @@ def _run(session: Session, name: str, *words: str | Path) -> Sequence[str]:
 def _yamllint(tree: Tree, binding: Path, session: Session) -> list[str]:
     """Return what yamllint says; like the kernel's Makefile, nothing where it isn't installed."""
     try:
-        _tool("yamllint")
+        tool("yamllint")
     except HostLacks:
         session.console.note("yamllint is not installed: the binding's format is not checked.")
         return []
@@ -218,7 +224,9 @@ def _examples(kdir: Kdir, binding: Path, schemas: Path, session: Session) -> lis
     lines = _run(session, "dt-extract-example", binding)
     source.write_text("".join(f"{line}\n" for line in lines))
     kbuild = Kbuild(session, kdir.ready, kdir.tree, kdir.path)
-    compile_device_trees(kbuild, build, title, EXAMPLE_FLAGS)
+    flags = EXAMPLE_FLAGS.search(_makefile(kdir.tree))
+    words = flags[1].replace("\\\n", " ").split() if flags is not None else []
+    compile_device_trees(kbuild, build, title, " ".join(words))
     example = source.with_suffix(".dtb")
     with session.console.step(f"Checking the examples of {binding.name}"):
         processed = _processed(schemas, schemas.parent, session)
@@ -311,9 +319,9 @@ def _references(path: Path, place: str) -> list[str]:
     return found
 
 
-def _known(changed: Sequence[tuple[str, Node]], placed: Sequence[Path]) -> None:
+def _known(added: Sequence[tuple[str, Node]], placed: Sequence[Path]) -> None:
     """Raise BuildFailed if a node with a compatible has no binding among those given."""
-    for path, node in changed:
+    for path, node in added:
         names = node.texts("compatible")
-        if path != "/" and names and not any(_names(one, names) for one in placed):
+        if names and not any(_names(one, names) for one in placed):
             raise BuildFailed(f"Nothing describes {path}: no binding names {names[0]}.")

@@ -62,6 +62,10 @@ class UsageError(RbuildError):
     exit_code = 2
 
 
+class NotGranted(UsageError):  # noqa: N818
+    """Kconfig refused what a profile asks for; the .config that it made instead is there."""
+
+
 class HostLacks(RbuildError):  # noqa: N818
     """The host lacks a program or a capability; ``rbuild doctor`` says which and how to get it."""
 

@@ -7,11 +7,12 @@ device nodes in it (Documentation/filesystems/ramfs-rootfs-initramfs.rst).
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rbuild import apt, data
+from rbuild.architecture import Machine
 from rbuild.errors import InfrastructureError, ProcessFailed, UsageError
 from rbuild.kbuild import Kbuild
 from rbuild.kernel import Kdir
@@ -22,7 +23,12 @@ from rbuild.session import Session
 from rbuild.store import Room, Store, digest, remove_tree
 
 PACKAGE = "busybox-static"
-ARCHITECTURE = "arm64"
+
+OTHER_SUITE = "bookworm"
+"""Where busybox is from if the mirror hasn't the environment's own suite in order.
+
+It happens to architectures that few ask for: a mirror's index and its signature are of two days.
+"""
 
 NEEDED = (
     "BINFMT_ELF",
@@ -33,10 +39,9 @@ NEEDED = (
     "MODULE_UNLOAD",
     "PRINTK",
     "PROC_FS",
-    "SERIAL_AMBA_PL011_CONSOLE",
     "SYSFS",
 )
-"""What a kernel must have to run the tests: an initramfs, a console, a shell, modules."""
+"""What a kernel must have to run the tests, besides the console that its machine has."""
 
 SCRIPTS = ("init.sh", "guest.sh")
 
@@ -51,25 +56,28 @@ class Userland:
     version: str
 
 
-def must_boot(kdir: Kdir) -> None:
-    """Raise UsageError if the configuration lacks what a guest needs."""
-    lacking = [option for option in NEEDED if kdir.config.get(option) != "y"]
+def must_boot(kdir: Kdir, machine: Machine) -> None:
+    """Raise UsageError if the configuration lacks what a guest needs on a machine."""
+    config = kdir.config
+    lacking = [option for option in (*NEEDED, *machine.needs) if config.get(option) != "y"]
     if lacking:
         names = ", ".join(f"CONFIG_{option}" for option in lacking)
         raise UsageError(
-            f"A kernel of the profile {kdir.profile.name} can't run the tests: {names} not set.",
+            f"A kernel of the profile {kdir.profile.name} can't run the tests on {machine.model}: "
+            f"{names} not set.",
             hint=f"Set them to y in {kdir.profile.path}.",
         )
 
 
 def userland(ready: Ready, store: Store) -> Userland:
-    """Return the arm64 busybox of the environment's suite; download it if it isn't there.
+    """Return the target's busybox of the environment's suite; download it if it isn't there.
 
     Raises InfrastructureError where no mirror answers.
     """
     suite = ready.environment.base.definition.suite
-    key = digest({"package": PACKAGE, "suite": suite, "architecture": ARCHITECTURE})
-    entry = store.entry(Room.GUESTS, f"{PACKAGE}-{suite}-{ARCHITECTURE}", key)
+    architecture = ready.environment.target.debian
+    key = digest({"package": PACKAGE, "suite": suite, "architecture": architecture})
+    entry = store.entry(Room.GUESTS, f"{PACKAGE}-{suite}-{architecture}", key)
     if entry.metadata is None:
         with store.lock(entry):
             if entry.metadata is None:
@@ -81,11 +89,20 @@ def userland(ready: Ready, store: Store) -> Userland:
 
 def _fetch(folder: Path, ready: Ready, store: Store) -> str:
     """Put busybox into ``folder``; return its version."""
-    work = folder / "download"
-    work.mkdir()
-    with store.console.step(f"Fetching {PACKAGE} for {ARCHITECTURE}") as step:
+    architecture = ready.environment.target.debian
+    suite = ready.environment.base.definition.suite
+    with store.console.step(f"Fetching {PACKAGE} for {architecture}") as step:
         tell = store.console.teller(step)
-        apt.download(PACKAGE, work, ready, tell, architecture=ARCHITECTURE)
+        try:
+            work = _download(folder, suite, ready, tell)
+        except InfrastructureError as error:
+            if suite == OTHER_SUITE:
+                raise
+            store.console.note(f"{error.message} Taking the one of {OTHER_SUITE}.")
+            try:
+                work = _download(folder, OTHER_SUITE, ready, tell)
+            except InfrastructureError:
+                raise error from None
         script = "dpkg-deb -x ./*.deb . && dpkg-deb -f ./*.deb Version"
         job = Job(["sh", "-c", script], [Bind(work, MODULE, writable=True)], MODULE)
         try:
@@ -98,6 +115,15 @@ def _fetch(folder: Path, ready: Ready, store: Store) -> str:
     found.rename(folder / "busybox")
     remove_tree(work)
     return version
+
+
+def _download(folder: Path, suite: str, ready: Ready, tell: Callable[[str], None]) -> Path:
+    """Download the package of a suite itself: security updates of a test's shell don't matter."""
+    work = folder / suite
+    work.mkdir()
+    architecture = ready.environment.target.debian
+    apt.download(PACKAGE, work, ready, tell, architecture=architecture, suite=suite)
+    return work
 
 
 def initramfs(

@@ -12,16 +12,19 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from rbuild import seed
-from rbuild.errors import BuildFailed, InfrastructureError, UsageError
+from rbuild import data, kconfig, seed
+from rbuild.architecture import Kernel, of_kernel
+from rbuild.errors import BuildFailed, InfrastructureError, NotGranted, UsageError
+from rbuild.explain import Origin, blockers, explain
 from rbuild.kbuild import Kbuild, Made, kernel_release, locate, read_config, unmet, vermagic
 from rbuild.process import Usage
-from rbuild.profile import Profile
+from rbuild.profile import Config, Profile
 from rbuild.provision import Ready
 from rbuild.sandbox import KDIR, SRC
 from rbuild.seed import Request
@@ -40,6 +43,10 @@ CONFIGURED = "configured.json"
 
 TARGET = re.compile(r"[A-Za-z0-9_-]*config")
 """The name of a configuration target, such as defconfig; other names of a base are a file's."""
+
+
+BLOCKERS_SHOWN = 8
+"""How many of the conditions that block an option a refusal shows."""
 
 
 class Stage(StrEnum):
@@ -80,7 +87,22 @@ class Kdir:
     @property
     def vermagic(self) -> str:
         """The vermagic that its modules must have."""
-        return vermagic(self.release, self.config)
+        return vermagic(self.release, self.config, self.target)
+
+    @property
+    def target(self) -> Kernel:
+        """What Kbuild calls its architecture and products."""
+        return self.ready.environment.target.target
+
+    @property
+    def image(self) -> Path:
+        """What a boot loader starts, once the kernel is built."""
+        return self.path / self.target.image_path
+
+    @property
+    def device_trees(self) -> Path:
+        """The folder of its device trees."""
+        return self.path / self.target.device_trees
 
 
 def prepare(
@@ -213,7 +235,8 @@ def build(kdir: Kdir, session: Session) -> Kdir:
 
 def kernel_targets(profile: Profile) -> list[str]:
     """Return what make is asked for to build a profile's kernel."""
-    return ["Image", "modules", *(profile.device_trees or ["dtbs"])]
+    image = of_kernel(profile.architecture).target.image
+    return [image, "modules", *(profile.device_trees or ["dtbs"])]
 
 
 def discard(profile: Profile, tree: Tree, ready: Ready, session: Session) -> None:
@@ -223,6 +246,61 @@ def discard(profile: Profile, tree: Tree, ready: Ready, session: Session) -> Non
         remove_tree(session.store.partial(entry, keep=True))
         if entry.path.exists():
             session.store.remove(entry)
+
+
+def origins(profile: Profile, tree: Tree) -> list[Origin]:
+    """Return the texts that ask for options, in the order in which one overrides another."""
+    base = profile.config.base
+    found = []
+    if TARGET.fullmatch(base):
+        path = tree.path / "arch" / profile.architecture / "configs" / base
+        if path.is_file():
+            found.append(Origin(base, path.read_text()))
+    else:
+        found.append(Origin(base, _base_config(profile)))
+    fragments = profile.fragments()
+    own = len(fragments) - bool(profile.config.options)
+    found += [Origin(name, text) for name, text in fragments[:own]]
+    options = f"config.options of {profile.path.name}"
+    return [*found, *(Origin(options, text, numbered=False) for _, text in fragments[own:])]
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A configuration as far as Kconfig granted it, and the folder in which it was made."""
+
+    config: Mapping[str, str]
+    build: Path
+
+
+def attempt(profile: Profile, tree: Tree, ready: Ready, session: Session) -> Attempt:
+    """Return what Kconfig makes of a profile, whether it grants all that is asked or not."""
+    fragments = profile.fragments()
+    entry = _entry(profile, tree, ready, session, fragments)
+    if (found := _found(entry, profile, tree, ready)) is not None:
+        return Attempt(found.config, found.path)
+    with session.store.lock(entry):
+        if (found := _found(entry, profile, tree, ready)) is not None:
+            return Attempt(found.config, found.path)
+        session.store.need_space(SPACE_NEEDED, "A kernel's output directory")
+        partial = session.store.partial(entry, keep=True)
+        build = partial / "build"
+        if _started(partial, seeded=True) is None:
+            request = _request(profile, tree, ready, fragments)
+            kbuild = Kbuild(session, ready, tree, build)
+            with suppress(NotGranted):
+                _start(profile, kbuild, partial, fragments, request)
+        return Attempt(read_config((build / ".config").read_text()), build)
+
+
+def attempt_with(
+    options: Mapping[str, str], before: Attempt, profile: Profile, kbuild: Kbuild
+) -> Attempt:
+    """Return what Kconfig makes of a profile with ``options`` besides, in ``kbuild``'s KDIR."""
+    shutil.copyfile(before.build / BASE_CONFIG, kbuild.kdir / BASE_CONFIG)
+    text = Config(options=dict(options)).as_fragment()
+    _complete(kbuild, [*profile.fragments(), ("more.options", text)], Path(BASE_CONFIG))
+    return Attempt(read_config((kbuild.kdir / ".config").read_text()), kbuild.kdir)
 
 
 def _entry(
@@ -388,6 +466,17 @@ def configure(profile: Profile, kbuild: Kbuild, fragments: list[tuple[str, str]]
 
 def _merge(profile: Profile, kbuild: Kbuild, fragments: list[tuple[str, str]], base: Path) -> Phase:
     """Merge fragments over ``base`` (relative to the KDIR), complete it, compare asked and got."""
+    made, asked = _complete(kbuild, fragments, base)
+    got = read_config((kbuild.kdir / ".config").read_text())
+    if refused := unmet(asked, got):
+        raise _refused(refused, profile, kbuild)
+    return Phase("configure", made.usage, ccache=made.ccache)
+
+
+def _complete(
+    kbuild: Kbuild, fragments: list[tuple[str, str]], base: Path
+) -> tuple[Made, dict[str, str]]:
+    """Merge fragments over ``base``, and let Kconfig complete it; return what was asked, too."""
     folder = kbuild.kdir / "fragments"
     folder.mkdir(exist_ok=True)
     asked: dict[str, str] = {}
@@ -399,28 +488,41 @@ def _merge(profile: Profile, kbuild: Kbuild, fragments: list[tuple[str, str]], b
         asked |= read_config(text)
     script = f"{SRC}/scripts/kconfig/merge_config.sh"
     kbuild.run([script, "-m", "-O", KDIR, f"{KDIR}/{base}", *names], "Merging the fragments")
-    made = kbuild.make(f"Configuring {_title(kbuild.tree, kbuild.ready)}", ["olddefconfig"])
-    got = read_config((kbuild.kdir / ".config").read_text())
-    if refused := unmet(asked, got):
-        raise _refused(refused, profile, kbuild)
-    return Phase("configure", made.usage, ccache=made.ccache)
+    title = f"Configuring {_title(kbuild.tree, kbuild.ready)}"
+    return kbuild.make(title, ["olddefconfig"]), asked
 
 
-def _refused(refused: list[Any], profile: Profile, kbuild: Kbuild) -> UsageError:
+def _blockers(option: str, profile: Profile, kbuild: Kbuild, known: kconfig.Values) -> list[str]:
+    try:
+        found = explain(option, known, origins(profile, kbuild.tree))
+    except KeyError:
+        return []
+    lines = [f"    {line}" for line in blockers(found)[:BLOCKERS_SHOWN]]
+    return ["  what blocks it:", *lines] if lines else []
+
+
+def _refused(refused: list[Any], profile: Profile, kbuild: Kbuild) -> NotGranted:
     """Explain what Kconfig didn't grant, with rust_is_available.sh's words if it is Rust."""
+    got = read_config((kbuild.kdir / ".config").read_text())
+    known = kconfig.values_of(got, kconfig.read(kbuild.tree.path, profile.architecture))
     lines = []
     for one in refused:
         where, depends = locate(one.option, kbuild.tree.path)
         lines.append(str(type(one)(one.option, one.asked, one.got, where, depends)))
+        lines += _blockers(one.option, profile, kbuild, known)
     if any(one.option == "RUST" for one in refused):
         job = kbuild.job(["rustavailable"])
         words = kbuild.ready.runtime.run(kbuild.ready.sandbox, job, check=False)
         lines += ["", "`make rustavailable` says:", *words.tail]
     count = "one option" if len(refused) == 1 else f"{len(refused)} options"
-    return UsageError(
+    first = next((one.option for one in refused if one.option == "RUST"), refused[0].option)
+    is_own = profile.path.parent == data.folder("profiles")
+    where = profile.name if is_own else str(profile.path)
+    return NotGranted(
         f"Kconfig did not grant {count} that the profile {profile.name} asks for.",
         detail="\n".join(lines),
-        hint=f"Change the fragments or options of {profile.path}, or what they depend on.",
+        hint=f"Change the fragments or options of {profile.path}, or what they depend on; "
+        f"`rbuild kernel --profile {where} --explain {first}` walks the dependency.",
     )
 
 
@@ -486,20 +588,20 @@ def _products(kdir: Kdir) -> list[Path]:
 
     Kbuild's own lists tell which those are: a KDIR that began as a copy of another may have more.
     """
-    image = kdir.path / "arch/arm64/boot/Image"
+    image = kdir.image
     if not image.is_file():
-        raise BuildFailed("make succeeded, but there is no arch/arm64/boot/Image.")
+        raise BuildFailed(f"make succeeded, but there is no {kdir.target.image_path}.")
     order = kdir.path / "modules.order"
     listed = order.read_text().split() if order.exists() else []
     modules = [kdir.path / Path(name).with_suffix(".ko") for name in listed]
-    trees = [kdir.path / "arch/arm64/boot/dts" / name for name in kdir.profile.device_trees]
+    trees = [kdir.device_trees / name for name in kdir.profile.device_trees]
     if not trees:
         trees = _all_device_trees(kdir)
     return [image, *trees, *modules]
 
 
 def _all_device_trees(kdir: Kdir) -> list[Path]:
-    folder = kdir.path / seed.DEVICE_TREES
+    folder = kdir.device_trees
     listed = folder / "dtbs-list"  # since Linux 6.12
     if listed.is_file():
         return sorted(kdir.path / name for name in listed.read_text().split())

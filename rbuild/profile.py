@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
-from rbuild import data, definition
+from rbuild import architecture, data, definition
 from rbuild.definition import Strict
 from rbuild.errors import UsageError
 
@@ -38,7 +38,17 @@ class Kind(StrEnum):
 class Source(Strict):
     """Where a kernel's source comes from: exactly one of the four."""
 
-    debian: str | None = Field(None, description="a Debian package, such as linux-source-6.12")
+    debian: str | None = Field(
+        None,
+        pattern=r"^[a-z0-9][a-z0-9.+*?-]*$",
+        description="a Debian package, such as linux-source-6.12; of those that a pattern such as "
+        "linux-source-7.* matches, the newest",
+    )
+    suite: str | None = Field(
+        None,
+        pattern=r"^[a-z0-9][a-z0-9./-]*$",
+        description="Debian's suite that has the package, where it isn't the environment's own",
+    )
     tarball: str | None = Field(None, description="the URL of a kernel.org tarball")
     sha256: str | None = Field(
         None, pattern="^[0-9a-f]{64}$", description="the tarball's SHA-256 in hexadecimal"
@@ -56,11 +66,22 @@ class Source(Strict):
             raise ValueError("a source has exactly one of debian, tarball, git, directory")
         if bool(self.tarball) != bool(self.sha256):
             raise ValueError("tarball and sha256 go together")
+        if self.suite and not self.debian:
+            raise ValueError("suite goes with debian")
         if bool(self.git) != bool(self.ref):
             raise ValueError("git and ref go together")
         return self
 
+    @property
+    def is_sought(self) -> bool:
+        """Whether what is meant can only be said of what a suite has at the time."""
+        return self.debian is not None and (
+            self.suite is not None or bool(set("*?") & {*self.debian})
+        )
+
     def __str__(self) -> str:
+        if self.debian and self.suite:
+            return f"{self.debian} of {self.suite}"
         return str(
             self.debian or self.tarball or (self.git and f"{self.git} {self.ref}") or self.directory
         )
@@ -118,12 +139,17 @@ class Profile(Strict):
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
     description: str = ""
-    architecture: str = Field("arm64", pattern="^arm64$", description="the kernel's ARCH")
+    architecture: str = Field(
+        "arm64",
+        description="the kernel's ARCH",
+        json_schema_extra=lambda schema: schema.update(enum=[*architecture.kernels()]),
+    )
     source: tuple[Source, ...] = Field(
         min_length=1, description="where the kernel's source comes from; the first that can be had"
     )
     patches: bool = Field(True, description="apply module/patches/<kernel version>/ to the source")
     config: Config = Config()
+    machine: str = Field("virt", description="what QEMU is when its kernel is booted")
     device_trees: tuple[str, ...] = Field(
         (), description="targets of the kernel's dtbs, such as broadcom/bcm2837-rpi-3-b.dtb"
     )
@@ -136,6 +162,12 @@ class Profile(Strict):
     def path(self) -> Path:
         """The file that it came from."""
         return self._path
+
+    @field_validator("architecture")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        architecture.of_kernel(value)
+        return value
 
     @field_validator("source", mode="before")
     @classmethod

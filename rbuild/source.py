@@ -6,10 +6,11 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from rbuild import apt, data, process
 from rbuild.console import Step
@@ -23,6 +24,7 @@ from rbuild.errors import (
 from rbuild.profile import Profile, Source
 from rbuild.provision import Ready
 from rbuild.sandbox import MODULE, SRC, Bind, Job
+from rbuild.sought import Sought, forget, seek
 from rbuild.store import Entry, Room, Store, digest
 
 SPACE_NEEDED = 3 * 1024**3
@@ -68,25 +70,27 @@ def obtain(profile: Profile, ready: Ready, store: Store) -> Tree:
 
 def _pristine(profile: Profile, ready: Ready, store: Store) -> Tree:
     """Return the source as it was published."""
-    entries: list[tuple[Source, Entry]] = []
+    entries: list[tuple[Source, Sought | None, Entry]] = []
     failures: list[tuple[Source, RbuildError]] = []
     for source in profile.source:
         try:
-            entries.append((source, _entry(profile, source, store)))
-        except UsageError as error:  # a folder that isn't there
+            sought = seek(source, ready, store) if source.is_sought else None
+            entry = _entry(profile, source, sought, store)
+        except (UsageError, InfrastructureError) as error:  # a folder that isn't there, a mirror
             failures.append((source, error))
-    for _, entry in entries:
+            continue
         if (found := _found(entry)) is not None:
             return found
+        entries.append((source, sought, entry))
     if entries:
         for source, failure in failures:
             store.console.note(f"{source} can't be had: {failure.message}")
-    for source, entry in entries:
+    for source, sought, entry in entries:
         with store.lock(entry):
             if (found := _found(entry)) is not None:
                 return found
             try:
-                return _fetched(profile, source, entry, ready, store)
+                return _fetched(profile, source, sought, entry, ready, store)
             except InfrastructureError as error:
                 failures.append((source, error))
                 if len(entries) > 1:
@@ -94,8 +98,11 @@ def _pristine(profile: Profile, ready: Ready, store: Store) -> Tree:
     raise failures[-1][1]
 
 
-def _entry(profile: Profile, source: Source, store: Store) -> Entry:
-    wanted: dict[str, object] = {"source": source.model_dump(mode="json")}
+def _entry(profile: Profile, source: Source, sought: Sought | None, store: Store) -> Entry:
+    if sought is not None:
+        return store.entry(Room.TREES, sought.package, digest(sought.key))
+    # Of what is not sought, no suite is a part of the name.
+    wanted: dict[str, object] = {"source": source.model_dump(mode="json", exclude={"suite"})}
     if source.directory is not None:
         wanted["content"] = _fingerprint(_directory(profile, source))
     if source.git is not None:
@@ -120,17 +127,25 @@ def _found(entry: Entry) -> Tree | None:
     )
 
 
-def _fetched(profile: Profile, source: Source, entry: Entry, ready: Ready, store: Store) -> Tree:
+def _fetched(
+    profile: Profile,
+    source: Source,
+    sought: Sought | None,
+    entry: Entry,
+    ready: Ready,
+    store: Store,
+) -> Tree:
     store.need_space(SPACE_NEEDED, "The kernel's source")
     partial = store.partial(entry)
     target = partial / "src"
     target.mkdir()
-    with store.console.step(f"Fetching {source}") as step:
-        date = _fetch(profile, source, target, ready, store, step)
+    name = str(sought or source)
+    with store.console.step(f"Fetching {name}") as step:
+        date = _fetch(profile, source, sought, target, ready, store, step)
     tree = Tree(
-        entry.path / "src", entry.name, str(source), kernel_version(target), date, (), cached=False
+        entry.path / "src", entry.name, name, kernel_version(target), date, (), cached=False
     )
-    _publish(tree, entry, partial, store)
+    _publish(tree, entry, partial, store, **(sought.key if sought else {}))
     return tree
 
 
@@ -144,6 +159,11 @@ def _patched(pristine: Tree, patches: list[Path], ready: Ready, store: Store) ->
     with store.lock(entry):
         if (found := _found(entry)) is not None:
             return found
+        series = patches[0].parent.name
+        if not f"{pristine.version}.".startswith(f"{series}."):
+            store.console.note(
+                f"There are no patches for {pristine.version}: those for {series} are the nearest."
+            )
         partial = store.partial(entry)
         target = partial / "src"
         with store.console.step(f"Patching {pristine.version}", total=len(patches)) as step:
@@ -160,7 +180,13 @@ def _patched(pristine: Tree, patches: list[Path], ready: Ready, store: Store) ->
     return tree
 
 
-def _publish(tree: Tree, entry: Entry, partial: Path, store: Store) -> None:
+def _publish(
+    tree: Tree,
+    entry: Entry,
+    partial: Path,
+    store: Store,
+    **more: Any,  # noqa: ANN401
+) -> None:
     store.publish(
         entry,
         partial,
@@ -169,6 +195,7 @@ def _publish(tree: Tree, entry: Entry, partial: Path, store: Store) -> None:
             "version": tree.version,
             "date": tree.date.isoformat(),
             "patches": tree.patches,
+            **more,
         },
     )
 
@@ -187,11 +214,25 @@ def _link(source: Path, target: Path) -> None:
 
 
 def _fetch(
-    profile: Profile, source: Source, target: Path, ready: Ready, store: Store, step: Step
+    profile: Profile,
+    source: Source,
+    sought: Sought | None,
+    target: Path,
+    ready: Ready,
+    store: Store,
+    step: Step,
 ) -> datetime:
     """Put the source into ``target``; return its date."""
-    if source.debian is not None:
-        _fetch_debian(source.debian, target, ready, store.console.teller(step))
+    if sought is not None:
+        package = f"{sought.package}={sought.version}"
+        try:
+            _fetch_debian(package, sought.suite, target, ready, store.console.teller(step))
+        except apt.NoPackage as error:
+            forget(source, ready, store)
+            error.hint = "It had it not long ago: run it again to look for what it has now."
+            raise
+    elif source.debian is not None:
+        _fetch_debian(source.debian, "", target, ready, store.console.teller(step))
     elif source.tarball is not None:
         assert source.sha256 is not None
         _fetch_tarball(source.tarball, source.sha256, target, ready, step)
@@ -212,12 +253,14 @@ tar -x --strip-components=1 -C /src -f usr/src/*.tar.*
 """
 
 
-def _fetch_debian(package: str, target: Path, ready: Ready, tell: Callable[[str], None]) -> None:
+def _fetch_debian(
+    package: str, suite: str, target: Path, ready: Ready, tell: Callable[[str], None]
+) -> None:
     """Download a source package through the environment's apt, which checks its signature."""
     work = target.parent / "download"
     work.mkdir()
     hint = "Name another source in the profile; `apt-cache search linux-source`."
-    apt.download(package, work, ready, tell, hint=hint)
+    apt.download(package, work, ready, tell, suite=suite, hint=hint)
     binds = (Bind(work, MODULE, True), Bind(target, SRC, True))
     try:
         ready.runtime.run(ready.sandbox, Job(["bash", "-c", EXTRACT_DEBIAN], binds, MODULE))
@@ -332,9 +375,29 @@ def kernel_version(tree: Path) -> str:
 
 
 def _patches(version: str) -> list[Path]:
-    """Return our patches for a kernel version, in the order of their names."""
-    series = ".".join(version.split(".")[:2])
-    return sorted((data.folder("module") / "patches" / series).glob("*.patch"))
+    """Return our patches for a kernel version, in the order of their names.
+
+    They are those of the nearest version that has any.
+    """
+    folder = data.folder("module") / "patches"
+    series = nearest_series(version, [path.name for path in folder.iterdir() if path.is_dir()])
+    return [] if series is None else sorted((folder / series).glob("*.patch"))
+
+
+def nearest_series(version: str, series: Sequence[str]) -> str | None:
+    """Return the X.Y of ``series`` that is the fewest releases away from a kernel version.
+
+    Of two that are as near it is the older, since a kernel rarely loses what patches build upon.
+    """
+    known = sorted((number, name) for name in series if (number := _release(name)) is not None)
+    wanted = _release(".".join(version.split(".")[:2])) or 0
+    return min(known, key=lambda one: abs(one[0] - wanted), default=(0, None))[1]
+
+
+def _release(series: str) -> int | None:
+    """Return the number of a release: of each X since 3 there were 20, give or take one."""
+    found = re.fullmatch(r"(\d+)\.(\d+)(?:-.*)?", series)
+    return None if found is None else 20 * int(found[1]) + int(found[2])
 
 
 def apply_patch(path: Path, target: Path, ready: Ready) -> None:
@@ -352,13 +415,50 @@ def apply_patch(path: Path, target: Path, ready: Ready) -> None:
         return
     back = ready.runtime.run(ready.sandbox, Job([*dry, "--reverse"], binds, SRC), check=False)
     if back.returncode != 0:
-        faults = [line for line in tried.tail if "FAILED" in line or "can't find" in line]
         raise BuildFailed(
-            f"The patch {path.name} does not apply to this kernel.",
-            detail="\n".join(faults or tried.tail),
+            f"The patch {path.parent.name}/{path.name} does not apply to Linux "
+            f"{kernel_version(target)}.",
+            detail="\n".join(failed_hunks(path.read_text(), tried.tail) or tried.tail),
             hint="`patches: false` in the profile leaves our patches out; the Rust driver needs "
             "them.",
         )
+
+
+CHECKING = re.compile(r"(?:checking|patching) file '?([^']*?)'?(?: \(.*)?")
+FAILED = re.compile(r"Hunk #(\d+) (?:FAILED|ignored) at (\d+)")
+MISSING = re.compile(r"(?:can't find file to patch at input line|The next patch would).*")
+
+
+def failed_hunks(patch: str, said: Sequence[str]) -> list[str]:
+    """Return, of what patch(1) said, which hunks don't apply: file, number and line.
+
+    Each is found in the patch, too, so that it can be looked at.
+    """
+    found, file = [], ""
+    for line in said:
+        if name := CHECKING.fullmatch(line):
+            file = name[1]
+        elif hunk := FAILED.match(line):
+            number, at = int(hunk[1]), hunk[2]
+            where = _hunk_line(patch, file, number)
+            there = f" (line {where} of the patch)" if where else ""
+            found.append(f"{file}: hunk {number} fails at line {at}{there}")
+        elif MISSING.match(line):
+            found.append(line)
+    return found
+
+
+def _hunk_line(patch: str, file: str, number: int) -> int:
+    """Return the line of a patch at which a file's n-th hunk begins; 0 if it isn't found."""
+    here, count = False, 0
+    for position, line in enumerate(patch.splitlines(), 1):
+        if line.startswith("+++ "):
+            here, count = line[4:].split("\t")[0].partition("/")[2] == file, 0
+        elif here and line.startswith("@@ "):
+            count += 1
+            if count == number:
+                return position
+    return 0
 
 
 def exported_symbols(tree: Tree) -> frozenset[str]:

@@ -8,23 +8,38 @@
 use core::sync::atomic::{AtomicU32, Ordering};
 use kernel::{
     c_str, dev_err, dev_info,
-    device::{Bound, Core},
-    fmt,
-    miscdevice::{Attribute, MiscDevice, MiscDeviceOptions, MiscDeviceRegistration},
-    new_mutex, of,
+    device::Bound,
+    miscdevice::{Attribute, MiscDeviceOptions, MiscDeviceRegistration},
+    new_mutex,
     prelude::*,
     spi,
     str::CString,
     sync::{Arc, Mutex},
-    uaccess::{UserSliceReader, UserSliceWriter},
 };
 
 mod chip;
 mod request;
 
+// What differs between kernels; Kbuild says which this is.
+#[cfg(not(kernel_7))]
+use kernel::fmt;
+#[cfg_attr(kernel_7, path = "kernel_7.rs")]
+#[cfg_attr(not(kernel_7), path = "kernel_6.rs")]
+mod binding;
+
 use chip::{Chip, Version};
 use request::{Request, MEM_SIZE, REQUEST_MAX};
 
+#[cfg(kernel_7)]
+kernel::module_spi_driver! {
+    type: Mfrc522,
+    name: "mfrc522_rust",
+    authors: ["The rbuild maintainers"],
+    description: "NXP MFRC522 contactless reader",
+    license: "GPL",
+}
+
+#[cfg(not(kernel_7))]
 kernel::module_spi_driver! {
     type: Mfrc522,
     name: "mfrc522_rust",
@@ -32,23 +47,6 @@ kernel::module_spi_driver! {
     description: "NXP MFRC522 contactless reader",
     license: "GPL",
 }
-
-kernel::spi_device_table!(
-    SPI_TABLE,
-    MODULE_SPI_TABLE,
-    (),
-    [(spi::DeviceId::new(c_str!("mfrc522")), ())]
-);
-
-kernel::of_device_table!(
-    OF_TABLE,
-    MODULE_OF_TABLE,
-    (),
-    [
-        (of::DeviceId::new(c_str!("nxp,mfrc522")), ()),
-        (of::DeviceId::new(c_str!("mfrc522")), ()),
-    ]
-);
 
 /// A reader that is bound to the driver.
 ///
@@ -82,18 +80,12 @@ struct Statistics {
     written: u64,
 }
 
-#[vtable]
-impl spi::Driver for Mfrc522 {
-    type IdInfo = ();
-
-    const SPI_ID_TABLE: Option<spi::IdTable<()>> = Some(&SPI_TABLE);
-    const OF_ID_TABLE: Option<of::IdTable<()>> = Some(&OF_TABLE);
-
-    fn probe(spi: &spi::Device<Core>, _info: Option<&()>) -> Result<Pin<KBox<Self>>> {
-        spi.setup(spi::Mode::Mode0, 8, chip::MAX_SPEED_HZ)?;
+impl Mfrc522 {
+    /// Makes a reader of a device that was set up.
+    fn new(spi: &spi::Device<Bound>, handle: Arc<spi::Handle>) -> Result<Self> {
         detect(spi)?;
 
-        let reader = Arc::pin_init(Reader::new(spi::Handle::new(spi)?), GFP_KERNEL)?;
+        let reader = Arc::pin_init(Reader::new(handle), GFP_KERNEL)?;
         let number = Number::take()?;
         let node = KBox::pin_init(
             MiscDeviceRegistration::register(
@@ -106,14 +98,10 @@ impl spi::Driver for Mfrc522 {
             GFP_KERNEL,
         )?;
 
-        let this = KBox::new(
-            Self {
-                _node: node,
-                _number: number,
-            },
-            GFP_KERNEL,
-        )?;
-        Ok(this.into())
+        Ok(Self {
+            _node: node,
+            _number: number,
+        })
     }
 }
 
@@ -170,7 +158,7 @@ fn use_chip(chip: &Chip<'_>, reset: bool, request: Request<'_>, answer: &mut Ans
         Request::MemRead => answer.set(&chip.mem_read()?),
         Request::GetVersion => {
             let text = CString::try_from_fmt(fmt!("{}", version as u8))?;
-            answer.set(text.as_bytes());
+            answer.set(text.to_str()?.as_bytes());
         }
         Request::GenRandId => answer.set(&chip.random_id()?),
         Request::SelfTest => answer.set(if chip.self_test(version)? {
@@ -220,13 +208,9 @@ struct OpenFile {
     answer: Mutex<Answer>,
 }
 
-#[vtable]
-impl MiscDevice for OpenFile {
-    type Ptr = Pin<KBox<Self>>;
-    type RegistrationData = Arc<Reader>;
-
-    const MODULE: &'static ThisModule = &THIS_MODULE;
-    const ATTRIBUTES: &'static [Attribute<Self>] = &[
+impl OpenFile {
+    /// What its device node has in sysfs; see ABI-mfrc522.
+    const STATISTICS: &'static [Attribute<Self>] = &[
         Attribute::new(c_str!("bytes_read"), |reader: &Arc<Reader>, out| {
             writeln!(out, "{}", reader.statistics.lock().read)
         }),
@@ -235,42 +219,37 @@ impl MiscDevice for OpenFile {
         }),
     ];
 
-    fn open(misc: &MiscDeviceRegistration<Self>) -> Result<Self::Ptr> {
-        let reader = misc.data().clone();
-        KBox::pin_init(
-            pin_init!(Self {
-                reader,
-                answer <- new_mutex!(Answer::NONE),
-            }),
-            GFP_KERNEL,
-        )
+    fn new(reader: Arc<Reader>) -> impl PinInit<Self> {
+        pin_init!(Self {
+            reader,
+            answer <- new_mutex!(Answer::NONE),
+        })
     }
 
-    fn read(this: Pin<&Self>, out: &mut UserSliceWriter) -> Result<usize> {
-        let mut answer = this.answer.lock();
-        if !this.reader.spi.is_bound() {
+    /// Has `copy` copy of the answer what wasn't read yet; it returns how much it took.
+    fn read_answer(&self, copy: impl FnOnce(&[u8]) -> Result<usize>) -> Result<usize> {
+        let mut answer = self.answer.lock();
+        if !self.reader.spi.is_bound() {
             return Err(ENODEV);
         }
-        let rest = answer.rest();
-        let count = rest.len().min(out.len());
-        out.write_slice(rest.get(..count).ok_or(EINVAL)?)?;
+        let count = copy(answer.rest())?;
         answer.pos += count;
-        this.reader.statistics.lock().read += count as u64;
+        self.reader.statistics.lock().read += count as u64;
         Ok(count)
     }
 
-    fn write(this: Pin<&Self>, data: &mut UserSliceReader) -> Result<usize> {
-        let mut answer = this.answer.lock();
+    /// Carries out a command of `count` bytes, with which `copy` fills what it is given.
+    fn write_command(&self, count: usize, copy: impl FnOnce(&mut [u8]) -> Result) -> Result<usize> {
+        let mut answer = self.answer.lock();
         // Whatever becomes of this command, the last one's answer is over.
         *answer = Answer::NONE;
 
         let mut text = [0u8; REQUEST_MAX];
-        let count = data.len();
         let text = text.get_mut(..count).ok_or(EINVAL)?;
-        data.read_slice(text)?;
+        copy(text)?;
         let request = request::parse(text).ok_or(EINVAL)?;
-        this.reader.execute(request, &mut answer)?;
-        this.reader.statistics.lock().written += count as u64;
+        self.reader.execute(request, &mut answer)?;
+        self.reader.statistics.lock().written += count as u64;
         Ok(count)
     }
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
+
 import click
 
 from rbuild import environment, profile
@@ -17,15 +19,24 @@ from rbuild.cli.options import (
     summary,
 )
 from rbuild.console import duration, size
-from rbuild.kernel import Kdir, build, discard, prepare
-from rbuild.provision import make_ready
-from rbuild.source import obtain
+from rbuild.errors import UsageError
+from rbuild.explain import explain, remedy
+from rbuild.explain import tree as tree_of
+from rbuild.kbuild import Kbuild
+from rbuild.kconfig import read, values_of
+from rbuild.kernel import Kdir, attempt, attempt_with, build, discard, origins, prepare
+from rbuild.profile import Profile
+from rbuild.provision import Ready, make_ready
+from rbuild.session import Session
+from rbuild.source import Tree, obtain
+from rbuild.store import remove_tree
 
 EPILOG = """\b
 Examples:
   rbuild kernel
   rbuild kernel --env hybrid -j8
   rbuild kernel --profile my-board.yaml --clean
+  rbuild kernel --profile my-board.yaml --explain RUST
 """
 
 
@@ -34,6 +45,12 @@ Examples:
 @profile_option
 @jobs_option
 @ccache_option
+@click.option(
+    "--explain",
+    "option",
+    metavar="OPTION",
+    help="Build nothing: say why Kconfig grants OPTION or not, and how to have it.",
+)
 @click.option("--clean", is_flag=True, help="Throw away what was built before; use no seed.")
 @runtime_option
 @click.pass_obj
@@ -43,6 +60,7 @@ def command(
     profile_name: str,
     jobs: int | None,
     ccache: bool,
+    option: str | None,
     clean: bool,
     runtime: str,
 ) -> None:
@@ -54,8 +72,11 @@ def command(
     """
     made = session(app, "kernel", runtime, jobs, ccache=ccache)
     found = profile.load(profile_name)
-    ready = make_ready(environment.load(env), made.store, made.runtime)
+    ready = make_ready(environment.load_for(env, found.architecture), made.store, made.runtime)
     tree = obtain(found, ready, made.store)
+    if option is not None:
+        _explain(option.removeprefix("CONFIG_"), found, tree, ready, made)
+        return
     if clean:
         discard(found, tree, ready, made)
     kdir = build(prepare(found, tree, ready, made, seeded=not clean), made)
@@ -63,6 +84,57 @@ def command(
     data["artefacts"] = [{**one, "path": str(kdir.path / one["path"])} for one in kdir.artefacts]
     data["seed"] = kdir.seed
     app.console.result(_line(kdir), data)
+
+
+ROUNDS = 4
+"""How often a remedy is tried: what it lifts may show what else is in the way."""
+
+
+def _explain(option: str, found: Profile, tree: Tree, ready: Ready, made: Session) -> None:
+    """Print why an option is what it is; where it is refused, a remedy that was tried."""
+    kconfig = read(tree.path, found.architecture)
+    if option not in kconfig.options or not kconfig.options[option].definitions:
+        known = [one.name for one in kconfig.options.values() if one.definitions]
+        close = get_close_matches(option, known, 3)
+        raise UsageError(
+            f"Linux {tree.version} has no option {option}.",
+            hint=f"Perhaps {' or '.join(close)}?" if close else None,
+        )
+    asked = origins(found, tree)
+    before = attempt(found, tree, ready, made)
+    first = explain(option, values_of(before.config, kconfig), asked)
+    last, plan, tried = first, first.plan, None
+    if not first.granted and plan is not None and not plan.tools:
+        folder = made.run_folder / "trial"
+        folder.mkdir()
+        kbuild = Kbuild(made, ready, tree, folder)
+        target = plan.options.get(option)
+        for _ in range(ROUNDS):
+            after = attempt_with(plan.options, before, found, kbuild)
+            last = explain(option, values_of(after.config, kconfig), asked, wanted=target)
+            if last.granted or last.plan is None or last.plan.tools:
+                break
+            plan += last.plan
+        tried = last.granted
+        remove_tree(folder)
+    lines = tree_of(first)
+    if plan is not None and (plan.options or plan.tools):
+        lines += ["", "To have it, in the profile:", *(f"  {line}" for line in remedy(plan))]
+    if tried is not None:
+        words = f"{option} is then {last.value}" if tried else "it isn't enough"
+        lines.append(f"Tried in {ready.environment.name}: {words}.")
+    if tried is False:
+        lines += tree_of(last)
+    result = {
+        "command": "kernel",
+        "profile": found.name,
+        "environment": ready.environment.name,
+        **first.as_json(),
+        "tried": tried,
+    }
+    if plan is not None:
+        result["lift"] = {"options": dict(plan.options), "tools": list(plan.tools)}
+    made.console.result("\n".join(lines), result)
 
 
 def _line(kdir: Kdir) -> str:

@@ -54,6 +54,14 @@ def test_a_driver_that_was_built_in_tree(rbuild: Rbuild, driver: str) -> None:
     boot(rbuild, "--driver", driver, "--in-tree", "--test", "loading", "--test", "memory")
 
 
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_a_driver_passes_on_a_raspberry_pi(rbuild: Rbuild, driver: str) -> None:
+    """QEMU's raspi3b with the device tree of the 3B+; virt has shown the rest of the tests."""
+    words = ["--machine", "raspi3b", "--suite", "functional"]
+    found = boot(rbuild, "--driver", driver, *words)
+    assert found["planned"] > TESTS_AT_LEAST
+
+
 def test_the_same_guest_is_the_same_bytes(rbuild: Rbuild) -> None:
     found = [boot(rbuild, "--driver", "c", "--test", "aliases") for _ in range(2)]
     first, second = (one["initramfs"] for one in found)

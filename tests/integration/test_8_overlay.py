@@ -160,7 +160,7 @@ def test_a_binding_that_the_kernel_would_not_take(
 
 
 def test_a_warning_of_dtcs_is_an_error(rbuild: Rbuild, tmp_path: Path) -> None:
-    path = changed(OVERLAY, tmp_path, "reg = <0>;", "")
+    path = changed(OVERLAY, tmp_path, "reg = <0>;\n", "\n")
     assert "Warning (spi_bus_reg)" in rbuild("overlay", path, code=1).err
 
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rbuild import binding, fdt, overlay, parameters
+from rbuild import binding, doctor, fdt, overlay, parameters
 from rbuild.errors import HostLacks, UsageError
 from rbuild.fdt import Node
 
@@ -202,6 +202,8 @@ def test_changes_are_what_is_new_or_other_and_on() -> None:
         "/soc/spi@0/nfc@0",
     ]
     assert binding.changes(BEFORE, BEFORE) == []
+    pins = Node(children={**BEFORE.children, "cpu": Node(children={"pins": Node()})})
+    assert [path for path, _ in binding.changes(BEFORE, pins)] == ["/cpu", "/cpu/pins"]
 
 
 def test_a_binding_names_a_compatible_as_a_whole_and_not_in_an_example(tmp_path: Path) -> None:
@@ -331,8 +333,15 @@ def test_a_damaged_device_tree_is_read_or_refused(value: int) -> None:
             fdt.parse(GOOD[:at] + bytes([value]) + GOOD[at + 1 :])
 
 
-def test_a_missing_host_tool_is_named(monkeypatch, tmp_path: Path) -> None:
+def test_doctor_says_whether_dt_schema_is_there(monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(HostLacks, match="dt-validate"):
-        binding._tool("dt-validate")
+        binding.tool("dt-validate")
+    assert "not installed" in doctor._dt_schema().text
+    for folder in (tmp_path, tmp_path / "bin"):
+        folder.mkdir(exist_ok=True)
+        (folder / "dt-validate").touch(0o755)
+        monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+        assert doctor._dt_schema().text == str(folder / "dt-validate")
+        (folder / "dt-validate").unlink()

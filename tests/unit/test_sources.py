@@ -8,12 +8,14 @@ import os
 import subprocess
 import tarfile
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 
 from rbuild import source
+from rbuild.apt import version_key
 
 from .conftest import Host
 
@@ -183,3 +185,182 @@ def test_a_patch_that_is_in_the_tree_already_is_left_alone(host: Host, monkeypat
 def test_kernel_versions(tmp_path: Path, makefile: str, version: str) -> None:
     (tmp_path / "Makefile").write_text(makefile)
     assert source.kernel_version(tmp_path) == version
+
+
+def offer(host: Host, *packages: str) -> None:
+    """Let the mirror have these packages, each a name and a version."""
+    (host.folder / "offered").write_text("".join(f"{one}\n" for one in packages))
+
+
+MAINLINE = "debian: 'linux-source-7.*', suite: trixie-backports"
+
+
+def versions_in_store(host: Host) -> list[str]:
+    """Return the versions of the trees that were sought."""
+    found = (json.loads(path.read_text()) for path in host.cache.glob("trees/*/metadata.json"))
+    return sorted(one["sought"]["version"] for one in found if "sought" in one)
+
+
+def a_day_goes_by(host: Host, monkeypatch) -> None:
+    now = time.time() + 86_401
+    monkeypatch.setattr(time, "time", lambda: now)
+
+
+def test_the_newest_package_that_a_pattern_matches_is_taken(host: Host) -> None:
+    offer(
+        host,
+        "linux-source-7.2 7.2.12-1~bpo13+1",
+        "linux-source-7.10 7.10~rc1-1~exp1",
+        "linux-source-7.10 7.10-1~bpo13+1",
+        "linux-source-7.9 7.9.9-1",
+        "linux-source 8.0-1",
+    )
+    module(host, profile(host, MAINLINE))
+    assert host.calls("download linux-source-7.10=7.10-1~bpo13+1  trixie-backports") == 1
+    (metadata,) = host.cache.glob("trees/linux-source-7.10-*/metadata.json")
+    found = json.loads(metadata.read_text())
+    assert found["source"] == "linux-source-7.10 7.10-1~bpo13+1 of trixie-backports"
+    assert found["sought"] == {
+        "package": "linux-source-7.10",
+        "version": "7.10-1~bpo13+1",
+        "suite": "trixie-backports",
+    }
+
+
+def test_the_mirror_is_asked_once_a_day(host: Host, monkeypatch) -> None:
+    path = profile(host, MAINLINE)
+    offer(host, "linux-source-7.3 7.3.4-1")
+    module(host, path)
+    offer(host, "linux-source-7.3 7.3.4-1", "linux-source-7.3 7.3.5-1")
+    module(host, path)
+    assert versions_in_store(host) == ["7.3.4-1"]
+    a_day_goes_by(host, monkeypatch)
+    module(host, path)
+    assert versions_in_store(host) == ["7.3.4-1", "7.3.5-1"]
+
+
+def test_without_a_mirror_the_newest_of_the_store_is_used(host: Host, monkeypatch) -> None:
+    path = profile(host, MAINLINE)
+    host.fault("no-mirror")
+    assert "could not be listed" in module(host, path, code=4)
+    host.fault()
+    for version in ("7.3.9-1", "7.3.10-1"):
+        offer(host, f"linux-source-7.3 {version}")
+        module(host, path)
+        a_day_goes_by(host, monkeypatch)
+    host.fault("no-mirror")
+    assert "The Store's linux-source-7.3 7.3.10-1 of trixie-backports is used" in module(host, path)
+    other = profile(host, MAINLINE.replace("7.*", "8.*"))
+    assert "could not be listed" in module(host, other, code=4)
+
+
+def test_a_pattern_that_matches_nothing_lists_what_there_is(host: Host) -> None:
+    offer(
+        host, "linux-source-6.12 6.12.5-1", "linux-source-8.0 8.0.9-1", "linux-source-8.0 8.0.1-1"
+    )
+    err = module(host, profile(host, "debian: 'linux-source-*.7', suite: sid"), code=2)
+    assert "Debian sid has no package that linux-source-*.7 matches" in err
+    assert "linux-source-6.12 6.12.5-1" in err
+    assert "linux-source-8.0 8.0.9-1" in err
+    assert "8.0.1-1" not in err
+    err = module(host, profile(host, "debian: 'kernel-?', suite: sid"), code=2)
+    assert "none whose name begins with 'kernel-'" in err
+
+
+def test_a_package_that_is_gone_is_sought_again(host: Host) -> None:
+    path = profile(host, MAINLINE)
+    offer(host, "linux-source-7.3 7.3.4-1")
+    host.fault("no-version")
+    assert "run it again" in module(host, path, code=4)
+    host.fault()
+    offer(host, "linux-source-7.4 7.4-1")
+    module(host, path)
+    assert versions_in_store(host) == ["7.4-1"]
+
+
+def test_a_source_that_is_sought_gives_way_to_the_next(host: Host) -> None:
+    host.fault("no-mirror")
+    found = module(host, profile(host, MAINLINE, tarball(host, host.tree)))
+    assert "linux-source-7.* of trixie-backports can't be had" in found
+
+
+@pytest.mark.parametrize("wrong", ["suite: sid, directory: linux", "debian: Linux"])
+def test_a_debian_source_that_is_wrong(host: Host, wrong: str) -> None:
+    module(host, profile(host, wrong), code=2)
+
+
+def test_debian_versions_compare_as_dpkg_does() -> None:
+    ordered = [
+        "0~~", "0~", "0", "1~rc1-1", "1-0", "1-1~bpo13+1", "1-1", "1-1a", "1-1+b1", "1-1.1",
+        "1.0-1", "1.0a-1", "1.0+dfsg-1", "1.0.1-1", "1.9", "1.10", "7.2.12-1~bpo13+1",
+        "7.3~rc1-1~exp1", "7.3.4-1~bpo13+1", "7.3.4-1", "7.10-1", "1:0", "2:0",
+    ]  # fmt: skip
+    assert sorted(sorted(ordered), key=version_key) == ordered
+
+
+@pytest.mark.parametrize(
+    ("version", "nearest"),
+    [
+        ("6.12.117", "6.12"),
+        ("7.3.4", "7.3"),
+        ("7.2.12", "7.3"),
+        ("7.4.0-rc1", "7.3"),
+        ("6.13.1", "6.12"),
+        ("6.1.9", "6.12"),
+        ("12.0.1", "7.3"),
+    ],
+)
+def test_patches_are_those_of_the_nearest_version(version: str, nearest: str) -> None:
+    assert source.nearest_series(version, ["7.3", "README", "6.12"]) == nearest
+    assert {path.parent.name for path in source._patches(version)} == {nearest}
+
+
+def test_there_may_be_no_patches() -> None:
+    assert source.nearest_series("7.3.4", ["README"]) is None
+
+
+def test_of_patches_as_near_the_older_are_taken() -> None:
+    assert source.nearest_series("6.14.1", ["6.12", "6.16"]) == "6.12"
+
+
+def test_that_another_version_s_patches_are_tried_is_said(host: Host) -> None:
+    words = "There are no patches for 6.13.5: those for 6.12 are the nearest."
+    path = host.write_profile(
+        f"name: p\nsource: {{directory: {host.tree}}}\nconfig: {{base: tinyconfig}}\n", "p"
+    )
+    assert words not in module(host, path)
+    makefile = host.tree / "Makefile"
+    makefile.write_text(makefile.read_text().replace("PATCHLEVEL = 12", "PATCHLEVEL = 13"))
+    assert words in module(host, path)
+
+
+PATCH = """\
+--- a/rust/kernel/lib.rs
++++ b/rust/kernel/lib.rs
+@@ -1,1 +1,1 @@
+-a
++b
+--- a/rust/helpers/helpers.c
++++ b/rust/helpers/helpers.c
+@@ -1,1 +1,1 @@ one
+-a
++b
+@@ -9,1 +9,1 @@ two
+-c
++d
+"""
+
+
+def test_hunks_that_fail_are_found_in_the_patch() -> None:
+    said = [
+        "checking file rust/kernel/lib.rs",
+        "Hunk #1 succeeded at 5 (offset 4 lines).",
+        "checking file rust/helpers/helpers.c",
+        "Hunk #2 FAILED at 9.",
+        "1 out of 2 hunks FAILED",
+        "can't find file to patch at input line 30",
+    ]
+    assert source.failed_hunks(PATCH, said) == [
+        "rust/helpers/helpers.c: hunk 2 fails at line 9 (line 11 of the patch)",
+        "can't find file to patch at input line 30",
+    ]

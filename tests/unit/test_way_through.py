@@ -258,8 +258,11 @@ def test_a_patch_that_does_not_apply_is_named(host: Host) -> None:
         f"name: p\nsource: {{directory: {host.tree}}}\nconfig: {{base: tinyconfig}}\n", "p"
     )
     found = host("module", host.write_module(), "--profile", profile, code=1)
-    assert "0001-" in found.err
-    assert "FAILED" in found.err
+    assert (
+        "The patch 6.12/0001-rust-types-add-Opaque-try_ffi_init.patch does not apply" in found.err
+    )
+    assert "to Linux 6.12.5" in found.err
+    assert "rust/kernel/types.rs: hunk 1 fails at line 336 (line 19 of the patch)" in found.err
     assert not list((host.cache / "trees").glob("[!.]*patched*"))
 
 

@@ -1,0 +1,534 @@
+"""Kconfig: a kernel tree's options as its Kconfig files define them, and what expressions yield.
+
+The language is described in the kernel's Documentation/kbuild/kconfig-language.rst.  Only what
+decides whether an option can be had is read.  Macros that ask a compiler aren't run: what they
+answered stands in the .config that the kernel's own Kconfig wrote, and values come from there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+N, M, Y = 0, 1, 2
+TRISTATE = {"n": N, "m": M, "y": Y}
+LETTERS = "nmy"
+
+ROOT = "Kconfig"
+
+WORD = re.compile(
+    r"\s*(?P<word>&&|\|\||!=|<=|>=|[!=<>()]|\"(?:\\.|[^\"\\])*\"|'(?:\\.|[^'\\])*'|[\w.-]+)"
+)
+COMPARISONS = {"=", "!=", "<", "<=", ">", ">="}
+TYPES = {"bool", "tristate", "string", "hex", "int"}
+ENTRY = re.compile(
+    r"(config|menuconfig|choice|endchoice|menu|endmenu|if|endif|source|comment|mainmenu)\b"
+)
+ASSIGNMENT = re.compile(r"([\w-]+)\s*(?:=|:=|\+=)\s*(.*)")
+
+
+@dataclass(frozen=True)
+class Name:
+    """An option, or a word that stands for itself: a number, ``y``, a quoted text."""
+
+    text: str
+    quoted: bool = False
+
+    def __str__(self) -> str:
+        return f'"{self.text}"' if self.quoted else self.text
+
+
+@dataclass(frozen=True)
+class Macro:
+    """What Kconfig's preprocessor asks the tools, such as ``$(cc-option,-fsanitize=kcfi)``."""
+
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True)
+class Not:
+    """``!part``."""
+
+    part: Expression
+
+    def __str__(self) -> str:
+        return f"!({self.part})" if isinstance(self.part, And | Or | Compare) else f"!{self.part}"
+
+
+@dataclass(frozen=True)
+class And:
+    """``a && b ...``."""
+
+    parts: tuple[Expression, ...]
+
+    def __str__(self) -> str:
+        return " && ".join(f"({one})" if isinstance(one, Or) else str(one) for one in self.parts)
+
+
+@dataclass(frozen=True)
+class Or:
+    """``a || b ...``."""
+
+    parts: tuple[Expression, ...]
+
+    def __str__(self) -> str:
+        return " || ".join(f"({one})" if isinstance(one, And) else str(one) for one in self.parts)
+
+
+@dataclass(frozen=True)
+class Compare:
+    """``a = b``, ``a >= b`` and so on, of an option's text or number."""
+
+    left: Name | Macro
+    operator: str
+    right: Name | Macro
+
+    def __str__(self) -> str:
+        return f"{self.left} {self.operator} {self.right}"
+
+
+Expression = Name | Macro | Not | And | Or | Compare
+
+
+@dataclass(frozen=True)
+class Condition:
+    """An expression that something depends on; ``where`` is its file and line."""
+
+    expression: Expression
+    where: str
+
+
+@dataclass(frozen=True)
+class Default:
+    """A value that an option has by itself where ``condition`` holds (None: always)."""
+
+    value: Expression
+    condition: Expression | None
+    where: str
+
+
+@dataclass(frozen=True)
+class Select:
+    """One option turns on another where ``condition`` holds, whatever that one depends on."""
+
+    by: str
+    condition: Expression | None
+    where: str
+
+
+@dataclass
+class Scope:
+    """What a ``menu``, an ``if`` or a ``choice`` says of all that is in it."""
+
+    keyword: str
+    conditions: list[Condition] = field(default_factory=list)
+    visible: list[Condition] = field(default_factory=list)
+    members: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Definition:
+    """One place that defines an option; it may have several."""
+
+    where: str
+    scopes: tuple[Scope, ...]
+    depends: list[Condition] = field(default_factory=list)
+    defaults: list[Default] = field(default_factory=list)
+    prompt: str | None = None
+    prompt_if: list[Expression] = field(default_factory=list)
+
+    @property
+    def conditions(self) -> list[Condition]:
+        """All that it depends on: its own lines first, then those of what it is in."""
+        return self.depends + [one for scope in self.scopes for one in scope.conditions]
+
+    @property
+    def visible_if(self) -> list[Expression]:
+        """What its prompt depends on besides."""
+        hidden = [one.expression for scope in self.scopes for one in scope.visible]
+        return self.prompt_if + hidden
+
+
+@dataclass
+class Option:
+    """An option with all its definitions, and who selects it."""
+
+    name: str
+    type: str = ""
+    definitions: list[Definition] = field(default_factory=list)
+    selected_by: list[Select] = field(default_factory=list)
+    choice: Scope | None = None
+
+    @property
+    def is_switch(self) -> bool:
+        """Whether it is on or off, and no text or number."""
+        return self.type in {"bool", "tristate"}
+
+
+@dataclass(frozen=True)
+class Kconfig:
+    """All options of a tree for one architecture."""
+
+    options: Mapping[str, Option]
+
+
+def read(tree: Path, architecture: str) -> Kconfig:
+    """Read a tree's Kconfig files for SRCARCH ``architecture``.
+
+    What isn't understood is passed over: an option too few is better than none at all.
+    """
+    reader = _Reader(tree, {"SRCARCH": architecture, "ARCH": architecture})
+    reader.file(ROOT)
+    return Kconfig(reader.options)
+
+
+def parse(text: str) -> Expression | None:
+    """Return an expression; None if there is none, or if it can't be understood."""
+    return _Words(text).expression()
+
+
+def evaluate(expression: Expression | None, values: Values) -> int:
+    """Return n, m or y as 0, 1 or 2; nothing at all is y, a macro whose answer isn't known n."""
+    match expression:
+        case None:
+            return Y
+        case Name():
+            return values.tristate(expression)
+        case Macro(text):
+            return TRISTATE.get(values.answers.get(text, "n"), N)
+        case Not(part):
+            return Y - evaluate(part, values)
+        case And(parts):
+            return min(evaluate(one, values) for one in parts)
+        case Or(parts):
+            return max(evaluate(one, values) for one in parts)
+        case Compare(left, operator, right):
+            return Y if _compare(values.text(left), operator, values.text(right)) else N
+
+
+@dataclass(frozen=True)
+class Values:
+    """What each option is, from a .config (as ``kbuild.read_config`` returns it).
+
+    ``answers`` is what macros yield, as far as it is known.
+    """
+
+    config: Mapping[str, str]
+    kconfig: Kconfig
+    answers: Mapping[str, str] = field(default_factory=dict)
+
+    def of(self, name: str) -> str:
+        """Return an option's value as a person writes it; one that isn't set is ``n`` or empty."""
+        value = self.config.get(name)
+        if value is not None:
+            return value.strip('"')
+        option = self.kconfig.options.get(name)
+        return "n" if option is None or option.is_switch else ""
+
+    def tristate(self, name: Name) -> int:
+        """Return n, m or y of an option or a constant."""
+        if name.quoted or name.text in TRISTATE:
+            return TRISTATE.get(name.text, N)
+        return TRISTATE.get(self.of(name.text), N)
+
+    def text(self, word: Name | Macro) -> str:
+        """Return what a comparison compares; a word that is no option stands for itself."""
+        if isinstance(word, Macro):
+            return self.answers.get(word.text, "")
+        if word.quoted or word.text not in self.kconfig.options:
+            return word.text
+        return self.of(word.text)
+
+
+def values_of(config: Mapping[str, str], kconfig: Kconfig) -> Values:
+    """Return the values of a .config, with the answers of macros as far as it tells them.
+
+    An option that is on tells that the macros which it depends on said yes; one whose default is
+    a macro tells what that said.
+    """
+    values = Values(config, kconfig)
+    answers: dict[str, str] = {}
+    for option in kconfig.options.values():
+        if len(option.definitions) != 1 or not option.is_switch:
+            continue
+        (definition,) = option.definitions
+        value = values.of(option.name)
+        asking = [one.expression for one in definition.conditions]
+        macros = [one.text for one in asking if isinstance(one, Macro)]
+        if value != "n" and not any(values.of(one.by) != "n" for one in option.selected_by):
+            answers |= dict.fromkeys(macros, "y")
+        first = definition.defaults[0] if definition.defaults else None
+        if (
+            definition.prompt is None
+            and first is not None
+            and first.condition is None
+            and isinstance(first.value, Macro)
+            and all(evaluate(one, values) for one in asking)
+        ):
+            answers.setdefault(first.value.text, value)
+    return Values(config, kconfig, answers)
+
+
+def _compare(left: str, operator: str, right: str) -> bool:
+    a: int | str
+    b: int | str
+    try:
+        a, b = int(left or "0", 0), int(right or "0", 0)
+    except ValueError:
+        a, b = left, right
+    match operator:
+        case "=":
+            return a == b
+        case "!=":
+            return a != b
+        case "<":
+            return a < b  # type: ignore[operator]
+        case "<=":
+            return a <= b  # type: ignore[operator]
+        case ">":
+            return a > b  # type: ignore[operator]
+        case _:
+            return a >= b  # type: ignore[operator]
+
+
+class _Words:
+    """The words of a line, and the expressions that they make."""
+
+    def __init__(self, text: str) -> None:
+        self._words = list(_split(text))
+        self._at = 0
+
+    def next(self) -> str:
+        """Return the next word, and go on; empty at the end."""
+        word = self.peek()
+        self._at += 1
+        return word
+
+    def peek(self) -> str:
+        """Return the next word; empty at the end."""
+        return self._words[self._at] if self._at < len(self._words) else ""
+
+    def condition(self) -> Expression | None:
+        """Return the expression after ``if``; None if there is none."""
+        if self.peek() != "if":
+            return None
+        self.next()
+        return self.expression()
+
+    def expression(self) -> Expression | None:
+        """Return the expression that begins here, up to ``if``, ``)`` or the end."""
+        return self._joined("||", self._conjunction, Or)
+
+    def _conjunction(self) -> Expression | None:
+        return self._joined("&&", self._one, And)
+
+    def _joined(
+        self, operator: str, one: Callable[[], Expression | None], whole: type[And | Or]
+    ) -> Expression | None:
+        parts = [one()]
+        while self.peek() == operator:
+            self.next()
+            parts.append(one())
+        known = tuple(part for part in parts if part is not None)
+        return whole(known) if len(known) > 1 else known[0] if known else None
+
+    def _one(self) -> Expression | None:
+        word = self.peek()
+        if word in {"", "if", ")", "&&", "||"}:
+            return None
+        self.next()
+        if word == "!":
+            part = self._one()
+            return None if part is None else Not(part)
+        if word == "(":
+            inner = self.expression()
+            if self.peek() == ")":
+                self.next()
+            return inner
+        left = _operand(word)
+        if self.peek() in COMPARISONS:
+            return Compare(left, self.next(), _operand(self.next()))
+        return left
+
+
+def _operand(word: str) -> Name | Macro:
+    if word[:2] == "$(":
+        return Macro(word)
+    return Name(unquote(word), quoted=True) if word[:1] in {'"', "'"} else Name(word)
+
+
+def unquote(word: str) -> str:
+    """Return a text without its quotes."""
+    return re.sub(r"\\(.)", r"\1", word[1:-1]) if word[:1] in {'"', "'"} else word
+
+
+def _split(text: str) -> Iterator[str]:
+    """Yield a line's words; a macro is one, whatever is in it; a comment ends the line."""
+    at = 0
+    while at < len(text):
+        if text.startswith("$(", at):
+            end = _closing(text, at)
+            yield text[at:end]
+            at = end
+        elif found := WORD.match(text, at):
+            yield found["word"]
+            at = found.end()
+        elif text[at] == "#":
+            return
+        else:
+            at += 1
+
+
+def _closing(text: str, start: int) -> int:
+    """Return where the macro that begins at ``start`` ends."""
+    depth = 0
+    for at in range(start, len(text)):
+        depth += {"(": 1, ")": -1}.get(text[at], 0)
+        if depth == 0 and at > start + 1:
+            return at + 1
+    return len(text)
+
+
+class _Reader:
+    """Reads Kconfig files in the order in which Kconfig itself does."""
+
+    def __init__(self, tree: Path, variables: dict[str, str]) -> None:
+        self.options: dict[str, Option] = {}
+        self._tree = tree
+        self._variables = variables
+        self._scopes: list[Scope] = []
+        self._option: Option | None = None
+        self._definition: Definition | None = None
+
+    def file(self, name: str) -> None:
+        """Read a file of the tree; one that isn't there is none."""
+        try:
+            text = (self._tree / name).read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return
+        for number, line in _lines(text):
+            self._line(line, f"{name}:{number}")
+
+    def _line(self, line: str, where: str) -> None:
+        keyword, _, rest = line.partition(" ")
+        rest = rest.strip()
+        if found := ASSIGNMENT.fullmatch(line):
+            if "$" not in found[2]:
+                self._variables.setdefault(found[1], found[2])
+        elif found := ENTRY.match(line):
+            self._entry(found[1], line, where)
+        elif self._definition is not None:
+            self._attribute(keyword, rest, where)
+        elif self._scopes:
+            self._scope_attribute(keyword, rest, where)
+
+    def _entry(self, keyword: str, line: str, where: str) -> None:
+        rest = line[len(keyword) :].strip()
+        self._option = self._definition = None
+        match keyword:
+            case "config" | "menuconfig":
+                self._define(rest, where)
+            case "source":
+                self.file(self._expand(unquote(rest)))
+            case "if":
+                self._scopes.append(Scope("if", self._conditions(rest, where)))
+            case "menu" | "choice":
+                self._scopes.append(Scope(keyword))
+            case "endif" | "endmenu" | "endchoice":
+                if self._scopes:
+                    self._scopes.pop()
+            case "comment":
+                # Its own `depends on` says nothing of an option.
+                self._definition = Definition(where, ())
+
+    def _define(self, name: str, where: str) -> None:
+        option = self.options.setdefault(name, Option(name))
+        self._option = option
+        self._definition = Definition(where, tuple(reversed(self._scopes)))
+        option.definitions.append(self._definition)
+        choice = self._scopes[-1] if self._scopes else None
+        if choice is not None and choice.keyword == "choice":
+            option.choice = choice
+            choice.members.append(name)
+
+    def _attribute(self, keyword: str, rest: str, where: str) -> None:
+        definition, option = self._definition, self._option
+        assert definition is not None
+        words = _Words(rest)
+        if keyword in TYPES or keyword == "prompt":
+            if option is not None and keyword in TYPES:
+                option.type = option.type or keyword
+            if words.peek()[:1] in {'"', "'"}:
+                definition.prompt = unquote(words.next())
+                condition = words.condition()
+                definition.prompt_if += [] if condition is None else [condition]
+        elif keyword in {"default", "def_bool", "def_tristate"}:
+            if option is not None and keyword != "default":
+                option.type = option.type or keyword.removeprefix("def_")
+            value = words.expression()
+            if value is not None:
+                definition.defaults.append(Default(value, words.condition(), where))
+        elif keyword == "depends":
+            definition.depends += self._conditions(rest.removeprefix("on"), where)
+        elif keyword == "select" and option is not None:
+            target = self.options.setdefault(words.peek(), Option(words.next()))
+            target.selected_by.append(Select(option.name, words.condition(), where))
+
+    def _scope_attribute(self, keyword: str, rest: str, where: str) -> None:
+        scope = self._scopes[-1]
+        if keyword == "depends":
+            scope.conditions += self._conditions(rest.removeprefix("on"), where)
+        elif keyword == "visible":
+            scope.visible += self._conditions(rest.removeprefix("if"), where)
+        elif keyword in {"bool", "tristate", "prompt"}:
+            words = _Words(rest)
+            words.next()
+            condition = words.condition()
+            if condition is not None:
+                scope.visible.append(Condition(condition, where))
+
+    def _conditions(self, text: str, where: str) -> list[Condition]:
+        words = _Words(text)
+        expression = words.expression()
+        condition = words.condition()
+        if expression is None:
+            return []
+        # `depends on A if B` (since Linux 7.0) says nothing where B doesn't hold.
+        if condition is not None:
+            expression = Or((expression, Not(condition)))
+        # The parts of a conjunction are conditions of their own: each can be met or not.
+        parts = expression.parts if isinstance(expression, And) else (expression,)
+        return [Condition(part, where) for part in parts]
+
+    def _expand(self, text: str) -> str:
+        return re.sub(r"\$\((\w+)\)|\$(\w+)", lambda m: self._variables.get(m[1] or m[2], ""), text)
+
+
+def _lines(text: str) -> Iterator[tuple[int, str]]:
+    """Yield number and text of the lines that mean something: joined, without helps."""
+    lines = iter(enumerate(text.expandtabs().splitlines(), 1))
+    help_indent: int | None = None
+    in_help = False
+    for number, line in lines:
+        indent = len(line) - len(line.lstrip())
+        if in_help:
+            if not line.strip():
+                continue
+            if help_indent is None and indent > 0:
+                help_indent = indent
+            if help_indent is not None and indent >= help_indent:
+                continue
+            in_help, help_indent = False, None
+        whole = line
+        while whole.endswith("\\"):
+            whole = whole[:-1] + " " + next(lines, (0, ""))[1]
+        whole = whole.strip()
+        if whole in {"help", "---help---"}:
+            in_help = True
+        elif whole and not whole.startswith("#"):
+            yield number, whole
