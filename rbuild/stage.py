@@ -83,7 +83,7 @@ def extras(modules: Iterable[Path], kind: Kind) -> list[Extra]:
 
 def image(kdir: Kdir) -> tuple[Path, str]:
     """Return the image of a built KDIR, and the name by which the Pi's firmware looks for it."""
-    return kdir.path / "arch/arm64/boot/Image", "kernel8.img"
+    return kdir.image, kdir.target.board_image
 
 
 def stage(
@@ -232,7 +232,7 @@ def _snippet(kdir: Kdir, prefix: str, overlays: Sequence[Path]) -> str:
         # The prefix counts for all files of a kernel but those with an absolute path.
         f"os_prefix={prefix}/",
         "cmdline=/cmdline.txt",
-        "arm_64bit=1",
+        f"arm_64bit={int(kdir.ready.environment.target.elf.bits == 64)}",
         f"kernel={name}",
         # Linux' own names of device trees, not those of Raspberry Pi's kernel.
         f"device_tree={trees[0].name}" if len(trees) == 1 else "upstream_kernel=1",

@@ -44,6 +44,12 @@ def check(kdir: Kdir, tools: Tools) -> None:
             f"{environment.builder.debian}, the packaging tools of {own.builder.debian}.",
             hint="Use --env cross or hybrid, which make the same bytes, or another --format.",
         )
+    if environment.target != own.target:
+        raise UsageError(
+            f"The kernel's own rules can make .debs for {own.target.debian} here, not for "
+            f"{environment.target.debian}.",
+            hint="Use another --format: tar, module-deb or dkms.",
+        )
     theirs, ours = kdir.ready.toolchain, tools.ready.toolchain
     differing = [
         f"{name}: {version} and {ours.get(name, 'none')}"

@@ -14,7 +14,7 @@ from email.utils import format_datetime
 from pathlib import Path
 
 from rbuild import __version__
-from rbuild.environment import ARCHITECTURES, Architecture
+from rbuild.architecture import Architecture, of_kernel
 from rbuild.errors import BuildFailed, UsageError
 from rbuild.kernel import Kdir
 from rbuild.module import NAMES, PRODUCTS, driver_source
@@ -40,7 +40,7 @@ DKMS_DRIVER = Driver.C
 
 def architecture(profile: Profile) -> Architecture:
     """Return the architecture of the packages for a profile's kernel, as Debian names it."""
-    return ARCHITECTURES[profile.architecture]
+    return of_kernel(profile.architecture)
 
 
 def check_release(release: str) -> None:
