@@ -29,7 +29,7 @@ from rbuild.stage import extras
 
 EPILOG = """\b
 Formats:
-  deb         linux-image, linux-headers, linux-libc-dev, by the kernel's rules
+  deb         the kernel's own: linux-image, linux-headers, linux-libc-dev
   tar         kernel, modules, device trees and overlays, to unpack on a Pi
   module-deb  the driver alone, for a Pi that runs this kernel already
   dkms        the C driver's source, which the Pi builds for its own kernels
@@ -77,8 +77,8 @@ def command(
 ) -> None:
     """Make packages of a profile's kernel and of our driver, for a Raspberry Pi.
 
-    The same sources give the same bytes, in cross and hybrid alike. Our own .debs
-    are examined by lintian.
+    The same sources give the same bytes, in cross and hybrid alike. lintian
+    examines our own .debs.
     """
     made = session(app, "package", runtime, jobs, ccache=ccache)
     found = profile.load(profile_name)
