@@ -26,6 +26,7 @@ COMMANDS = {
     "kernel": "Build the kernel of a profile.",
     "module": "Build the MFRC522 driver, or the module in PATH.",
     "overlay": "Compile the reader's device tree overlay, or those in PATH.",
+    "package": "Make packages for a board: .deb, tar, DKMS.",
     "boot": "Boot the kernel in QEMU, and test the driver there.",
     "bench": "Time the ways of building against each other.",
     "shell": "Open a shell in an environment, as a build sees it.",

@@ -1,0 +1,149 @@
+"""Packages: what was built, in the forms in which a board takes it.
+
+A set of .debs of the kernel, by the kernel's own rules; an archive laid out for a Pi; a .deb of
+the driver alone for a Pi that keeps its kernel, and one of its source for DKMS.  The same inputs
+give the same bytes.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from rbuild.errors import InfrastructureError
+from rbuild.kernel import SPACE_NEEDED, Kdir
+from rbuild.package import archive, bindeb, debian
+from rbuild.package.tools import Tools, provide
+from rbuild.profile import Driver
+from rbuild.session import Session
+from rbuild.stage import Extra, stage
+from rbuild.store import remove_tree, sha256_file
+
+
+class Format(StrEnum):
+    """The forms of a package."""
+
+    DEB = "deb"
+    TAR = "tar"
+    MODULE_DEB = "module-deb"
+    DKMS = "dkms"
+
+
+WHOLE_KERNEL = frozenset({Format.DEB, Format.TAR})
+"""Those that have the kernel: it must be built, where a driver needs only a prepared KDIR."""
+
+OURS = frozenset({Format.MODULE_DEB, Format.DKMS})
+"""Those that rbuild makes itself, and lintian examines."""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What goes into packages: a KDIR, one driver built against it, compiled overlays."""
+
+    kdir: Kdir
+    driver: Driver
+    modules: tuple[Extra, ...]
+    overlays: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """A finished package."""
+
+    format: Format
+    path: Path
+    sha256: str
+    size_bytes: int
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the artefact as the command line's contract has it."""
+        return {
+            "path": str(self.path),
+            "sha256": self.sha256,
+            "size_bytes": self.size_bytes,
+            "format": self.format,
+        }
+
+
+def make(
+    contents: Contents, formats: Collection[Format], output: Path, session: Session
+) -> list[Artefact]:
+    """Make packages in ``output``, each of which appears whole; what has its name is replaced.
+
+    Raises UsageError if the contents can't have a form, BuildFailed if a tool refuses them.
+    """
+    debian.check_release(contents.kdir.release)
+    tools = None
+    if set(formats) != {Format.TAR}:
+        tools = provide(session)
+    if Format.DEB in formats:
+        assert tools is not None
+        bindeb.check(contents.kdir, tools)
+    session.store.need_space(SPACE_NEEDED, "Packaging a kernel")
+    output.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix="package-", dir=session.run_folder))
+    try:
+        found = [
+            (form, path)
+            for form in Format
+            if form in formats
+            for path in _made(form, contents, tools, work / form, session)
+        ]
+        # The kernel's own rules decide what is in its packages; ours are to be faultless.
+        if ours := [path for form, path in found if form in OURS]:
+            assert tools is not None
+            tools.lint(ours)
+        return _publish(found, output)
+    finally:
+        remove_tree(work)
+
+
+def _made(
+    form: Format, contents: Contents, tools: Tools | None, work: Path, session: Session
+) -> Sequence[Path]:
+    """Return the packages of one form, made below ``work``."""
+    work.mkdir()
+    kdir = contents.kdir
+    if form is Format.TAR:
+        staged = stage(kdir, contents.modules, contents.overlays, work / "stage", session)
+        return [archive.pack(staged, work, int(kdir.tree.date.timestamp()))]
+    assert tools is not None
+    if form is Format.DEB:
+        return bindeb.build(kdir, tools, work)
+    if form is Format.MODULE_DEB:
+        source = debian.of_modules(kdir, contents.driver, contents.modules, contents.overlays)
+    else:
+        source = debian.of_source(kdir.tree.date, contents.overlays)
+    return debian.build(source, tools, work)
+
+
+def _publish(found: Sequence[tuple[Format, Path]], output: Path) -> list[Artefact]:
+    """Bring packages to where the user wants them: all are written aside, then renamed."""
+    aside = Path(tempfile.mkdtemp(prefix=".rbuild-", dir=output))
+    try:
+        places = []
+        for form, path in found:
+            place = output / path.name
+            if place.is_dir():
+                raise InfrastructureError(f"{place} is a folder, where a package is to be.")
+            copied = aside / path.name
+            copied.write_bytes(path.read_bytes())
+            copied.chmod(0o666 & ~_umask())
+            places.append(Artefact(form, place, sha256_file(copied), copied.stat().st_size))
+        for one in places:
+            (aside / one.path.name).replace(one.path)
+        return places
+    finally:
+        remove_tree(aside)
+
+
+def _umask() -> int:
+    """Return the caller's umask, which can't be read without setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
