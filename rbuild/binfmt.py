@@ -1,4 +1,4 @@
-"""binfmt_misc: whether the host's kernel hands aarch64 programs to QEMU, and how to make it so.
+"""binfmt_misc: whether the kernel hands another architecture's programs to QEMU, or how it could.
 
 The registration's fields are described in the kernel's Documentation/admin-guide/binfmt-misc.rst.
 """
@@ -10,23 +10,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rbuild import process
-from rbuild.environment import Architecture
+from rbuild.architecture import Architecture
 from rbuild.errors import HostLacks, ProcessFailed
 
 MOUNT_POINT = Path("/proc/sys/fs/binfmt_misc")
 INTERPRETERS = (
-    "/usr/libexec/qemu-binfmt/{machine}-binfmt-P",
-    "/usr/bin/qemu-{machine}-static",
-    "/usr/bin/qemu-{machine}",
+    "/usr/libexec/qemu-binfmt/{qemu}-binfmt-P",
+    "/usr/bin/qemu-{qemu}-static",
+    "/usr/bin/qemu-{qemu}",
 )
 
-PROGRAMS = ("qemu-{machine}-static", "qemu-{machine}")
+PROGRAMS = ("qemu-{qemu}-static", "qemu-{qemu}")
 """QEMU's names; Debian 13 has no -static in them, there the plain program is linked statically."""
 
-# The first 20 bytes of an ELF file: class 64, little endian, version 1; type EXEC or DYN;
-# machine 0xb7.  The mask lets OSABI and the ABI version vary, and the type differ in its last bit.
-MAGIC = r"\x7fELF\x02\x01\x01\x00" + r"\x00" * 8 + r"\x02\x00\xb7\x00"
 MASK = r"\xff" * 7 + r"\x00" + r"\xff" * 8 + r"\xfe\xff\xff\xff"
+"""Lets OSABI and the ABI version vary, and the last bit of the type: EXEC or DYN."""
 
 PRIVATE = ["unshare", "--user", "--map-root-user", "--mount", "--"]
 """Enters namespaces in which binfmt_misc can be mounted for their processes alone."""
@@ -64,7 +62,7 @@ def mounted() -> bool:
 def registration(arch: Architecture) -> Registration | None:
     """Return QEMU's registration for an architecture, or None."""
     try:
-        return parse((MOUNT_POINT / f"qemu-{arch.machine}").read_text())
+        return parse((MOUNT_POINT / f"qemu-{arch.qemu}").read_text())
     except OSError:
         return None
 
@@ -84,7 +82,7 @@ def problem(arch: Architecture) -> str | None:
         return f"the registered interpreter {found.interpreter} doesn't exist"
     if not found.fixed:
         return (
-            f"qemu-{arch.machine} is registered without the F flag, "
+            f"qemu-{arch.qemu} is registered without the F flag, "
             "so it isn't found from within a rootfs"
         )
     return None
@@ -95,7 +93,7 @@ def require(arch: Architecture) -> None:
     found = problem(arch)
     if found is not None:
         raise HostLacks(
-            f"aarch64 programs can't run on this host: {found}.",
+            f"{arch.machine} programs can't run on this host: {found}.",
             hint="`rbuild doctor --fix` mends it (as root).",
         )
 
@@ -109,9 +107,17 @@ def private() -> bool:
         return False
 
 
-def line(name: str, interpreter: Path, flags: str) -> str:
-    """Return what registers ``interpreter`` for aarch64 programs, its escapes as the kernel's."""
-    return f":{name}:M::{MAGIC}:{MASK}:{interpreter}:{flags}"
+def magic(arch: Architecture) -> str:
+    """Return the first 20 bytes of a program's ELF file: class, little endian, EXEC, machine."""
+    elf = arch.elf
+    kind = r"\x02" if elf.bits == 64 else r"\x01"
+    number = "".join(rf"\x{byte:02x}" for byte in elf.number.to_bytes(2, "little"))
+    return rf"\x7fELF{kind}\x01\x01\x00" + r"\x00" * 8 + r"\x02\x00" + number
+
+
+def line(arch: Architecture, interpreter: Path, flags: str) -> str:
+    """Return what registers ``interpreter`` for ``arch``, with escapes as the kernel has them."""
+    return f":qemu-{arch.qemu}:M::{magic(arch)}:{MASK}:{interpreter}:{flags}"
 
 
 def enable(arch: Architecture) -> None:
@@ -126,7 +132,7 @@ def enable(arch: Architecture) -> None:
             raise HostLacks(f"binfmt_misc can't be mounted: {error.detail}") from error
     if problem(arch) is None:
         return
-    name = f"qemu-{arch.machine}"
+    name = f"qemu-{arch.qemu}"
     if shutil.which("update-binfmts"):
         process.run(["update-binfmts", "--enable", name], check=False)
     if problem(arch) is not None:
@@ -138,7 +144,7 @@ def enable(arch: Architecture) -> None:
 
 def _register(arch: Architecture, name: str) -> None:
     existing = MOUNT_POINT / name
-    found = [Path(path.format(machine=arch.machine)) for path in INTERPRETERS]
+    found = [Path(path.format(qemu=arch.qemu)) for path in INTERPRETERS]
     interpreter = next((path for path in found if path.exists()), None)
     if interpreter is None:
         raise HostLacks(f"qemu-user-static for {arch.machine} is not installed.")
@@ -146,6 +152,6 @@ def _register(arch: Architecture, name: str) -> None:
     try:
         if existing.exists():
             existing.write_bytes(b"-1")
-        (MOUNT_POINT / "register").write_text(line(name, interpreter, flags))
+        (MOUNT_POINT / "register").write_text(line(arch, interpreter, flags))
     except OSError as error:
         raise HostLacks(f"{name} can't be registered: {error.strerror}.") from error

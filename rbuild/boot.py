@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rbuild import process, tap
+from rbuild.architecture import Machine
 from rbuild.console import Step
 from rbuild.elf import module_info
 from rbuild.errors import GuestFailed, InfrastructureError, ProcessFailed, TimedOut
@@ -24,8 +25,6 @@ from rbuild.module import Built
 from rbuild.process import Limits, Usage
 from rbuild.session import Phase, Session
 from rbuild.store import sha256_file
-
-PROGRAM = "qemu-system-aarch64"
 
 SPLAT = re.compile(
     r"BUG: |WARNING: |Kernel panic|Internal error: |Oops\b|Unable to handle kernel|"
@@ -47,17 +46,6 @@ class Suite(StrEnum):
     FUNCTIONAL = "functional"
     SOAK = "soak"
     LOAD = "load"
-
-
-@dataclass(frozen=True)
-class Machine:
-    """The machine that QEMU is: the one with fewest assumptions, and a Raspberry Pi 3's CPU."""
-
-    model: str = "virt"
-    cpu: str = "cortex-a53"
-    processors: int = 2
-    memory_mib: int = 512
-    console: str = "ttyAMA0"
 
 
 @dataclass(frozen=True)
@@ -121,7 +109,7 @@ def boot(
     tests: Sequence[str],
     limits: Limits,
     session: Session,
-    machine: Machine | None = None,
+    machine: Machine,
 ) -> Booted:
     """Boot the kernel of a built KDIR, and run ``tests`` (or suites) on the module ``driver``.
 
@@ -132,7 +120,8 @@ def boot(
     assert kdir.stage is Stage.BUILT
     needed = needed_modules(modules, kdir)
     archive = initramfs(userland(kdir.ready, session.store), modules, needed, kdir, session)
-    argv = command_line(kdir, archive, [driver, *tests], machine or Machine())
+    program = program_for(kdir)
+    argv = command_line(kdir, archive, [driver, *tests], machine)
     console = session.run_folder / "console.log"
     listener = Listener()
     usage = None
@@ -150,10 +139,10 @@ def boot(
         except ProcessFailed as error:
             if listener.up_s is None:
                 raise InfrastructureError(
-                    f"{PROGRAM} ended with status {error.returncode} before the guest was up.",
+                    f"{program} ended with status {error.returncode} before the guest was up.",
                     detail="\n".join(error.tail[-CONSOLE_SHOWN:]),
                 ) from error
-            listener.problems.append(f"{PROGRAM} ended with status {error.returncode}")
+            listener.problems.append(f"{program} ended with status {error.returncode}")
         report = listener.tap.report()
         problems = (*listener.verdict(), *_failed(report))
         step.failed = bool(problems)
@@ -189,24 +178,32 @@ def command_line(
 ) -> list[str]:
     """Return QEMU's command line: no network, no disk, the console on stdout, QEMU confined."""
     words = f"console={machine.console} rdinit=/init.sh oops=panic panic=-1 log_buf_len=4M"
-    return process.dies_with_parent(
-        [
-            PROGRAM,
-            *("-machine", machine.model),
-            *("-cpu", machine.cpu),
-            *("-smp", str(machine.processors)),
-            *("-m", str(machine.memory_mib)),
-            *("-nic", "none"),
-            *("-display", "none"),
-            *("-monitor", "none"),
-            *("-serial", "stdio"),
-            "-no-reboot",
-            *("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny"),
-            *("-kernel", str(kdir.path / "arch/arm64/boot/Image")),
-            *("-initrd", str(archive)),
-            *("-append", f"{words} -- {' '.join(arguments)}"),
-        ]
-    )
+    argv = [program_for(kdir), *("-machine", machine.model)]
+    if machine.cpu is not None:
+        argv += ["-cpu", machine.cpu]
+    if machine.device_tree is not None:
+        argv += ["-dtb", str(kdir.device_trees / machine.device_tree)]
+    for _ in range(machine.serial_port):
+        argv += ["-serial", "null"]
+    argv += [
+        *("-smp", str(machine.processors)),
+        *("-m", str(machine.memory_mib)),
+        *("-nic", "none"),
+        *("-display", "none"),
+        *("-monitor", "none"),
+        *("-serial", "stdio"),
+        "-no-reboot",
+        *("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny"),
+        *("-kernel", str(kdir.image)),
+        *("-initrd", str(archive)),
+        *("-append", " ".join(filter(None, [words, machine.arguments, "--", *arguments]))),
+    ]
+    return process.dies_with_parent(argv)
+
+
+def program_for(kdir: Kdir) -> str:
+    """Return the QEMU that can run a KDIR's kernel."""
+    return f"qemu-system-{kdir.ready.environment.target.qemu}"
 
 
 def needed_modules(modules: Sequence[Built], kdir: Kdir) -> list[Path]:

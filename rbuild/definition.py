@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,8 +21,8 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
 
 
-def load(path: Path, model: type[Model]) -> Model:
-    """Read a YAML file into ``model``.
+def load(path: Path, model: type[Model], *, under: Mapping[str, Any] | None = None) -> Model:
+    """Read a YAML file into ``model``; a field that it hasn't is taken from ``under``.
 
     Raises UsageError naming the file, and for each fault its line, its field and what is
     accepted there.
@@ -42,7 +43,7 @@ def load(path: Path, model: type[Model]) -> Model:
     if not isinstance(data, dict):
         raise UsageError(f"{path}: expected fields (`name: value`), got {_kind(data)}.")
     try:
-        return model.model_validate(data)
+        return model.model_validate({**(under or {}), **data})
     except ValidationError as error:
         faults = [_explain(fault, path, node, model) for fault in error.errors()]
         raise UsageError(faults[0], detail="\n".join(faults[1:])) from error

@@ -6,6 +6,7 @@ import getpass
 import os
 import re
 import shutil
+import struct
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
@@ -13,9 +14,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from rbuild import binfmt, process
+from rbuild import architecture, binfmt, environment, process
+from rbuild.architecture import Architecture
 from rbuild.console import size
-from rbuild.environment import ARCHITECTURES, Architecture, host_architecture
 from rbuild.errors import HostLacks, InfrastructureError, ProcessFailed
 from rbuild.store import Store
 
@@ -24,8 +25,6 @@ DISK_WANTED = 12 * 1024**3
 
 MEMORY_WANTED = 2 * 1024**3
 """Bytes: rustc and the link of a kernel take about one; make runs several commands at once."""
-
-TARGET = ARCHITECTURES["arm64"]
 
 
 class State(StrEnum):
@@ -53,7 +52,7 @@ class Finding:
 
 def examine(store: Store) -> list[Finding]:
     """Make all checks; none of them changes anything."""
-    host = host_architecture()
+    host = architecture.host()
     found = [
         Finding("architecture", State.OK, host.machine),
         _program("mmdebstrap", "makes the environments", ["mmdebstrap", "--version"]),
@@ -62,7 +61,7 @@ def examine(store: Store) -> list[Finding]:
         _program("git", "fetches kernels from git", ["git", "--version"], optional=True),
         _keyring(),
         _namespaces(),
-        *_emulation(host),
+        *_emulation(),
         _program(
             "qemu-system-aarch64",
             "boots what was built",
@@ -223,107 +222,83 @@ def _subordinate_ids(user: str) -> Finding:
     )
 
 
-def _emulation(host: Architecture) -> list[Finding]:
-    """Check each part of running aarch64 programs, the last by running one."""
-    if host == TARGET:
+def _emulation() -> list[Finding]:
+    """Check each part of running what this host has to emulate, the last by running a program."""
+    bases = [environment.load(name).base for name in environment.names()]
+    emulated = {base.architecture.debian: base.architecture for base in bases if base.emulated}
+    if not emulated:
         return [Finding("emulation", State.OK, "not needed on this host")]
-    machine = TARGET.machine
-    found = []
-    packages = ("qemu-user-static", "binfmt-support", "arch-test")
-    names = [name.format(machine=machine) for name in binfmt.PROGRAMS]
-    program = next((name for name in names if shutil.which(name)), names[0])
-    found.append(
-        _program(program, "runs aarch64 programs", [program, "--version"], "qemu-user-static")
-    )
-
-    def mend() -> None:
-        binfmt.enable(TARGET)
-
-    if not binfmt.mounted():
-        found.append(
-            Finding(
-                "binfmt_misc",
-                State.MISSING,
-                "not mounted",
-                f"mount -t binfmt_misc binfmt_misc {binfmt.MOUNT_POINT}",
-                packages,
-                mend,
-            )
-        )
+    first, *_ = emulated.values()
+    if binfmt.mounted():
+        mounted = Finding("binfmt_misc", State.OK, f"mounted on {binfmt.MOUNT_POINT}")
     else:
-        found.append(Finding("binfmt_misc", State.OK, f"mounted on {binfmt.MOUNT_POINT}"))
-    problem = binfmt.problem(TARGET)
-    registered = binfmt.registration(TARGET)
+        mounted = Finding(
+            "binfmt_misc",
+            State.MISSING,
+            "not mounted",
+            f"mount -t binfmt_misc binfmt_misc {binfmt.MOUNT_POINT}",
+            EMULATION_PACKAGES,
+            lambda: binfmt.enable(first),
+        )
+    return [mounted, *(one for arch in emulated.values() for one in _emulator(arch))]
+
+
+EMULATION_PACKAGES = ("qemu-user-static", "binfmt-support", "arch-test")
+
+
+def _emulator(arch: Architecture) -> list[Finding]:
+    """Check QEMU for one architecture."""
+    names = [name.format(qemu=arch.qemu) for name in binfmt.PROGRAMS]
+    program = next((name for name in names if shutil.which(name)), names[0])
+    purpose = f"runs {arch.machine} programs"
+    found = [_program(program, purpose, [program, "--version"], "qemu-user-static")]
+    problem = binfmt.problem(arch)
+    registered = binfmt.registration(arch)
     if problem is not None:
-        found.append(
-            Finding(
-                f"qemu-{machine}",
-                State.MISSING,
-                problem,
-                f"update-binfmts --enable qemu-{machine}",
-                packages,
-                mend,
-            )
+        mend = Finding(
+            f"qemu-{arch.qemu}",
+            State.MISSING,
+            problem,
+            f"update-binfmts --enable qemu-{arch.qemu}",
+            EMULATION_PACKAGES,
+            lambda: binfmt.enable(arch),
         )
-        return found
+        return [*found, mend]
     assert registered is not None
-    found.append(
-        Finding(
-            f"qemu-{machine}",
-            State.OK,
-            f"registered: {registered.interpreter}, flags {registered.flags}",
-        )
-    )
-    found.append(_aarch64_runs())
-    return found
+    text = f"registered: {registered.interpreter}, flags {registered.flags}"
+    return [*found, Finding(f"qemu-{arch.qemu}", State.OK, text), _runs(arch)]
 
 
-def exit_program(machine: int = 0xB7) -> bytes:
-    """Return an aarch64 ELF program of 132 bytes that exits with status 42.
+def exit_program(arch: Architecture) -> bytes:
+    """Return an ELF program of some hundred bytes that exits with status 42.
 
-    Made here so that emulation can be tried before there is a rootfs: an ELF header, one
-    program header, and ``mov x0, #42; mov x8, #93; svc #0``.
+    Made here so that emulation can be tried before there is a rootfs: an ELF header, one program
+    header (elf(5)), and the architecture's few words of machine code.
     """
-    base, entry = 0x400000, 0x400000 + 64 + 56
-    code = b"".join(word.to_bytes(4, "little") for word in (0xD2800540, 0xD2800BA8, 0xD4000001))
-    length = 64 + 56 + len(code)
-    header = b"\x7fELF\x02\x01\x01" + bytes(9)
-    for value, width in (
-        (2, 2),
-        (machine, 2),
-        (1, 4),
-        (entry, 8),
-        (64, 8),
-        (0, 8),
-        (0, 4),
-        (64, 2),
-        (56, 2),
-        (1, 2),
-        (0, 2),
-        (0, 2),
-        (0, 2),
-    ):
-        header += value.to_bytes(width, "little")
-    segment = b""
-    for value, width in (
-        (1, 4),
-        (5, 4),
-        (0, 8),
-        (base, 8),
-        (base, 8),
-        (length, 8),
-        (length, 8),
-        (0x1000, 8),
-    ):
-        segment += value.to_bytes(width, "little")
-    return header + segment + code
+    code = bytes.fromhex(arch.elf.exit_42)
+    wide = arch.elf.bits == 64
+    header_size, segment_size = (64, 56) if wide else (52, 32)
+    base, start = 0x400000, header_size + segment_size
+    ident = b"\x7fELF" + bytes((2 if wide else 1, 1, 1)) + bytes(9)
+    address = "Q" if wide else "I"
+    header = struct.pack(
+        f"<HHI{address * 3}IHHHHHH",
+        *(2, arch.elf.number, 1, base + start, header_size, 0),
+        *(arch.elf.flags, header_size, segment_size, 1, 0, 0, 0),
+    )
+    length = start + len(code)
+    # The segment's flags stand second where it is wide, else last but one.
+    order = (5, 0, base, base, length, length) if wide else (0, base, base, length, length, 5)
+    form = "<II" + "QQQQQQ" if wide else "<IIIIIIII"
+    segment = struct.pack(form, 1, *order, 0x1000)
+    return ident + header + segment + code
 
 
-def _aarch64_runs() -> Finding:
-    name = "an aarch64 program"
+def _runs(arch: Architecture) -> Finding:
+    name = f"{arch.machine} programs"
     with tempfile.TemporaryDirectory(prefix="rbuild-doctor-") as folder:
         path = Path(folder, "exit42")
-        path.write_bytes(exit_program())
+        path.write_bytes(exit_program(arch))
         path.chmod(0o755)
         try:
             status = subprocess.run([path], check=False, timeout=20).returncode

@@ -63,7 +63,7 @@ def obtain(environment: Environment, store: Store) -> Emulator | None:
 def _own(base: Rootfs, store: Store) -> Emulator:
     """Return the QEMU of the definition's suites; fetch it if it isn't there."""
     suites = base.definition.emulator
-    program = f"qemu-{base.architecture.machine}"
+    program = f"qemu-{base.architecture.qemu}"
     key = {"package": PACKAGE, "suites": suites, "host": base.host.debian, "program": program}
     entry = store.entry(Room.EMULATORS, f"{program}-{suites[-1]}", digest(key))
     if entry.metadata is None:
@@ -135,7 +135,7 @@ def _sources(suites: Sequence[str]) -> list[str]:
 
 def _host_version(base: Rootfs) -> str:
     """Return the version of the host's QEMU, as it says itself."""
-    names = [name.format(machine=base.architecture.machine) for name in binfmt.PROGRAMS]
+    names = [name.format(qemu=base.architecture.qemu) for name in binfmt.PROGRAMS]
     program = next((name for name in names if shutil.which(name)), None)
     if program is None:
         return "an unknown QEMU"

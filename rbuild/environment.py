@@ -7,44 +7,24 @@ rootfs that is emulated in another way).
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import yaml
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from rbuild import data, definition
+from rbuild import architecture, data, definition
+from rbuild.architecture import Architecture
 from rbuild.definition import Strict
-from rbuild.errors import HostLacks, UsageError
+from rbuild.errors import UsageError
 from rbuild.store import Entry, Room, Store, digest
 
 HOST = "host"
 """The architecture of a definition that means the host's own."""
 
 
-@dataclass(frozen=True)
-class Architecture:
-    """One processor architecture by the names that Debian, the kernel, gcc and Rust give it."""
-
-    debian: str
-    machine: str
-    triplet: str
-    rust_triplet: str
-
-    def fill(self, path: str) -> str:
-        """Return a definition's path with ``{triplet}`` and ``{rust_triplet}`` filled in."""
-        return path.replace("{triplet}", self.triplet).replace("{rust_triplet}", self.rust_triplet)
-
-
-ARCHITECTURES = {
-    arch.debian: arch
-    for arch in (
-        Architecture("amd64", "x86_64", "x86_64-linux-gnu", "x86_64-unknown-linux-gnu"),
-        Architecture("arm64", "aarch64", "aarch64-linux-gnu", "aarch64-unknown-linux-gnu"),
-    )
-}
+EXTENDS = "a definition beside this one, whose fields hold where this one has none"
 
 
 class RootfsDefinition(Strict):
@@ -52,9 +32,16 @@ class RootfsDefinition(Strict):
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
     description: str = ""
+    extends: str | None = Field(None, description=EXTENDS)
     suite: str = Field(description="a Debian suite, such as trixie")
-    architecture: str = Field(pattern=f"^({HOST}|{'|'.join(ARCHITECTURES)})$")
+    architecture: str = Field(description=f"Debian's name of one, or {HOST}: this host's own")
+    target: str | None = Field(
+        None, description="the architecture that kernels are built for, where it is another"
+    )
     packages: tuple[str, ...] = Field(min_length=1)
+    more_packages: tuple[str, ...] = Field(
+        (), description="packages besides, for a definition that extends another"
+    )
     llvm: str = Field("1", description="the value of the kernel's LLVM variable, such as -19")
     cc: str = Field("cc", description="a compiler driver for programs of the target's userland")
     variables: dict[str, str] = Field({}, description="environment variables in every build")
@@ -69,6 +56,21 @@ class RootfsDefinition(Strict):
     mount_points: tuple[str, ...] = Field(
         (), description="empty folders for a hybrid's native layer"
     )
+
+    @property
+    def all_packages(self) -> tuple[str, ...]:
+        """All packages that are asked for."""
+        return (*self.packages, *self.more_packages)
+
+    @field_validator("architecture", "target")
+    @classmethod
+    def _known(cls, value: str | None, info: ValidationInfo) -> str | None:
+        names = list(architecture.known())
+        if info.field_name == "architecture":
+            names.insert(0, HOST)
+        if value is not None and value not in names:
+            raise ValueError(f"{value!r} is none of {', '.join(names)}")
+        return value
 
 
 class Level(Strict):
@@ -90,6 +92,7 @@ class HybridDefinition(Strict):
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
     description: str = ""
+    extends: str | None = Field(None, description=EXTENDS)
     base: str
     native: str
     level: str
@@ -146,7 +149,7 @@ class Rootfs:
         wanted = {
             "suite": self.definition.suite,
             "architecture": self.architecture.debian,
-            "packages": sorted(self.definition.packages),
+            "packages": sorted(self.definition.all_packages),
             "mount_points": self.mount_points,
         }
         label = f"{self.definition.name}-{self.definition.suite}-{self.architecture.debian}"
@@ -190,6 +193,12 @@ class Environment:
         return (self.native or self.base).architecture
 
     @property
+    def target(self) -> Architecture:
+        """The architecture that its kernels and modules are for."""
+        wanted = self.base.definition.target
+        return self.base.architecture if wanted is None else architecture.known()[wanted]
+
+    @property
     def emulated(self) -> bool:
         """Whether its compilers run under emulation."""
         return self.native is None and self.base.emulated
@@ -208,16 +217,6 @@ class Environment:
         return own
 
 
-def host_architecture() -> Architecture:
-    """Return the host's architecture; raise HostLacks for one that rbuild doesn't know."""
-    machine = os.uname().machine
-    for arch in ARCHITECTURES.values():
-        if arch.machine == machine:
-            return arch
-    known = ", ".join(arch.machine for arch in ARCHITECTURES.values())
-    raise HostLacks(f"rbuild runs on {known} hosts; this one is {machine}.")
-
-
 def names() -> list[str]:
     """Return the names of the environments that are defined, cross first."""
     found = {path.stem for path in data.folder("rootfs").glob("*.yaml")}
@@ -230,7 +229,7 @@ def levels(name: str) -> list[str]:
     path = data.folder("rootfs") / f"{name}.yaml"
     if not path.is_file() or _model(path) is not HybridDefinition:
         return []
-    found = definition.load(path, HybridDefinition)
+    found = definition.load(path, HybridDefinition, under=_extended(path))
     return [f"{name}:{level}" for level in found.level_names]
 
 
@@ -271,6 +270,28 @@ def load(name: str) -> Environment:
     )
 
 
+def load_for(name: str, arch: str) -> Environment:
+    """Return the environment that ``name`` means for kernels of an ARCH.
+
+    ``cross`` means the definition ``cross-armhf`` where the kernel is for armhf.  Raises as
+    ``load`` does, and UsageError where no such environment builds for that architecture.
+    """
+    found = load(name)
+    if found.target.kernel is not None and found.target.kernel.arch == arch:
+        return found
+    wanted = architecture.of_kernel(arch).debian
+    plain, level = _split(name)
+    sibling = f"{plain}-{wanted}"
+    if sibling in names():
+        return load(sibling if level is None else f"{sibling}:{level}")
+    fitting = [one for one in names() if load(one).target.debian == wanted]
+    known = ", ".join(fitting) or "none yet: a file in rootfs/ makes one"
+    raise UsageError(
+        f"{found.name} builds for {found.target.debian}, and the profile is for {wanted}.",
+        hint=f"Environments for {wanted}: {known}.",
+    )
+
+
 def _split(name: str) -> tuple[str, str | None]:
     """Return an environment's name or path, and the level behind its last colon, if any."""
     plain, colon, level = name.rpartition(":")
@@ -280,8 +301,8 @@ def _split(name: str) -> tuple[str, str | None]:
 
 
 def _rootfs(found: RootfsDefinition) -> Rootfs:
-    host = host_architecture()
-    arch = host if found.architecture == HOST else ARCHITECTURES[found.architecture]
+    host = architecture.host()
+    arch = host if found.architecture == HOST else architecture.known()[found.architecture]
     return Rootfs(found, arch, emulated=arch != host, host=host)
 
 
@@ -293,8 +314,22 @@ def _read(name: str) -> RootfsDefinition | HybridDefinition:
             raise UsageError(
                 f"There is no environment {name!r}.{definition.nearest(name, names())}"
             )
-    found = definition.load(path, _model(path))
+    found = definition.load(path, _model(path), under=_extended(path))
     return _varied(found, path) if isinstance(found, VariantDefinition) else found
+
+
+def _extended(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Return the fields of the definition that the one in ``path`` extends; none if it doesn't."""
+    name = _content(path).get("extends")
+    if not isinstance(name, str):
+        return {}
+    other = path.parent / f"{name}.yaml"
+    if not other.is_file():
+        known = definition.nearest(name, [one.stem for one in path.parent.glob("*.yaml")])
+        raise UsageError(f"{path}: extends: there is no {other.name} beside it.{known}")
+    if other in seen:
+        raise UsageError(f"{path}: extends: {name} extends itself.")
+    return {**_extended(other, (*seen, path)), **_content(other)}
 
 
 def _varied(found: VariantDefinition, path: Path) -> RootfsDefinition:
@@ -310,10 +345,16 @@ Model = type[RootfsDefinition] | type[HybridDefinition] | type[VariantDefinition
 
 def _model(path: Path) -> Model:
     """Tell by its fields which kind a definition is of; faults are shown by load."""
+    content = _content(path)
+    if "base" not in content:
+        return RootfsDefinition
+    return HybridDefinition if "native" in content else VariantDefinition
+
+
+def _content(path: Path) -> dict[str, Any]:
+    """Return the fields of a file as they are; none of one that can't be read."""
     try:
         _, content = definition.parse(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError, yaml.YAMLError):
-        return RootfsDefinition
-    if not isinstance(content, dict) or "base" not in content:
-        return RootfsDefinition
-    return HybridDefinition if "native" in content else VariantDefinition
+        return {}
+    return content if isinstance(content, dict) else {}

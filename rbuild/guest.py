@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rbuild import apt, data
+from rbuild.architecture import Machine
 from rbuild.errors import InfrastructureError, ProcessFailed, UsageError
 from rbuild.kbuild import Kbuild
 from rbuild.kernel import Kdir
@@ -22,7 +23,6 @@ from rbuild.session import Session
 from rbuild.store import Room, Store, digest, remove_tree
 
 PACKAGE = "busybox-static"
-ARCHITECTURE = "arm64"
 
 NEEDED = (
     "BINFMT_ELF",
@@ -33,10 +33,9 @@ NEEDED = (
     "MODULE_UNLOAD",
     "PRINTK",
     "PROC_FS",
-    "SERIAL_AMBA_PL011_CONSOLE",
     "SYSFS",
 )
-"""What a kernel must have to run the tests: an initramfs, a console, a shell, modules."""
+"""What a kernel must have to run the tests, besides the console that its machine has."""
 
 SCRIPTS = ("init.sh", "guest.sh")
 
@@ -51,25 +50,28 @@ class Userland:
     version: str
 
 
-def must_boot(kdir: Kdir) -> None:
-    """Raise UsageError if the configuration lacks what a guest needs."""
-    lacking = [option for option in NEEDED if kdir.config.get(option) != "y"]
+def must_boot(kdir: Kdir, machine: Machine) -> None:
+    """Raise UsageError if the configuration lacks what a guest needs on a machine."""
+    config = kdir.config
+    lacking = [option for option in (*NEEDED, *machine.needs) if config.get(option) != "y"]
     if lacking:
         names = ", ".join(f"CONFIG_{option}" for option in lacking)
         raise UsageError(
-            f"A kernel of the profile {kdir.profile.name} can't run the tests: {names} not set.",
+            f"A kernel of the profile {kdir.profile.name} can't run the tests on {machine.model}: "
+            f"{names} not set.",
             hint=f"Set them to y in {kdir.profile.path}.",
         )
 
 
 def userland(ready: Ready, store: Store) -> Userland:
-    """Return the arm64 busybox of the environment's suite; download it if it isn't there.
+    """Return the target's busybox of the environment's suite; download it if it isn't there.
 
     Raises InfrastructureError where no mirror answers.
     """
     suite = ready.environment.base.definition.suite
-    key = digest({"package": PACKAGE, "suite": suite, "architecture": ARCHITECTURE})
-    entry = store.entry(Room.GUESTS, f"{PACKAGE}-{suite}-{ARCHITECTURE}", key)
+    architecture = ready.environment.target.debian
+    key = digest({"package": PACKAGE, "suite": suite, "architecture": architecture})
+    entry = store.entry(Room.GUESTS, f"{PACKAGE}-{suite}-{architecture}", key)
     if entry.metadata is None:
         with store.lock(entry):
             if entry.metadata is None:
@@ -83,9 +85,10 @@ def _fetch(folder: Path, ready: Ready, store: Store) -> str:
     """Put busybox into ``folder``; return its version."""
     work = folder / "download"
     work.mkdir()
-    with store.console.step(f"Fetching {PACKAGE} for {ARCHITECTURE}") as step:
+    architecture = ready.environment.target.debian
+    with store.console.step(f"Fetching {PACKAGE} for {architecture}") as step:
         tell = store.console.teller(step)
-        apt.download(PACKAGE, work, ready, tell, architecture=ARCHITECTURE)
+        apt.download(PACKAGE, work, ready, tell, architecture=architecture)
         script = "dpkg-deb -x ./*.deb . && dpkg-deb -f ./*.deb Version"
         job = Job(["sh", "-c", script], [Bind(work, MODULE, writable=True)], MODULE)
         try:

@@ -7,19 +7,18 @@ Rust, in Documentation/kbuild/llvm.rst and Documentation/rust/quick-start.rst.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from rbuild import ccache
+from rbuild.architecture import Kernel
 from rbuild.errors import BuildFailed, InfrastructureError, ProcessFailed
 from rbuild.process import Usage
 from rbuild.provision import Ready
 from rbuild.sandbox import KDIR, MODULE, SRC, Bind, Job
 from rbuild.session import CacheUse, Session
 from rbuild.source import IN_TREE_FOLDER, Tree
-
-ARCHITECTURE = "arm64"
 
 OBJECT = re.compile(r"^  (?P<what>[A-Z][A-Z0-9_]*(?: [A-Z]+)?) +(?:\[M\] +)?(?P<file>[^\s:]+)$")
 """A line with which Kbuild announces a command, such as ``  CC [M]  drivers/spi/spi.o``."""
@@ -66,7 +65,7 @@ class Kbuild:
     def variables(self) -> dict[str, str]:
         """Return the make variables of every call: tools, and all that would vary by itself."""
         return {
-            "ARCH": ARCHITECTURE,
+            "ARCH": self.ready.environment.target.target.arch,
             "LLVM": self.ready.environment.llvm,
             # Host programs, too, by LLVM's linker: a hybrid's own ld is of its other architecture.
             "HOSTLDFLAGS": "-fuse-ld=lld",
@@ -243,7 +242,7 @@ def kernel_release(kdir: Path) -> str:
     return (kdir / "include/config/kernel.release").read_text().strip()
 
 
-def vermagic(release: str, config: dict[str, str]) -> str:
+def vermagic(release: str, config: Mapping[str, str], kernel: Kernel) -> str:
     """Return the vermagic of modules for a kernel, as include/linux/vermagic.h composes it."""
     words = [release]
     if config.get("SMP") == "y":
@@ -256,4 +255,4 @@ def vermagic(release: str, config: dict[str, str]) -> str:
         words.append("mod_unload")
     if config.get("MODVERSIONS") == "y":
         words.append("modversions")
-    return " ".join([*words, "aarch64"])
+    return " ".join([*words, *(one.word for one in kernel.vermagic if one.applies(config))])

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from rbuild import seed
+from rbuild.architecture import Kernel, of_kernel
 from rbuild.errors import BuildFailed, InfrastructureError, UsageError
 from rbuild.kbuild import Kbuild, Made, kernel_release, locate, read_config, unmet, vermagic
 from rbuild.process import Usage
@@ -80,7 +81,22 @@ class Kdir:
     @property
     def vermagic(self) -> str:
         """The vermagic that its modules must have."""
-        return vermagic(self.release, self.config)
+        return vermagic(self.release, self.config, self.target)
+
+    @property
+    def target(self) -> Kernel:
+        """What Kbuild calls its architecture and products."""
+        return self.ready.environment.target.target
+
+    @property
+    def image(self) -> Path:
+        """What a boot loader starts, once the kernel is built."""
+        return self.path / self.target.image_path
+
+    @property
+    def device_trees(self) -> Path:
+        """The folder of its device trees."""
+        return self.path / self.target.device_trees
 
 
 def prepare(
@@ -213,7 +229,8 @@ def build(kdir: Kdir, session: Session) -> Kdir:
 
 def kernel_targets(profile: Profile) -> list[str]:
     """Return what make is asked for to build a profile's kernel."""
-    return ["Image", "modules", *(profile.device_trees or ["dtbs"])]
+    image = of_kernel(profile.architecture).target.image
+    return [image, "modules", *(profile.device_trees or ["dtbs"])]
 
 
 def discard(profile: Profile, tree: Tree, ready: Ready, session: Session) -> None:
@@ -486,20 +503,20 @@ def _products(kdir: Kdir) -> list[Path]:
 
     Kbuild's own lists tell which those are: a KDIR that began as a copy of another may have more.
     """
-    image = kdir.path / "arch/arm64/boot/Image"
+    image = kdir.image
     if not image.is_file():
-        raise BuildFailed("make succeeded, but there is no arch/arm64/boot/Image.")
+        raise BuildFailed(f"make succeeded, but there is no {kdir.target.image_path}.")
     order = kdir.path / "modules.order"
     listed = order.read_text().split() if order.exists() else []
     modules = [kdir.path / Path(name).with_suffix(".ko") for name in listed]
-    trees = [kdir.path / "arch/arm64/boot/dts" / name for name in kdir.profile.device_trees]
+    trees = [kdir.device_trees / name for name in kdir.profile.device_trees]
     if not trees:
         trees = _all_device_trees(kdir)
     return [image, *trees, *modules]
 
 
 def _all_device_trees(kdir: Kdir) -> list[Path]:
-    folder = kdir.path / seed.DEVICE_TREES
+    folder = kdir.device_trees
     listed = folder / "dtbs-list"  # since Linux 6.12
     if listed.is_file():
         return sorted(kdir.path / name for name in listed.read_text().split())

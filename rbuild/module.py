@@ -246,8 +246,9 @@ def check(path: Path, kdir: Kdir, own: frozenset[str]) -> Built:
 
     info = module_info(path)
     faults = []
-    if info.machine != "AArch64":
-        faults.append(f"it is for {info.machine}, not AArch64")
+    machine = kdir.ready.environment.target.elf.name
+    if info.machine != machine:
+        faults.append(f"it is for {info.machine}, not {machine}")
     if not (info.vermagic + " ").startswith(kdir.vermagic + " "):
         faults.append(f"its vermagic is {info.vermagic!r}, the kernel's {kdir.vermagic!r}")
     if not info.field("license"):

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
-from rbuild import data, definition
+from rbuild import architecture, data, definition
 from rbuild.definition import Strict
 from rbuild.errors import UsageError
 
@@ -118,12 +118,17 @@ class Profile(Strict):
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
     description: str = ""
-    architecture: str = Field("arm64", pattern="^arm64$", description="the kernel's ARCH")
+    architecture: str = Field(
+        "arm64",
+        description="the kernel's ARCH",
+        json_schema_extra=lambda schema: schema.update(enum=[*architecture.kernels()]),
+    )
     source: tuple[Source, ...] = Field(
         min_length=1, description="where the kernel's source comes from; the first that can be had"
     )
     patches: bool = Field(True, description="apply module/patches/<kernel version>/ to the source")
     config: Config = Config()
+    machine: str = Field("virt", description="what QEMU is when its kernel is booted")
     device_trees: tuple[str, ...] = Field(
         (), description="targets of the kernel's dtbs, such as broadcom/bcm2837-rpi-3-b.dtb"
     )
@@ -136,6 +141,12 @@ class Profile(Strict):
     def path(self) -> Path:
         """The file that it came from."""
         return self._path
+
+    @field_validator("architecture")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        architecture.of_kernel(value)
+        return value
 
     @field_validator("source", mode="before")
     @classmethod

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rbuild import binfmt, emulator, rootfs
+from rbuild.architecture import Architecture
 from rbuild.emulator import Emulator
 from rbuild.environment import Environment
 from rbuild.errors import InfrastructureError, ProcessFailed
@@ -97,7 +98,7 @@ def _registration(environment: Environment, runs: Emulator | None) -> str | None
     """Return what a sandbox registers for itself, if it brings its own emulator."""
     if runs is None or runs.program is None:
         return None
-    return binfmt.line(f"qemu-{environment.base.architecture.machine}", runs.program, "PF")
+    return binfmt.line(environment.base.architecture, runs.program, "PF")
 
 
 def _same_versions(environment: Environment, base: Provisioned, native: Provisioned) -> None:
@@ -145,8 +146,8 @@ int main(void)
 }
 """
 
-# The cross rootfs has no aarch64 std (a kernel builds its own core), so its Rust is tried with
-# none; RUSTC_BOOTSTRAP is what the kernel sets, too.
+# The cross rootfs has no std of its target (a kernel builds its own core), so its Rust is tried
+# with none; RUSTC_BOOTSTRAP is what the kernel sets, too.
 RUST_CORELESS = """\
 #![feature(no_core, lang_items)]
 #![no_core]
@@ -165,15 +166,15 @@ fn main() {
 
 
 def verify(ready: Ready) -> None:
-    """Compile a tiny C and a tiny Rust program to aarch64, and run them where they can run.
+    """Compile a tiny C and a tiny Rust program for its target, and run them where they can run.
 
     Raises InfrastructureError with the compiler's words.
     """
     environment = ready.environment
-    target = "aarch64-linux-gnu"
+    target = environment.target
     llvm = environment.llvm
     cc = environment.base.definition.cc
-    native = environment.base.architecture.debian == "arm64"
+    native = environment.base.architecture == target
     with tempfile.TemporaryDirectory(prefix="rbuild-verify-") as name:
         folder = Path(name)
         (folder / "hello.c").write_text(C_PROGRAM)
@@ -181,11 +182,11 @@ def verify(ready: Ready) -> None:
         (folder / "hello.rs").write_text(RUST_PROGRAM)
         steps = [
             ["make", "--version"],
-            [f"clang{llvm}", f"--target={target}", "-O2", "-c", "hello.c", "-o", "clang.o"],
+            [f"clang{llvm}", f"--target={target.triplet}", "-O2", "-c", "hello.c", "-o", "clang.o"],
             [cc, "-O2", "-o", "hello-c", "hello.c"],
             [
                 "rustc",
-                "--target=aarch64-unknown-none",
+                f"--target={target.rust_bare}",
                 "--crate-type=lib",
                 "--emit=obj",
                 "-o",
@@ -199,7 +200,7 @@ def verify(ready: Ready) -> None:
                 ["./hello-c"],
                 [
                     "rustc",
-                    "--target=aarch64-unknown-linux-gnu",
+                    f"--target={target.rust_triplet}",
                     f"-Clinker={cc}",
                     "-o",
                     "hello-rust",
@@ -212,7 +213,7 @@ def verify(ready: Ready) -> None:
         for argv in steps:
             _try(ready, folder, argv)
         for product in products:
-            _must_be_aarch64(folder / product, environment.name)
+            _must_be_for(target, folder / product, environment.name)
 
 
 def _try(ready: Ready, folder: Path, argv: list[str]) -> None:
@@ -225,16 +226,19 @@ def _try(ready: Ready, folder: Path, argv: list[str]) -> None:
             detail=error.detail,
             hint=f"`rbuild setup --force {ready.environment.name}` makes it anew.",
         ) from error
-    expected = {"./hello-c": "works", "./hello-rust": "works", "uname": "aarch64"}.get(argv[0])
+    machine = ready.environment.base.architecture.machine
+    expected = {"./hello-c": "works", "./hello-rust": "works", "uname": machine}.get(argv[0])
     if expected is not None and done.text.strip() != expected:
         raise InfrastructureError(
             f"{ready.environment.name}: `{' '.join(argv)}` prints {done.text!r}, not {expected!r}."
         )
 
 
-def _must_be_aarch64(path: Path, name: str) -> None:
+def _must_be_for(target: Architecture, path: Path, name: str) -> None:
     from rbuild.elf import machine  # noqa: PLC0415 - pyelftools is needed only this once
 
     found = machine(path)
-    if found != "AArch64":
-        raise InfrastructureError(f"{name}: {path.name} was compiled for {found}, not AArch64.")
+    if found != target.elf.name:
+        raise InfrastructureError(
+            f"{name}: {path.name} was compiled for {found}, not {target.elf.name}."
+        )

@@ -111,7 +111,7 @@ def _debootstrap(rootfs: Rootfs, root: Path, watcher: _Watcher) -> None:
     words = ["mmdebstrap", "--verbose", "--variant=minbase"]
     words += [f"--architectures={rootfs.architecture.debian}"]
     words += [f"--mode={'root' if root_user else 'unshare'}"]
-    words += [f"--include={','.join(rootfs.definition.packages)}"]
+    words += [f"--include={','.join(rootfs.definition.all_packages)}"]
     words += [f"--dpkgopt={option}" for option in NOT_INSTALLED]
     words += [f"--aptopt={option}" for option in proxy_options()]
     # Nothing in a rootfs is ever upgraded in place: fsync would only cost time.

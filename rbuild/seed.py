@@ -25,9 +25,6 @@ PREPARED_MALUS = 10
 PATIENCE_S = 10.0
 """How long a seed that another rbuild works on is waited for: a module's build, not a kernel's."""
 
-IMAGES = "arch/arm64/boot"
-DEVICE_TREES = f"{IMAGES}/dts"
-
 ENDS = (
     "vmlinux*",
     ".vmlinux*",
@@ -37,7 +34,7 @@ ENDS = (
     "modules.order",
     "modules.builtin*",
     "modules-only.symvers",
-    f"{IMAGES}/Image*",
+    "arch/*/boot/*Image*",
 )
 """What the last steps of a build leave.
 
@@ -203,9 +200,10 @@ def forget_ends(build: Path) -> None:
             path.unlink()
     # Kbuild lists the device trees that a configuration has (since Linux 6.12); without the list,
     # one of the seed's can't be told from one of the copy's.
-    if not (build / DEVICE_TREES / "dtbs-list").exists():
-        for path in (build / DEVICE_TREES).rglob("*.dtb"):
-            path.unlink()
+    for folder in build.glob("arch/*/boot/dts"):
+        if not (folder / "dtbs-list").exists():
+            for path in folder.rglob("*.dtb"):
+                path.unlink()
     if (build / "fragments").exists():
         remove_tree(build / "fragments")
 

@@ -126,7 +126,8 @@ class KernelPlace:
     def products(self) -> list[Path]:
         """Return Image, Module.symvers and the modules."""
         kdir = self.kbuild.kdir
-        image, symvers = kdir / "arch/arm64/boot/Image", kdir / "Module.symvers"
+        target = self.kbuild.ready.environment.target.target
+        image, symvers = kdir / target.image_path, kdir / "Module.symvers"
         order = kdir / "modules.order"
         listed = order.read_text().split() if order.exists() else []
         return [image, symvers, *((kdir / name).with_suffix(".ko") for name in listed)]

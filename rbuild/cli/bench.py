@@ -329,7 +329,7 @@ def _ground(name: str, found: Profile, made: Session, *, with_kdir: bool) -> Gro
     from rbuild.provision import make_ready  # noqa: PLC0415
     from rbuild.source import obtain  # noqa: PLC0415
 
-    ready = make_ready(environment.load(name), made.store, made.runtime)
+    ready = make_ready(environment.load_for(name, found.architecture), made.store, made.runtime)
     tree = obtain(found, ready, made.store)
     return Ground(ready, tree, prepare(found, tree, ready, made) if with_kdir else None)
 

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import click
 
-from rbuild import module, profile
+from rbuild import architecture, module, profile
+from rbuild.architecture import Machine
 from rbuild.boot import Booted, Suite, boot, must_pass
 from rbuild.cli import App
 from rbuild.cli.options import (
+    MACHINE,
     ccache_option,
     driver_option,
     env_option,
@@ -37,6 +39,7 @@ EPILOG = """\b
 Examples:
   rbuild boot                                  the Rust driver, all its tests
   rbuild boot --driver c --profile slim-debug
+  rbuild boot --machine raspi3b                a Raspberry Pi 3B
   rbuild boot --test dead_bus --test two_readers
   rbuild boot ~/src/my-driver                  load and unload any module
 """
@@ -48,6 +51,13 @@ Examples:
 @driver_option
 @env_option
 @profile_option
+@click.option(
+    "--machine",
+    "machine_name",
+    type=MACHINE,
+    metavar="M",
+    help="What QEMU is: virt, raspi3b ..., or a YAML file [default: the profile's].",
+)
 @click.option(
     "--suite",
     "suites",
@@ -88,6 +98,7 @@ def command(
     driver: str | None,
     env: str,
     profile_name: str,
+    machine_name: str | None,
     suites: tuple[str, ...],
     tests: tuple[str, ...],
     timeout: float,
@@ -116,8 +127,9 @@ def command(
     wanted, how = Driver(driver or found.driver), Kind(kind or found.kind)
     chosen = [*suites, *tests] or ([Suite.LOAD] if path else [Suite.FUNCTIONAL, Suite.SOAK])
 
+    machine = architecture.machine(machine_name or found.machine, found.architecture)
     prepared = kdir_for(found, env, made)
-    must_boot(prepared)
+    must_boot(prepared, machine)
     kdir = build(prepared, made)
     simulator = module.build_out_of_tree(kdir, module.simulator_source(), made)
     if path is not None:
@@ -129,16 +141,18 @@ def command(
         result = module.build_out_of_tree(kdir, module.driver_source(wanted), made)
     tested = _only(result.modules)
     limits = Limits(timeout, SILENCE_S)
-    guest = boot(kdir, [tested, *simulator.modules], tested.path.stem, chosen, limits, made)
+    modules = [tested, *simulator.modules]
+    guest = boot(kdir, modules, tested.path.stem, chosen, limits, made, machine)
 
     if tap_file is not None and tap_file != Path("-"):
         tap_file.write_text(guest.tap.read_text())
-    text = guest.tap.read_text() if tap_file == Path("-") else _lines(kdir, guest, tested)
+    text = guest.tap.read_text() if tap_file == Path("-") else _lines(kdir, guest, tested, machine)
     data = summary("boot", kdir, made)
     data["kind"] = how
     data["driver"] = None if path is not None else wanted
     data["artefacts"] = [one.as_json() for one in (tested, *simulator.modules)]
     data["phases"] += [result.phase.as_json(), guest.phase.as_json()]
+    data["machine"] = machine.model
     data["boot"] = guest.as_json()
     if tap_file == Path("-") and not guest.passed:
         app.console.result(text)
@@ -153,12 +167,13 @@ def _only(modules: Sequence[Built]) -> Built:
     return modules[0]
 
 
-def _lines(kdir: Kdir, guest: Booted, tested: Built) -> str:
+def _lines(kdir: Kdir, guest: Booted, tested: Built, machine: Machine) -> str:
     report = guest.report
     skipped = f", {len(report.skipped)} skipped" if report.skipped else ""
     took = "" if guest.usage is None else f" in {duration(guest.usage.wall_s)}"
+    where = f"{kdir.ready.environment.name}, {machine.model}"
     return (
-        f"{tested.path.name} on Linux {kdir.release} ({kdir.ready.environment.name}): "
+        f"{tested.path.name} on Linux {kdir.release} ({where}): "
         f"{len(report.tests)} tests passed{skipped}{took}\n"
         f"  up after {guest.up_s or 0:.2f} s; console: {guest.console}"
     )

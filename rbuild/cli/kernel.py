@@ -54,7 +54,7 @@ def command(
     """
     made = session(app, "kernel", runtime, jobs, ccache=ccache)
     found = profile.load(profile_name)
-    ready = make_ready(environment.load(env), made.store, made.runtime)
+    ready = make_ready(environment.load_for(env, found.architecture), made.store, made.runtime)
     tree = obtain(found, ready, made.store)
     if clean:
         discard(found, tree, ready, made)

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
-from rbuild import environment, profile
+from rbuild import architecture, environment, profile
 from rbuild.cli import App
 from rbuild.kernel import Kdir, prepare
 from rbuild.profile import Driver, Kind, Profile
@@ -43,6 +43,7 @@ def _environments() -> list[str]:
 
 ENVIRONMENT = _Named("environment", _environments)
 PROFILE = _Named("profile", profile.names)
+MACHINE = _Named("machine", architecture.all_machines)
 
 env_option = click.option(
     "--env",
@@ -121,7 +122,7 @@ def session(
 
 def kdir_for(found: Profile, env: str, made: Session) -> Kdir:
     """Return the profile's KDIR in an environment, provisioning whatever it lacks."""
-    ready = make_ready(environment.load(env), made.store, made.runtime)
+    ready = make_ready(environment.load_for(env, found.architecture), made.store, made.runtime)
     return prepare(found, obtain(found, ready, made.store), ready, made)
 
 

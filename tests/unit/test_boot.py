@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rbuild import guest, tap
+from rbuild import architecture, guest, tap
 from rbuild.boot import Listener
 
 from .conftest import Host, Result
@@ -20,7 +20,8 @@ CONFIG = "config:\n  base: tinyconfig\n  options: {{RUST: y, SPI: y, {options}}}
 @pytest.fixture
 def boot(host: Host):  # type: ignore[no-untyped-def]
     """Return rbuild boot on a profile that has what a guest needs."""
-    options = ", ".join(f"{name}: y" for name in guest.NEEDED)
+    needed = (*guest.NEEDED, *architecture.machine("virt", "arm64").needs)
+    options = ", ".join(f"{name}: y" for name in needed)
     text = (TREE + CONFIG).format(name="bootable", tree=host.tree, options=options)
     profile = host.write_profile(text, "bootable")
 
@@ -53,6 +54,45 @@ def test_the_guest_has_neither_network_nor_disk(host: Host, boot) -> None:
     assert "-sandbox on" in line
     assert "-drive" not in line
     assert "mfrc522 functional soak" in line
+
+
+@pytest.fixture
+def pi(host: Host) -> Path:
+    """Return the file of a machine that needs what the fixture's kernel has not."""
+    path = host.folder / "pi.yaml"
+    path.write_text(
+        "{model: raspi3b, architecture: arm64, console: ttyS1, serial_port: 1, processors: 4,"
+        " memory_mib: 1024, device_tree: pi.dtb, arguments: quiet, needs: [SPI]}\n"
+    )
+    return path
+
+
+def test_a_board_is_what_its_file_says(host: Host, boot, pi: Path) -> None:
+    found = boot("--json", "boot", "--driver", "c", "--machine", pi).json
+    assert found["machine"] == "raspi3b"
+    line = (host.folder / "calls").read_text().splitlines()[-1]
+    assert "-machine raspi3b -dtb " in line
+    assert "boot/dts/pi.dtb -serial null -smp 4 -m 1024 " in line
+    assert "-append console=ttyS1 rdinit=/init.sh" in line
+    assert " quiet -- mfrc522 functional soak" in line
+    assert "-cpu" not in line
+
+
+def test_a_kernel_without_the_boards_console_is_not_booted(host: Host, boot, pi: Path) -> None:
+    pi.write_text(pi.read_text().replace("[SPI]", "[SPI, SERIAL_8250_CONSOLE]"))
+    refused = boot("boot", "--machine", pi, code=2)
+    assert "on raspi3b: CONFIG_SERIAL_8250_CONSOLE not set" in refused.err
+
+
+@pytest.mark.parametrize(
+    ("machine", "words"),
+    [
+        ("raspi3", "There is no machine 'raspi3'. Did you mean 'raspi3b'?"),
+        ("raspi2b", "runs kernels for arm, not arm64"),
+    ],
+)
+def test_a_machine_that_is_not_there(boot, machine: str, words: str) -> None:
+    assert words in boot("boot", "--machine", machine, code=2).err
 
 
 def test_busybox_is_fetched_once_and_the_same_root_is_the_same_bytes(host: Host, boot) -> None:

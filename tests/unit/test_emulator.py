@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rbuild import binfmt, emulator, environment
+from rbuild import architecture, binfmt, emulator, environment
 from rbuild.console import Console
 from rbuild.errors import HostLacks
 from rbuild.sandbox import Job, Sandbox
@@ -90,7 +90,7 @@ def test_without_namespaces_the_hosts_own_runs_or_is_asked_for(
     assert found is not None
     assert found.program is None
 
-    def refuse(arch: environment.Architecture) -> None:
+    def refuse(arch: architecture.Architecture) -> None:
         raise HostLacks("no interpreter")
 
     monkeypatch.setattr(binfmt, "require", refuse)
@@ -103,7 +103,7 @@ def test_what_is_native_needs_none(tmp_path: Path) -> None:
 
 
 def test_a_sandbox_registers_its_emulator_before_it_is_entered() -> None:
-    line = binfmt.line("qemu-aarch64", Path("/x/qemu"), "PF")
+    line = binfmt.line(architecture.known()["arm64"], Path("/x/qemu"), "PF")
     assert line.startswith(r":qemu-aarch64:M::\x7fELF\x02")
     assert line.endswith(":/x/qemu:PF")
     plain = Bwrap().argv(Sandbox("x", Path("/root")), Job(["true"]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shlex
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rbuild import binfmt, process, source
+from rbuild import architecture, binfmt, process, source
 from rbuild.console import Console, duration, size
 from rbuild.doctor import exit_program
 from rbuild.elf import machine, module_info
@@ -108,7 +109,23 @@ def test_compiler_words_takes_any_output(lines: list[str]) -> None:
 
 def test_vermagic() -> None:
     config = {"SMP": "y", "PREEMPT_BUILD": "y", "MODULE_UNLOAD": "y", "MODVERSIONS": "n"}
-    assert vermagic("6.12.5", config) == "6.12.5 SMP preempt mod_unload aarch64"
+    arm64 = architecture.known()["arm64"].target
+    assert vermagic("6.12.5", config, arm64) == "6.12.5 SMP preempt mod_unload aarch64"
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ("CPU_32v7 CPU_32v6K ARM_PATCH_PHYS_VIRT", "ARMv7 p2v8"),
+        ("CPU_32v7 CPU_32v6 CPU_32v6K ARM_PATCH_PHYS_VIRT", "ARMv6 p2v8"),
+        ("CPU_32v7 CPU_32v6K THUMB2_KERNEL ARM_PATCH_PHYS_VIRT", "ARMv7 thumb2 p2v8"),
+        ("CPU_32v7", "ARMv7"),
+    ],
+)
+def test_vermagic_of_32_bits_tells_the_generation(options: str, expected: str) -> None:
+    config = dict.fromkeys(options.split(), "y")
+    arm = architecture.known()["armhf"].target
+    assert vermagic("6.12.5", config, arm) == f"6.12.5 {expected}"
 
 
 def test_binfmt_registration() -> None:
@@ -120,10 +137,19 @@ def test_binfmt_registration() -> None:
     assert not binfmt.parse("disabled\ninterpreter /x\nflags: \n").fixed
 
 
-def test_exit_program_is_elf_for_aarch64(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["arm64", "armhf", "amd64"])
+def test_exit_program_is_elf_as_the_kernel_recognises_it(tmp_path: Path, name: str) -> None:
+    arch = architecture.known()[name]
     path = tmp_path / "exit42"
-    path.write_bytes(exit_program())
-    assert machine(path) == "AArch64"
+    path.write_bytes(exit_program(arch))
+    assert machine(path) == arch.elf.name
+    magic = re.sub(r"\\x(..)", lambda m: chr(int(m[1], 16)), binfmt.magic(arch)).encode("latin-1")
+    mask = re.sub(r"\\x(..)", lambda m: chr(int(m[1], 16)), binfmt.MASK).encode("latin-1")
+    head = path.read_bytes()[:20]
+    assert bytes(a & b for a, b in zip(head, mask, strict=True)) == magic
+    if arch == architecture.host():
+        path.chmod(0o755)
+        assert subprocess.run([path]).returncode == 42
 
 
 def test_module_info(tmp_path: Path, elf) -> None:

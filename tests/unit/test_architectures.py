@@ -1,0 +1,131 @@
+"""Architectures and boards as data: what a kernel's architecture makes of an environment."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from rbuild import architecture, environment, profile
+from rbuild.errors import UsageError
+
+from .conftest import Host
+
+BASE = """\
+name: one
+suite: trixie
+architecture: arm64
+packages: [make]
+llvm: "-19"
+"""
+
+
+@pytest.fixture
+def on_x86(monkeypatch: pytest.MonkeyPatch) -> None:
+    uname = os.uname_result(("Linux", "x", "6", "1", "x86_64"))
+    monkeypatch.setattr(os, "uname", lambda: uname)
+
+
+@pytest.mark.parametrize(
+    ("name", "arch", "expected"),
+    [
+        ("cross", "arm64", "cross"),
+        ("cross", "arm", "cross-armhf"),
+        ("cross-armhf", "arm", "cross-armhf"),
+        ("chroot", "arm", "chroot-armhf"),
+        ("hybrid:compilers", "arm", "hybrid-armhf:compilers"),
+    ],
+)
+def test_an_environment_is_that_of_the_kernels_architecture(
+    on_x86: None, name: str, arch: str, expected: str
+) -> None:
+    found = environment.load_for(name, arch)
+    assert found.name == expected
+    assert found.target.target.arch == arch
+
+
+def test_an_environment_of_another_architecture_is_refused_with_those_that_fit(
+    on_x86: None,
+) -> None:
+    with pytest.raises(UsageError, match="cross-armhf builds for armhf") as refused:
+        environment.load_for("cross-armhf", "arm64")
+    assert "cross, chroot, hybrid" in (refused.value.hint or "")
+
+
+def test_a_32_bit_rootfs_is_emulated_and_a_32_bit_hybrid_is_not(on_x86: None) -> None:
+    chroot, hybrid = environment.load("chroot-armhf"), environment.load("hybrid-armhf")
+    assert chroot.emulated
+    assert chroot.variables == {"QEMU_CPU": "cortex-a15"}
+    assert set(chroot.base.definition.packages) == set(
+        environment.load("chroot").base.definition.packages
+    )
+    assert hybrid.builder.debian == "amd64"
+    assert hybrid.programs == environment.load("hybrid").programs
+
+
+@pytest.fixture
+def definitions(tmp_path: Path) -> Path:
+    (tmp_path / "one.yaml").write_text(BASE)
+    return tmp_path
+
+
+def test_a_definition_extends_another(definitions: Path, on_x86: None) -> None:
+    path = definitions / "two.yaml"
+    path.write_text("name: two\nextends: one\nmore_packages: [gcc]\nvariables: {A: b}\n")
+    found = environment.load(str(path)).base.definition
+    assert found.all_packages == ("make", "gcc")
+    assert (found.suite, found.llvm, found.variables) == ("trixie", "-19", {"A": "b"})
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            "name: two\nextends: onne\n",
+            "extends: there is no onne.yaml beside it. Did you mean 'one'?",
+        ),
+        ("name: two\nextends: two\n", "extends: two extends itself"),
+        ("name: two\nextends: one\narchitecture: mips\n", ":3: architecture: 'mips' is none of"),
+        ("name: two\nextends: one\ntarget: host\n", ":3: target: 'host' is none of amd64, arm64"),
+    ],
+)
+def test_a_definition_that_extends_wrongly(
+    definitions: Path, on_x86: None, text: str, words: str
+) -> None:
+    path = definitions / "two.yaml"
+    path.write_text(text)
+    with pytest.raises(UsageError) as refused:
+        environment.load(str(path))
+    assert words in refused.value.message
+
+
+def test_an_architecture_without_kernels_says_which_have(definitions: Path, on_x86: None) -> None:
+    path = definitions / "two.yaml"
+    path.write_text("name: two\nextends: one\narchitecture: host\n")
+    with pytest.raises(UsageError, match="no kernels for amd64"):
+        _ = environment.load(str(path)).target.target
+
+
+@pytest.mark.parametrize("arch", architecture.kernels())
+def test_our_machines_load(arch: str) -> None:
+    names = architecture.machines(arch)
+    assert names[0] == "virt"
+    for name in names:
+        assert architecture.machine(name, arch).architecture == arch
+
+
+@pytest.mark.parametrize("name", profile.names())
+def test_each_profile_has_an_environment_and_a_machine(on_x86: None, name: str) -> None:
+    found = profile.load(name)
+    assert environment.load_for("cross", found.architecture).target.kernel is not None
+    assert architecture.machine(found.machine, found.architecture).model == found.machine
+
+
+def test_the_kernel_of_a_32_bit_profile_is_built_for_it(host: Host) -> None:
+    text = f"name: small\narchitecture: arm\nsource: {{directory: {host.tree}}}\npatches: false\n"
+    text += "config: {base: tinyconfig, options: {SPI: y}}\n"
+    path = host.write_profile(text, "small")
+    found = host("--json", "kernel", "--profile", path).json
+    assert found["environment"] == "cross-armhf"
+    assert found["artefacts"][0]["path"].endswith("arch/arm/boot/zImage")
