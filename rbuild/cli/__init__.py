@@ -25,6 +25,7 @@ COMMANDS = {
     "setup": "Provision environments: cross, chroot, hybrid.",
     "kernel": "Build the kernel of a profile.",
     "module": "Build the MFRC522 driver, or the module in PATH.",
+    "overlay": "Compile the reader's device tree overlay, or those in PATH.",
     "boot": "Boot the kernel in QEMU, and test the driver there.",
     "bench": "Time the ways of building against each other.",
     "deploy": "Bring the driver, or a whole kernel, to a board over ssh.",

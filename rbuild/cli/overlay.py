@@ -1,0 +1,156 @@
+"""``rbuild overlay``: compile device tree overlays, and prove that they fit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from rbuild import binding, overlay, profile
+from rbuild.cli import App
+from rbuild.cli.options import (
+    env_option,
+    kdir_for,
+    profile_option,
+    runtime_option,
+    session,
+    summary,
+)
+from rbuild.console import duration, size
+from rbuild.kernel import Kdir
+from rbuild.overlay import Fitted, Overlay
+from rbuild.session import Phase, Session
+
+EPILOG = """\b
+Examples:
+  rbuild overlay --output .
+  rbuild overlay --check
+  rbuild overlay --param int_pin=24 --param reset_pin=25 --check
+  rbuild overlay ~/my-board/sensor-overlay.dts
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.argument("path", required=False, type=click.Path(path_type=Path))
+@click.option(
+    "--param",
+    "params",
+    multiple=True,
+    metavar="NAME=N",
+    help="Give a parameter here, not in config.txt; may be repeated.",
+)
+@click.option("--check", is_flag=True, help="Check binding and result with dt-schema, too.")
+@env_option
+@profile_option
+@click.option(
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Copy the .dtbo there.",
+)
+@runtime_option
+@click.pass_obj
+def command(
+    app: App,
+    path: Path | None,
+    params: tuple[str, ...],
+    check: bool,
+    env: str,
+    profile_name: str,
+    output: Path | None,
+    runtime: str,
+) -> None:
+    """Compile the reader's device tree overlay, or with PATH any.
+
+    PATH is a source (.dts, .dtso) or a folder of them. dtc may not even warn. The overlay is then
+    applied to each device tree of the profile. With --check, bindings that stand beside the source
+    are checked as the kernel's dt_binding_check does, and the resulting device trees against them
+    and the kernel's.
+    """
+    values = _values(params)
+    made = session(app, "overlay", runtime, None)
+    found = profile.load(profile_name)
+    source = path or overlay.own_folder()
+    overlay.sources(source)  # what is no overlay is said before a kernel is prepared
+    kdir = kdir_for(found, env, made)
+    if check:
+        binding.require(kdir.tree)
+    result = overlay.compile_overlays(kdir, source, made)
+    overlays = result.overlays
+    if values:
+        overlays = tuple(overlay.parametrised(one, values) for one in overlays)
+    if check:
+        for one in binding.beside(source):
+            binding.check(kdir, one, made)
+    if found.device_trees or check:
+        proofs = [_prove(kdir, one, source, made, check=check) for one in overlays]
+    else:
+        made.console.note(f"The profile {found.name} names no device trees: applied to none.")
+        proofs = [_Proof() for _ in overlays]
+    places = [one.path for one in overlays]
+    if output is not None:
+        places = overlay.export(overlays, output)
+    data = summary("overlay", kdir, made)
+    data["artefacts"] = [
+        {
+            **one.as_json(),
+            "path": str(place),
+            "fits": [
+                {"base": str(fitted.base), "path": str(fitted.path)} for fitted in proof.fitted
+            ],
+            "bindings": list(proof.bindings),
+        }
+        for one, place, proof in zip(overlays, places, proofs, strict=True)
+    ]
+    data["phases"].append(result.phase.as_json())
+    app.console.result(_lines(kdir, overlays, places, proofs, result.phase), data)
+
+
+@dataclass(frozen=True)
+class _Proof:
+    """On which device trees an overlay fits, and by which bindings the result is right."""
+
+    fitted: tuple[Fitted, ...] = ()
+    bindings: tuple[str, ...] = ()
+
+
+def _prove(kdir: Kdir, one: Overlay, source: Path, made: Session, *, check: bool) -> _Proof:
+    fitted = overlay.fit(kdir, one, made)
+    used: set[str] = set()
+    if check:
+        bindings = binding.known(source)
+        for where in fitted:
+            used |= set(binding.validate(kdir, where, bindings, made))
+    return _Proof(tuple(fitted), tuple(sorted(used)))
+
+
+def _values(params: Sequence[str]) -> dict[str, str]:
+    values = {}
+    for param in params:
+        name, equals, value = param.partition("=")
+        if not equals or not name:
+            raise click.UsageError(f"--param: {param!r} is not of the form NAME=N.")
+        values[name] = value
+    return values
+
+
+def _lines(
+    kdir: Kdir,
+    overlays: Sequence[Overlay],
+    places: Sequence[Path],
+    proofs: Sequence[_Proof],
+    phase: Phase,
+) -> str:
+    took = "nothing to do" if phase.cached else duration(phase.usage.wall_s)
+    lines = []
+    for one, place, proof in zip(overlays, places, proofs, strict=True):
+        lines.append(
+            f"{place.name} ({kdir.ready.environment.name}, {took}), {size(one.size_bytes)}: {place}"
+        )
+        lines += [f"  fits {fitted.base.name}" for fitted in proof.fitted]
+        if proof.bindings:
+            lines.append(f"  as {', '.join(proof.bindings)} say")
+        lines.append(f"  sha256 {one.sha256}")
+    return "\n".join(lines)

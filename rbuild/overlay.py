@@ -1,0 +1,317 @@
+"""Device tree overlays: compiled by the kernel's own rules, and applied to prove that they fit.
+
+Kbuild makes them as it makes those of its own tree: the C preprocessor with the kernel's
+dt-bindings headers, then the KDIR's dtc.  No warning of dtc's is let pass.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rbuild import data, fdt, parameters, seed
+from rbuild.errors import BuildFailed, InfrastructureError, ProcessFailed, UsageError
+from rbuild.fdt import Node
+from rbuild.kbuild import Kbuild, explain
+from rbuild.kernel import Kdir
+from rbuild.process import Usage
+from rbuild.sandbox import KDIR, MODULE
+from rbuild.session import Phase, Session
+from rbuild.store import digest, read_json, remove_tree, sha256_file, write_json
+
+PLUGIN = re.compile(r"^\s*/plugin/\s*;", re.M)
+"""What makes a device tree's source an overlay's."""
+
+WARNING = re.compile(r"\bWarning \([a-z_0-9]+\): ")
+FAULT = re.compile(r"\b(ERROR|Error|FATAL ERROR|Warning)\b.*: |\berror: ")
+
+STATE = "state.json"
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """A compiled overlay."""
+
+    name: str
+    path: Path
+    sha256: str
+    size_bytes: int
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the artefact as the command line's contract has it."""
+        return {"path": str(self.path), "sha256": self.sha256, "size_bytes": self.size_bytes}
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A device tree with an overlay applied: ``base`` as it was, ``path`` as it came out."""
+
+    overlay: Overlay
+    base: Path
+    path: Path
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one compilation gave: the overlays, in the order of their names, and what it took."""
+
+    overlays: tuple[Overlay, ...]
+    phase: Phase
+
+
+def own_folder() -> Path:
+    """Return the folder of our overlays and their bindings."""
+    return data.folder("module") / "dts"
+
+
+def sources(path: Path) -> list[Path]:
+    """Return the overlays' sources that a path names: a file, or all of a folder.
+
+    Raises UsageError if there is none, or if two would make the same .dtbo.
+    """
+    if path.is_dir():
+        found = [one for one in sorted(path.iterdir()) if one.suffix in {".dts", ".dtso"}]
+        found = [one for one in found if _is_overlay(one)]
+        if not found:
+            raise UsageError(
+                f"{path} has no overlay: no .dts or .dtso file with the line `/plugin/;`."
+            )
+    elif path.is_file():
+        found = [path]
+        if path.suffix not in {".dts", ".dtso"} or not _is_overlay(path):
+            raise UsageError(
+                f"{path} is not an overlay's source.",
+                hint="That is a .dts or .dtso file with the lines `/dts-v1/;` and `/plugin/;`.",
+            )
+    else:
+        raise UsageError(f"{path} is neither a file nor a folder.")
+    names = [name(one) for one in found]
+    if twice := sorted({one for one in names if names.count(one) > 1}):
+        raise UsageError(f"{path} has more than one source of {twice[0]}.dtbo.")
+    return found
+
+
+def name(source: Path) -> str:
+    """Return an overlay's name by its source: mfrc522 of mfrc522-overlay.dts, or mfrc522.dtso."""
+    return source.stem.removesuffix("-overlay")
+
+
+def compile_overlays(kdir: Kdir, path: Path, session: Session) -> Result:
+    """Compile the overlay in a file, or all in a folder, with a KDIR's own dtc.
+
+    Nothing is written beside the sources.  Raises UsageError if there is no overlay, BuildFailed
+    with dtc's words, also where they are only a warning.
+    """
+    found = sources(path.resolve())
+    folder = kdir.entry.path / "overlays" / f"{path.resolve().stem}-{digest(str(path.resolve()))}"
+    inputs = _inputs(kdir, found)
+    if (known := _unchanged(folder, inputs)) is not None:
+        return known
+    with session.store.lock(kdir.entry):
+        if (known := _unchanged(folder, inputs)) is not None:
+            return known
+        build = folder / "build"
+        (folder / STATE).unlink(missing_ok=True)
+        _bring(found, build)
+        kbuild = Kbuild(session, kdir.ready, kdir.tree, kdir.path)
+        title = f"Compiling {', '.join(f'{name(one)}.dtbo' for one in found)}"
+        usage = compile_device_trees(kbuild, build, title)
+        overlays = tuple(_overlay(build / f"{name(one)}.dtbo") for one in found)
+        phase = Phase("overlay", usage)
+        kept = [{**vars(one), "path": str(one.path)} for one in overlays]
+        write_json(folder / STATE, {"inputs": inputs, "overlays": kept, "phase": phase.as_json()})
+    return Result(overlays, phase)
+
+
+def compile_device_trees(kbuild: Kbuild, build: Path, title: str, flags: str = "") -> Usage:
+    """Let Kbuild compile all .dts and .dtso files in a folder, to a .dtb or .dtbo beside each.
+
+    ``flags`` are dtc's, besides those that Kbuild gives it.  Raises BuildFailed with dtc's words,
+    also where they are only a warning.
+    """
+    products = sorted(
+        f"{path.stem}.dtb{'o' if path.suffix == '.dtso' else ''}"
+        for path in build.iterdir()
+        if path.suffix in {".dts", ".dtso"}
+    )
+    lines = [f"DTC_FLAGS := {flags}", *(f"dtb-y += {one}" for one in products)]
+    (build / "Kbuild").write_text("".join(f"{line}\n" for line in lines))
+    for one in products:
+        # A file that only warned is there, and make would not try it again.
+        (build / one).unlink(missing_ok=True)
+    job = kbuild.job(["modules"], module=build, extra=["KBUILD_MODPOST_WARN=1"])
+    session = kbuild.session
+    words: list[str] = []
+
+    def watch(line: str) -> None:
+        session.console.verbose(line)
+        if FAULT.search(line):
+            words.append(line.replace(f"{MODULE}/", ""))
+
+    with session.console.step(title), session.log() as log:
+        try:
+            done = kbuild.ready.runtime.run(kbuild.ready.sandbox, job, on_line=watch, log=log)
+        except ProcessFailed as error:
+            failure = explain(error, title, session.log_path)
+            failure.detail = "\n".join(words) or failure.detail
+            raise failure from error
+    if any(WARNING.search(line) for line in words):
+        raise BuildFailed(
+            f"{title} failed: dtc warns.", detail="\n".join(words), log=session.log_path
+        )
+    if missing := [one for one in products if not (build / one).is_file()]:
+        raise BuildFailed(f"make succeeded, but there is no {missing[0]}.", log=session.log_path)
+    return done.usage
+
+
+def parametrised(overlay: Overlay, values: Mapping[str, str]) -> Overlay:
+    """Return an overlay with its parameters given, for who can't give them when it is applied.
+
+    Raises UsageError as ``parameters.given`` does.
+    """
+    content = fdt.pack(parameters.given(fdt.read(overlay.path), values))
+    folder = overlay.path.parent / f"with-{digest(values)}"
+    folder.mkdir(exist_ok=True)
+    path = folder / overlay.path.name
+    path.write_bytes(content)
+    return _overlay(path)
+
+
+def fit(kdir: Kdir, overlay: Overlay, session: Session) -> list[Fitted]:
+    """Apply an overlay to each device tree that the profile names, with the kernel's fdtoverlay.
+
+    Raises UsageError if the profile names none, BuildFailed if the overlay doesn't fit one of
+    them, with what the tree lacks.
+    """
+    bases = device_trees(kdir, session)
+    kbuild = Kbuild(session, kdir.ready, kdir.tree, kdir.path)
+    build = overlay.path.parent
+    fitted = []
+    with session.store.lock(kdir.entry):
+        for base in bases:
+            merged = build / "merged" / f"{overlay.name}-{base.name}"
+            merged.parent.mkdir(exist_ok=True)
+            inside = f"{KDIR}/{base.relative_to(kdir.path)}"
+            words = [f"{KDIR}/scripts/dtc/fdtoverlay", "-i", inside]
+            words += ["-o", f"{MODULE}/merged/{merged.name}", f"{MODULE}/{overlay.path.name}"]
+            try:
+                kbuild.run(words, "Applying the overlay", module=build)
+            except BuildFailed as error:
+                raise _unfit(overlay, base, error) from error
+            fitted.append(Fitted(overlay, base, merged))
+    return fitted
+
+
+def device_trees(kdir: Kdir, session: Session) -> list[Path]:
+    """Return the profile's device trees, made if the kernel wasn't built yet.
+
+    Raises UsageError if the profile names none.
+    """
+    names = kdir.profile.device_trees
+    if not names:
+        raise UsageError(
+            f"The profile {kdir.profile.name} names no device trees to apply an overlay to.",
+            hint="Such as `device_trees: [broadcom/bcm2837-rpi-3-b-plus.dtb]`.",
+        )
+    found = [kdir.path / seed.DEVICE_TREES / one for one in names]
+    if not all(one.is_file() for one in found):
+        with session.store.lock(kdir.entry):
+            kbuild = Kbuild(session, kdir.ready, kdir.tree, kdir.path)
+            kbuild.make("Making the device trees", names)
+    return found
+
+
+def lacking(overlay: Node, base: Node) -> list[str]:
+    """Return what an overlay refers to and a device tree lacks: labels, and paths of targets.
+
+    A path may also be one that an earlier part of the overlay makes.
+    """
+    symbols = base.find("/__symbols__") or Node()
+    fixups = overlay.find("/__fixups__") or Node()
+    faults = [f"the label {one}" for one in fixups.properties if one not in symbols.properties]
+    for fragment in overlay.children.values():
+        target = fragment.text("target-path")
+        if target is not None and "__overlay__" in fragment.children and base.find(target) is None:
+            faults.append(f"the node {target}")
+    return faults
+
+
+def export(overlays: tuple[Overlay, ...], folder: Path) -> list[Path]:
+    """Copy overlays into a folder of the user's; return where they are now."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return [Path(shutil.copy2(one.path, folder / one.path.name)) for one in overlays]
+
+
+def _unfit(overlay: Overlay, base: Path, error: BuildFailed) -> BuildFailed:
+    tree = fdt.read(base)
+    faults = lacking(fdt.read(overlay.path), tree)
+    hint = None
+    if tree.find("/__symbols__") is None:
+        hint = (
+            "This device tree was compiled without symbols, and has no labels to refer to: its "
+            "Makefile in the kernel needs `DTC_FLAGS_<name> := -@`."
+        )
+    lacks = f", which lacks {'; '.join(faults)}" if faults else ""
+    return BuildFailed(
+        f"{overlay.path.name} doesn't fit {base.name}{lacks}.",
+        detail=error.detail,
+        hint=hint,
+        log=error.log,
+    )
+
+
+def _is_overlay(path: Path) -> bool:
+    return PLUGIN.search(path.read_text(encoding="utf-8", errors="replace")) is not None
+
+
+def _bring(found: list[Path], build: Path) -> None:
+    """Copy sources to where they are compiled, by the names that Kbuild's rule wants."""
+    if build.exists():
+        remove_tree(build)
+    build.mkdir(parents=True)
+    for path in _included(found):
+        shutil.copyfile(path, build / path.name)
+    for path in found:
+        shutil.copyfile(path, build / f"{name(path)}.dtso")
+
+
+def _included(found: list[Path]) -> list[Path]:
+    """Return what the sources may include: their neighbours that aren't compiled themselves."""
+    beside = sorted(found[0].parent.iterdir())
+    kept = [one for one in beside if one.suffix in {".dtsi", ".h"} and one.is_file()]
+    return [one for one in kept if one not in found]
+
+
+def _inputs(kdir: Kdir, found: list[Path]) -> dict[str, Any]:
+    """Return all that decides what a compilation makes."""
+    files = [*found, *_included(found)]
+    return {
+        "kdir": kdir.entry.name,
+        "created": (kdir.entry.metadata or {}).get("created"),
+        "sources": [name(one) for one in found],
+        "files": {one.name: hashlib.sha256(one.read_bytes()).hexdigest() for one in files},
+    }
+
+
+def _unchanged(folder: Path, inputs: dict[str, Any]) -> Result | None:
+    """Return the last result if its inputs were these and its products are intact."""
+    state = read_json(folder / STATE)
+    if state is None or state.get("inputs") != inputs:
+        return None
+    overlays = tuple(Overlay(**{**one, "path": Path(one["path"])}) for one in state["overlays"])
+    if not all(one.path.is_file() and sha256_file(one.path) == one.sha256 for one in overlays):
+        return None
+    return Result(overlays, Phase.from_json(state["phase"]))
+
+
+def _overlay(path: Path) -> Overlay:
+    try:
+        fdt.read(path)
+    except ValueError as error:
+        raise InfrastructureError(f"{path} can't be read: {error}.") from error
+    return Overlay(path.stem, path, sha256_file(path), path.stat().st_size)
