@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rbuild import data, fdt, parameters, seed
+from rbuild import data, fdt, parameters
 from rbuild.errors import BuildFailed, InfrastructureError, ProcessFailed, UsageError
 from rbuild.fdt import Node
 from rbuild.kbuild import Kbuild, explain
@@ -218,7 +218,7 @@ def device_trees(kdir: Kdir, session: Session) -> list[Path]:
             f"The profile {kdir.profile.name} names no device trees to apply an overlay to.",
             hint="Such as `device_trees: [broadcom/bcm2837-rpi-3-b-plus.dtb]`.",
         )
-    found = [kdir.path / seed.DEVICE_TREES / one for one in names]
+    found = [kdir.device_trees / one for one in names]
     if not all(one.is_file() for one in found):
         with session.store.lock(kdir.entry):
             kbuild = Kbuild(session, kdir.ready, kdir.tree, kdir.path)

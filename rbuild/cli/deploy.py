@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from rbuild import module, profile
+from rbuild import module, overlay, profile
 from rbuild.cli import App
 from rbuild.cli.options import (
     ccache_option,
@@ -57,7 +57,7 @@ Examples:
     multiple=True,
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     metavar="F.dtbo",
-    help="A compiled overlay to bring along and load; may be repeated.",
+    help="Compiled overlays to load, may be repeated [default: rbuild's own].",
 )
 @click.option(
     "--ssh",
@@ -132,7 +132,7 @@ def command(
         result = module.build_in_tree(kdir, wanted, made)
     else:
         result = module.build_out_of_tree(kdir, module.driver_source(wanted), made)
-    brought = list(overlays)
+    brought = list(overlays) or _own_overlays(kdir, made)
     with tempfile.TemporaryDirectory(prefix="rbuild-deploy-") as name:
         folder = Path(name)
         planner = _planner(whole, kdir, how, result.modules, brought, folder, made)
@@ -162,6 +162,11 @@ def _must_fit(
     for option, path in (("--boot-dir", boot_dir), ("--root", root)):
         if path and (not path.startswith("/") or ".." in path.split("/") or not path.isprintable()):
             raise click.UsageError(f"{option}: {path!r} is no absolute path.")
+
+
+def _own_overlays(kdir: Kdir, made: Session) -> list[Path]:
+    found = overlay.compile_overlays(kdir, overlay.own_folder(), made)
+    return [one.path for one in found.overlays]
 
 
 def _planner(
