@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, replace
@@ -23,6 +24,10 @@ from rbuild.deploy.remote import Remote, remote
 from rbuild.errors import HostLacks, InfrastructureError, UsageError
 from rbuild.module import Built
 from rbuild.stage import SNIPPET, Staged
+
+pytestmark = pytest.mark.skipif(
+    any(shutil.which(one) is None for one in ("rsync", "flock")), reason="needs rsync and flock"
+)
 
 RELEASE = "6.12.5"
 VERMAGIC = f"{RELEASE} SMP mod_unload aarch64"
