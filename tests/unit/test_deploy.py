@@ -21,9 +21,11 @@ from rbuild.deploy import run
 from rbuild.deploy.board import Board, look
 from rbuild.deploy.plan import Plan, Planner, for_release, kernel_plan, module_plan
 from rbuild.deploy.remote import Remote, remote
-from rbuild.errors import HostLacks, InfrastructureError, UsageError
+from rbuild.errors import GuestFailed, HostLacks, InfrastructureError, UsageError
 from rbuild.module import Built
 from rbuild.stage import SNIPPET, Staged
+
+from .conftest import Host
 
 pytestmark = pytest.mark.skipif(
     any(shutil.which(one) is None for one in ("rsync", "flock")), reason="needs rsync and flock"
@@ -671,3 +673,65 @@ def test_a_power_cut_while_going_back_is_finished_by_the_next(pi: Pi, name: str)
         else:
             break
     assert pi.system() == old
+
+
+# The command line.
+
+
+def test_the_command_line_deploys_and_goes_back(host: Host, pi: Pi) -> None:
+    pi.program("modinfo", "exit 1")
+    before = pi.system()
+    overlay = pi.folder / "mfrc522.dtbo"
+    overlay.write_text("overlay")
+    words = ("deploy", "pi@board", "--root", pi.root)
+    more = ("--profile", host.profile, "--driver", "c", "--overlay", overlay)
+    would = host("--json", *words, *more, "--dry-run").json
+    assert pi.system() == before
+    done = host("--json", *words, *more).json
+    assert done["uploaded"] == would["uploaded"]
+    assert done["uploaded"]["files"] == ["mfrc522.dtbo", "mfrc522.ko"]
+    assert done["kernel_release"] == done["release"] == RELEASE
+    assert done["whole_kernel"] is False
+    assert "nothing to do" in host(*words, *more).out
+    back = host("--json", *words, "--rollback").json
+    assert back["backup"] == Path(done["backup"]).name
+    assert pi.system() == before
+    host(*words, "--rollback", code=2)
+
+
+def test_a_board_that_cannot_be_reached_costs_no_build(host: Host, pi: Pi) -> None:
+    (pi.folder / "ssh-faults").write_text("ssh: Could not resolve hostname board")
+    found = host("--json", "deploy", "board", "--profile", host.profile, code=4)
+    assert "Could not resolve hostname" in found.err
+    assert found.json["exit_code"] == 4
+    assert host.calls("make") == 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["board", "--rollback", "--kernel"],
+        ["board", "--load", "--kernel"],
+        ["board", "--reboot", "--dry-run"],
+        ["board", "--load", "--root", "/mnt"],
+        ["board", "--boot-dir", "boot"],
+        ["board", "--root", "/mnt/../etc"],
+        ["board", "--ssh", "'"],
+        ["-x"],
+        ["a b"],
+    ],
+)
+def test_wrong_usage_reaches_no_board(bare: Host, pi: Pi, words: list[str]) -> None:
+    bare("deploy", *words, code=2)
+    assert not (pi.folder / "ssh-calls").exists()
+
+
+def test_a_driver_is_loaded_anew(pi: Pi) -> None:
+    log = pi.folder / "log"
+    log.write_text("before\n")
+    pi.program("dmesg", f"cat {log}")
+    pi.program("modprobe", f'echo "modprobe $*" >>{log}; [ $1 != broken ]')
+    pi.program("sleep", "exit 0")
+    assert run.load(pi.look(), "mfrc522_rust") == ["modprobe mfrc522_rust"]
+    with pytest.raises(GuestFailed, match="broken can't be loaded"):
+        run.load(pi.look(), "broken")
