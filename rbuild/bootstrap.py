@@ -49,9 +49,11 @@ def _host() -> None:
 
 
 def _tests() -> None:
-    """Install what only the tests need: as root they make an ordinary user and build as it."""
-    if os.geteuid() == 0 and shutil.which("newuidmap") is None:
-        _as_root(["apt-get", "install", "-q", "-y", "uidmap"])
+    """Install what only the tests need: as root they build as an ordinary user, and deploy."""
+    needed = {"newuidmap": "uidmap", "rsync": "rsync", "ssh": "openssh-client"}
+    lacking = [package for program, package in needed.items() if shutil.which(program) is None]
+    if os.geteuid() == 0 and lacking:
+        _as_root(["apt-get", "install", "-q", "-y", *lacking])
 
 
 def _virtual_environment() -> None:

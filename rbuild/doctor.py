@@ -68,6 +68,8 @@ def examine(store: Store) -> list[Finding]:
             ["qemu-system-aarch64", "--version"],
             "qemu-system-arm",
         ),
+        _program("ssh", "deploys", ["ssh", "-V"], "openssh-client", optional=True),
+        _program("rsync", "deploys", ["rsync", "--version"], optional=True),
         _disk(store),
         _memory(),
         _docker(),

@@ -73,13 +73,15 @@ def run(
     log: IO[str] | None = None,
     check: bool = True,
     limits: Limits = NO_LIMITS,
+    stdin: IO[bytes] | None = None,
+    ends: bytes = b"\n",
 ) -> Completed:
     """Run a program to its end, its stdout and stderr together, line by line.
 
-    The program gets no standard input and a session of its own, so that Ctrl-C reaches rbuild
-    alone, which then ends the program.  Raises HostLacks if the program isn't there, TimedOut if
-    it had to be ended for its limits, and, with ``check``, ProcessFailed if it ends with a status
-    other than 0.
+    The program gets no standard input but ``stdin``, a file, and a session of its own, so that
+    Ctrl-C reaches rbuild alone, which then ends the program.  Each byte in ``ends`` ends a line.
+    Raises HostLacks if the program isn't there, TimedOut if it had to be ended for its limits,
+    and, with ``check``, ProcessFailed if it ends with a status other than 0.
     """
     words = tuple(str(word) for word in argv)
     if log is not None:
@@ -87,10 +89,10 @@ def run(
         log.flush()
     tail: deque[str] = deque(maxlen=TAIL_LINES)
     started = time.monotonic()
-    child = _start(words, env=env, cwd=cwd)
+    child = _start(words, env=env, cwd=cwd, stdin=subprocess.DEVNULL if stdin is None else stdin)
     assert child.stdout is not None
     try:
-        for line in _lines(child.stdout, limits):
+        for line in _lines(child.stdout, limits, ends):
             tail.append(line)
             if log is not None:
                 log.write(line + "\n")
@@ -165,6 +167,27 @@ def pipe(
             raise ProcessFailed(tuple(argv), child.returncode, tuple(tail))
 
 
+@contextlib.contextmanager
+def beside(argv: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
+    """Have a program at rbuild's side, talked to through its standard streams, while the body runs.
+
+    Its input is closed at the end, which it has a little while to heed.  Should rbuild be killed,
+    its input closes too.
+    """
+    child = _start(tuple(argv), stdin=subprocess.PIPE)
+    try:
+        yield child
+    finally:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        with contextlib.suppress(OSError):
+            child.stdin.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(timeout=GRACE_S)
+        terminate(child)
+        child.stdout.close()
+
+
 def terminate(child: subprocess.Popen[bytes]) -> None:
     """End a process and its session: politely, then by force, also whoever is left of it."""
     if child.poll() is not None:
@@ -208,19 +231,20 @@ def _start(
         ) from error
 
 
-def _lines(out: IO[bytes], limits: Limits) -> Iterator[str]:
+def _lines(out: IO[bytes], limits: Limits, ends: bytes = b"\n") -> Iterator[str]:
     """Yield a program's lines as they come, the last one too if nothing ends it.
 
     Raises TimedOut when a limit is reached, after the line that was not finished.
     """
-    ends = None if limits.total_s is None else time.monotonic() + limits.total_s
+    last = None if limits.total_s is None else time.monotonic() + limits.total_s
+    newlines = bytes.maketrans(ends, b"\n" * len(ends))
     pending = b""
     while True:
-        left = None if ends is None else ends - time.monotonic()
+        left = None if last is None else last - time.monotonic()
         waits = [one for one in (left, limits.silence_s) if one is not None]
         ready, _, _ = select.select([out], [], [], max(0.0, min(waits)) if waits else None)
         chunk = os.read(out.fileno(), 65536) if ready else b""
-        *lines, pending = (pending + chunk).split(b"\n")
+        *lines, pending = (pending + chunk).translate(newlines).split(b"\n")
         for raw in lines:
             yield _text(raw)
         if not ready or not chunk:

@@ -350,6 +350,7 @@ def test_the_wheel_has_its_data(tmp_path: Path) -> None:
         "from rbuild import data, environment, profile\n"
         "print(profile.load('slim').name, environment.load('cross').name)\n"
         "print((data.folder('module') / 'rust/Kbuild').is_file())\n"
+        "print(sorted(one.name for one in (data.PACKAGE / 'remote').iterdir()))\n"
         "print(data.PACKAGE)\n"
     )
     done = subprocess.run(
@@ -360,7 +361,12 @@ def test_the_wheel_has_its_data(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
     )
-    assert done.stdout.splitlines() == ["slim cross", "True", str(unpacked / "rbuild")]
+    assert done.stdout.splitlines() == [
+        "slim cross",
+        "True",
+        str(sorted(one.name for one in (ROOT / "rbuild/remote").glob("*.sh"))),
+        str(unpacked / "rbuild"),
+    ]
     kept = subprocess.run(
         [sys.executable, "-m", "rbuild", "--help"],
         env={"PYTHONPATH": str(unpacked)},

@@ -1,0 +1,1 @@
+"""Bringing what was built to a board, over ssh."""

@@ -1,0 +1,114 @@
+"""A board that was looked at: its kernel, its boot folder with config.txt, its backups."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass, replace
+
+from rbuild.deploy import config
+from rbuild.deploy.remote import Answer, Remote
+from rbuild.errors import InfrastructureError, UsageError
+
+MODULES = "/lib/modules"
+
+
+@dataclass(frozen=True)
+class Board:
+    """What a step told of a board.  Paths are the board's own, without ``Remote.root``.
+
+    ``release`` is the kernel that runs, ``vermagic`` what its modules have, if any could be
+    asked; ``updates`` are the modules beside the kernel's own.  ``backups`` are deployments that
+    can be undone, the oldest first; ``left`` is what an interrupted one has left.
+    """
+
+    remote: Remote
+    release: str
+    vermagic: str
+    boot: str
+    config: str
+    overlay_folders: tuple[str, ...]
+    releases: tuple[str, ...]
+    updates: tuple[str, ...]
+    backups: tuple[str, ...]
+    left: tuple[str, ...]
+    boot_free: int
+    modules_free: int
+
+    @property
+    def overlays(self) -> str:
+        """Where the firmware takes overlays from, as config.txt now is.
+
+        From below ``os_prefix`` only if there is a README (Raspberry Pi's documentation).
+        """
+        prefix = config.current(self.config, "os_prefix") or ""
+        folder = config.current(self.config, "overlay_prefix") or "overlays/"
+        if prefix + folder in self.overlay_folders:
+            folder = prefix + folder
+        return f"{self.boot}/{folder.strip('/')}"
+
+
+def look(remote: Remote, boot: str, release: str = "") -> Board:
+    """Look at a board, changing nothing; raise if it isn't one that can be deployed to.
+
+    ``boot`` is its boot folder, empty to look for it; ``release`` the kernel whose modules
+    matter, empty for the one that runs.
+    """
+    return _board(remote, boot, remote.step("look", boot, release))
+
+
+def cleaned(board: Board, token: str, release: str = "") -> tuple[Board, Answer]:
+    """Undo and remove what an interrupted deployment has left; return the board as it is then."""
+    answer = board.remote.step("clean", token, board.boot, release)
+    return _board(board.remote, board.boot, answer), answer
+
+
+def _board(remote: Remote, boot: str, answer: Answer) -> Board:
+    host = remote.host
+    if lacks := answer.all("lacks"):
+        raise InfrastructureError(
+            f"{host} lacks {', '.join(lacks)}.",
+            hint="Install there what has them: " + ", ".join(_packages(lacks)) + ".",
+        )
+    if answer.first("uid") != "0":
+        raise InfrastructureError(
+            f"On {host}, this user may not become root without a password (`sudo -n true`).",
+            hint="Log in as root, or give the user a line such as `pi ALL=(ALL) NOPASSWD: ALL` "
+            "in /etc/sudoers.d there.",
+        )
+    remote = replace(remote, sudo=remote.sudo or bool(answer.first("sudo")))
+    if not answer.first("boot"):
+        where = boot or "/boot/firmware nor in /boot"
+        raise UsageError(
+            f"{host} has no config.txt in {where}: it doesn't look like a Raspberry Pi.",
+            hint="--boot-dir names the folder where its boot partition is mounted.",
+        )
+    backups = [one.split(" ") for one in answer.all("backup")]
+    return Board(
+        remote,
+        answer.first("release"),
+        answer.first("vermagic").strip(),
+        answer.first("boot"),
+        decoded(answer.first("config")),
+        answer.all("overlays"),
+        answer.all("modules"),
+        answer.all("update"),
+        tuple(name for name, state in backups if state == "done"),
+        (*answer.all("left"), *(name for name, state in backups if state != "done")),
+        int(answer.first("boot_free") or 0),
+        int(answer.first("modules_free") or 0),
+    )
+
+
+def decoded(text: str) -> str:
+    """Return a file that was sent as base64, each byte kept."""
+    return base64.b64decode(text).decode("utf-8", "surrogateescape")
+
+
+def encoded(text: str) -> str:
+    """Return a text as base64, as ``decoded`` reads it."""
+    return base64.b64encode(text.encode("utf-8", "surrogateescape")).decode()
+
+
+def _packages(programs: tuple[str, ...]) -> list[str]:
+    known = {"flock": "util-linux", "depmod": "kmod", "rsync": "rsync"}
+    return sorted({known.get(name, "coreutils") for name in programs})
