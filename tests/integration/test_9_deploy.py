@@ -29,19 +29,30 @@ CONFIG = "# mine\r\ndtparam=audio=on\r\n[pi4]\r\narm_boost=1"
 
 CUTTER = """\
 #!{python}
-# An ssh that is killed once it has sent so many bytes of an upload.
-import os, subprocess, sys
+# An ssh that is killed once it has sent so many bytes: of an upload, or of the switch's script.
+import os, subprocess, sys, threading, time
 ssh = ["ssh", "-F", {config!r}, *sys.argv[1:]]
-if "rsync" not in " ".join(ssh):
-    os.execvp("ssh", ssh)
+where, limit = os.environ["CUT"].split()
 child = subprocess.Popen(ssh, stdin=subprocess.PIPE)
-left = int(os.environ["CUT_AT"])
-while left > 0 and (data := os.read(0, min(left, 65536))):
-    child.stdin.write(data)
+data = os.read(0, 1 << 20)
+is_switch = b"apply_tree() {{" in data
+here = where == ("upload" if "rsync" in " ".join(ssh) else "switch" if is_switch else "")
+limit = len(data) if limit == "all" else int(limit)
+if not here:
+    threading.Thread(target=lambda: os._exit(child.wait()), daemon=True).start()
+sent = 0
+while data:
+    rest = data[: limit - sent] if here else data
+    child.stdin.write(rest)
     child.stdin.flush()
-    left -= len(data)
-child.kill()
-sys.exit(255)
+    sent += len(rest)
+    if here and sent >= limit:
+        time.sleep(0.1)
+        child.kill()
+        sys.exit(255)
+    data = os.read(0, 65536)
+child.stdin.close()
+sys.exit(child.wait())
 """
 
 
@@ -261,13 +272,44 @@ def test_a_connection_that_is_cut_leaves_the_board_as_it_was(
     cutter.chmod(0o755)
     before = board.system()
     for sent in ("1", "20000", "1500000"):
-        monkeypatch.setenv("CUT_AT", sent)
+        monkeypatch.setenv("CUT", f"upload {sent}")
         found = board.deploy("--kernel", ssh=str(cutter), code=4)
         assert "Nothing was switched" in found.json["hint"]
         assert board.system() == before
     assert board.uploads()
+    # A step that was not sent whole is not begun; one that was goes on to its end alone.
+    monkeypatch.setenv("CUT", "switch 9000")
+    board.deploy("--kernel", ssh=str(cutter), code=4)
+    assert board.system() == before
     done = board.deploy("--kernel").json
     assert done["undone"]
+    assert not board.uploads()
+    after = board.system()
+    board.deploy("--rollback")
+    monkeypatch.setenv("CUT", "switch all")
+    board.deploy("--kernel", ssh=str(cutter), code=4)
+    eventually_deployed(board)
+    assert board.system() == after
+    board.deploy("--rollback")
+    assert board.system() == before
+
+
+def eventually_deployed(board: Board) -> None:
+    """Deploy the kernel, once the board has noticed that who deployed before is gone."""
+    for _ in range(50):
+        found = subprocess.run(
+            [
+                *board.argv(),
+                *board.rbuild.argv("deploy", "board", "--kernel", "--ssh", board.ssh()),
+            ],
+            env=board.rbuild.env(),
+            capture_output=True,
+            text=True,
+        )
+        if found.returncode == 0:
+            break
+        assert "Another deployment" in found.stderr, found.stderr
+        time.sleep(0.1)
     assert not board.uploads()
     assert not board.deploy("--kernel").json["uploaded"]["files"]
 
@@ -294,13 +336,4 @@ def test_two_at_once_and_one_that_is_killed(board: Board) -> None:
         first.kill()
         first.wait()
     assert board.system() == before
-    for _ in range(100):
-        found = subprocess.run(
-            [*board.argv(), *argv], env=board.rbuild.env(), capture_output=True, text=True
-        )
-        if found.returncode == 0:
-            break
-        assert "Another deployment" in found.stderr, found.stderr
-        time.sleep(0.1)
-    assert not board.uploads()
-    assert not board.deploy("--kernel").json["uploaded"]["files"]
+    eventually_deployed(board)

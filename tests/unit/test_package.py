@@ -234,6 +234,8 @@ def test_the_order_of_creation_is_not_in_an_archive(tmp_path: Path) -> None:
         packed.append(made.read_bytes())
         made.unlink()
     assert packed[0] == packed[1]
+    # gzip's flags, of which one means a name, and its time (RFC 1952).
+    assert packed[0][3:8] == bytes(5)
 
 
 # Debian's packages.
