@@ -15,8 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from rbuild import cli
+
+# How long an example takes says how busy the machine is, and nothing of the code.
+settings.register_profile("rbuild", deadline=None)
+settings.load_profile("rbuild")
 
 FAKES = Path(__file__).parents[1] / "fakes"
 

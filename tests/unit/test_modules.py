@@ -122,7 +122,7 @@ def test_links_are_brought_as_what_they_lead_to(tmp_path: Path) -> None:
     assert not (target / "sub/file.h").is_symlink()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.lists(
         st.dictionaries(
