@@ -16,6 +16,7 @@ set -e -o pipefail
 package=$1 architecture=$2 suite=$3
 mkdir -p lists/partial cache/archives/partial
 options="-o Dir::State::Lists=$PWD/lists -o Dir::Cache=$PWD/cache -o APT::Sandbox::User=root"
+options="$options -o Acquire::Languages=none"
 if [ -n "$architecture" ]; then
     options="$options -o APT::Architecture=$architecture -o APT::Architectures=$architecture"
 fi

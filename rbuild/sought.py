@@ -90,7 +90,7 @@ def _remembered(path: Path) -> Sought | None:
 
 
 def _offered(pattern: str, suite: str, note: Entry, ready: Ready, store: Store) -> list[Package]:
-    """Return what a suite has of packages that begin as the pattern does."""
+    """Return what a suite has of packages of the kind that a pattern is of."""
     work = store.partial(note)
     try:
         with store.console.step(f"Looking for {pattern} in {suite}") as step:
@@ -113,8 +113,12 @@ def _newest(pattern: str, offered: Iterable[Package]) -> Package | None:
 
 
 def _prefix(pattern: str) -> str:
-    """Return how all names that a pattern matches begin."""
-    return pattern.replace("?", "*").split("*", 1)[0]
+    """Return how names begin that are of the kind that a pattern is of: its words without the last.
+
+    What else there is of that kind is worth listing where nothing matches.
+    """
+    begin = pattern.replace("?", "*").split("*", 1)[0]
+    return begin[: begin.rfind("-") + 1] or begin
 
 
 def _nothing(source: Source, suite: str, offered: list[Package]) -> UsageError:

@@ -22,6 +22,7 @@ from .conftest import Rbuild
 
 MODULE = Path(__file__).parents[2] / "module"
 PATCHES = sorted((MODULE / "patches/6.12").glob("*.patch"))
+ALL_PATCHES = sorted((MODULE / "patches").glob("*/*.patch"))
 C_FILES = sorted(
     f"/module/{path.relative_to(MODULE)}"
     for path in MODULE.rglob("*.[ch]")
@@ -79,7 +80,8 @@ def test_checkpatch_has_nothing_to_say(inside: Inside) -> None:
     checkpatch = f"/src/scripts/checkpatch.pl --strict --terse --ignore {','.join(IGNORED)}"
     assert PATCHES
     assert C_FILES
-    assert inside(f"cd /src && {checkpatch} /module/patches/6.12/*.patch 2>&1") == ""
+    assert set(PATCHES) < set(ALL_PATCHES)
+    assert inside(f"cd /src && {checkpatch} /module/patches/*/*.patch 2>&1") == ""
     assert inside(f"cd /src && {checkpatch} --file {' '.join(C_FILES)} 2>&1") == ""
 
 
@@ -145,6 +147,8 @@ def test_the_rust_driver_has_no_unsafe_code() -> None:
 class Series:
     """A git repository in which each patch is a commit, and the trees before and after."""
 
+    profile: str
+    patches: list[Path]
     ready: Ready
     pristine: Tree
     patched: Tree
@@ -155,58 +159,81 @@ class Series:
         return _git(self.repository, *words)
 
 
-FOLDERS = ("rust", "samples/rust", "drivers/misc")
-"""What the patches touch is in these."""
+PLACES = ("rust", "samples/rust", "drivers/misc", "MAINTAINERS")
+"""What the patches touch is in these folders, or these files."""
+
+
+def apply_series(rbuild: Rbuild, name: str, patches: list[Path], repository: Path) -> Series:
+    """Apply a profile's patches with git to the part of its pristine tree that they touch."""
+    store = Store(Path(rbuild("--json", "status").json["root"]), Console(verbosity=-1))
+    ready = make_ready(environment.load("cross"), store, runtime_for("bwrap"))
+    found = profile.load(name)
+    patched = obtain(found, ready, store)
+    pristine = obtain(found.model_copy(update={"patches": False}), ready, store)
+    for place in PLACES:
+        origin, copy = pristine.path / place, repository / place
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        if origin.is_dir():
+            shutil.copytree(origin, copy, symlinks=True)
+        else:
+            shutil.copy2(origin, copy)
+    _git(repository, "init", "--quiet")
+    _git(repository, "add", "--all", "--force")
+    _git(repository, "commit", "--quiet", "--message=pristine")
+    _git(repository, "am", "--quiet", "--whitespace=error-all", *patches)
+    commits = _git(repository, "log", "--reverse", "--format=%H").split()[1:]
+    return Series(name, patches, ready, pristine, patched, repository, commits)
 
 
 @pytest.fixture(scope="module")
 def series(rbuild: Rbuild, tmp_path_factory: pytest.TempPathFactory) -> Series:
-    """Apply the patches with git to the part of the pristine tree that they touch."""
-    store = Store(Path(rbuild("--json", "status").json["root"]), Console(verbosity=-1))
-    ready = make_ready(environment.load("cross"), store, runtime_for("bwrap"))
-    slim = profile.load("slim")
-    patched = obtain(slim, ready, store)
-    pristine = obtain(slim.model_copy(update={"patches": False}), ready, store)
-    repository = tmp_path_factory.mktemp("series")
-    for folder in FOLDERS:
-        shutil.copytree(pristine.path / folder, repository / folder, symlinks=True)
-    _git(repository, "init", "--quiet")
-    _git(repository, "add", "--all", "--force")
-    _git(repository, "commit", "--quiet", "--message=pristine")
-    _git(repository, "am", "--quiet", "--whitespace=error-all", *PATCHES)
-    commits = _git(repository, "log", "--reverse", "--format=%H").split()[1:]
-    return Series(ready, pristine, patched, repository, commits)
+    return apply_series(rbuild, "slim", PATCHES, tmp_path_factory.mktemp("series"))
 
 
 def test_git_applies_the_series(series: Series) -> None:
-    assert len(series.commits) == len(PATCHES) == len(series.patched.patches)
-    for folder in FOLDERS:
+    check_applied(series)
+
+
+def check_applied(series: Series) -> None:
+    """Git makes of the patches what rbuild made, and each is in the places that are looked at."""
+    assert len(series.commits) == len(series.patches) == len(series.patched.patches)
+    for place in PLACES:
         words = ["diff", "--recursive", "--no-dereference"]
-        here, there = series.repository / folder, series.patched.path / folder
+        here, there = series.repository / place, series.patched.path / place
         found = subprocess.run([*words, here, there], capture_output=True, text=True)
         assert found.stdout == "", found.stdout
-    touched = {name for patch in PATCHES for name in _touched(patch)}
-    assert all(name.startswith(tuple(f"{folder}/" for folder in FOLDERS)) for name in touched)
+    touched = {name for patch in series.patches for name in _touched(patch)}
+    assert all(name in PLACES or name.startswith(IN_PLACES) for name in touched)
+
+
+IN_PLACES = tuple(f"{place}/" for place in PLACES)
 
 
 @pytest.mark.slow
 def test_the_kernel_crate_builds_after_each_patch(
     rbuild: Rbuild, series: Series, tmp_path: Path
 ) -> None:
-    """So that somebody who bisects never lands on a tree that doesn't build."""
-    config = rbuild("--quiet", "shell", "--", "cat", "/kdir/.config").out
-    (tmp_path / ".config").write_text(config)
+    check_each_builds(rbuild, series, tmp_path)
+
+
+def check_each_builds(rbuild: Rbuild, series: Series, kdir: Path, *options: str) -> None:
+    """So that somebody who bisects never lands on a tree that doesn't build.
+
+    ``options`` are set besides, as far as the patches up to there have them.
+    """
+    config = rbuild("--quiet", "shell", "--profile", series.profile, "--", "cat", "/kdir/.config")
+    (kdir / ".config").write_text(config.out)
     binds = [
         Bind(series.pristine.path, SRC),
-        *(Bind(series.repository / folder, f"{SRC}/{folder}") for folder in FOLDERS),
-        Bind(tmp_path, KDIR, writable=True),
+        *(Bind(series.repository / place, f"{SRC}/{place}") for place in PLACES),
+        Bind(kdir, KDIR, writable=True),
     ]
     make = f"make -j2 -C {SRC} O={KDIR} ARCH=arm64 LLVM={series.ready.environment.llvm}"
     for commit in series.commits:
         series.git("checkout", "--quiet", commit)
         # Samples that this patch adds are taken, too.
         script = f"""set -e
-            {SRC}/scripts/config -e SAMPLES -e SAMPLES_RUST
+            {SRC}/scripts/config -e SAMPLES -e SAMPLES_RUST {" ".join(f"-e {o}" for o in options)}
             for sample in $(grep -o 'SAMPLE_RUST_[A-Z_]*' {SRC}/samples/rust/Kconfig); do
                 {SRC}/scripts/config -m $sample
             done
