@@ -270,6 +270,12 @@ def load(name: str) -> Environment:
     )
 
 
+def names_for(arch: str) -> list[str]:
+    """Return the names of the environments that build kernels of an ARCH."""
+    wanted = architecture.of_kernel(arch).debian
+    return [name for name in names() if load(name).target.debian == wanted]
+
+
 def load_for(name: str, arch: str) -> Environment:
     """Return the environment that ``name`` means for kernels of an ARCH.
 
@@ -284,8 +290,7 @@ def load_for(name: str, arch: str) -> Environment:
     sibling = f"{plain}-{wanted}"
     if sibling in names():
         return load(sibling if level is None else f"{sibling}:{level}")
-    fitting = [one for one in names() if load(one).target.debian == wanted]
-    known = ", ".join(fitting) or "none yet: a file in rootfs/ makes one"
+    known = ", ".join(names_for(arch)) or "none yet: a file in rootfs/ makes one"
     raise UsageError(
         f"{found.name} builds for {found.target.debian}, and the profile is for {wanted}.",
         hint=f"Environments for {wanted}: {known}.",

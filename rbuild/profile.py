@@ -16,6 +16,10 @@ from rbuild.errors import UsageError
 SYMBOL = re.compile(r"[A-Z0-9][A-Z0-9_a-z]*")
 
 
+DEFAULT_ARCHITECTURE = "arm64"
+"""The ARCH of a profile that names none."""
+
+
 class Driver(StrEnum):
     """The drivers for the MFRC522 that ``module/`` has."""
 
@@ -140,7 +144,7 @@ class Profile(Strict):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
     description: str = ""
     architecture: str = Field(
-        "arm64",
+        DEFAULT_ARCHITECTURE,
         description="the kernel's ARCH",
         json_schema_extra=lambda schema: schema.update(enum=[*architecture.kernels()]),
     )

@@ -8,6 +8,7 @@ from rbuild import environment
 from rbuild.cli import App
 from rbuild.cli.options import ENVIRONMENT, runtime_option, session
 from rbuild.console import duration
+from rbuild.profile import DEFAULT_ARCHITECTURE
 from rbuild.provision import Ready, make_ready
 from rbuild.rootfs import provision
 
@@ -16,12 +17,13 @@ Examples:
   rbuild setup                   the cross environment
   rbuild setup chroot hybrid
   rbuild setup --all --force     make all of them anew
+  rbuild setup cross-armhf       for 32-bit Arm
 """
 
 
 @click.command(epilog=EPILOG)
 @click.argument("names", nargs=-1, type=ENVIRONMENT, metavar="[cross|chroot|hybrid]...")
-@click.option("--all", "every", is_flag=True, help="All environments that are defined.")
+@click.option("--all", "every", is_flag=True, help="All environments for 64-bit Arm.")
 @click.option("--force", is_flag=True, help="Make the rootfses anew, with today's packages.")
 @runtime_option
 @click.pass_obj
@@ -30,7 +32,7 @@ def command(app: App, names: tuple[str, ...], every: bool, force: bool, runtime:
 
     What is provisioned already is left alone.
     """
-    wanted = environment.names() if every else list(names) or ["cross"]
+    wanted = environment.names_for(DEFAULT_ARCHITECTURE) if every else list(names) or ["cross"]
     loaded = [environment.load(name) for name in wanted]
     made = session(app, "setup", runtime, None)
     if force:
