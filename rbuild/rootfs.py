@@ -23,6 +23,9 @@ NETWORK_WORDS = re.compile(
     r"Could not (connect|resolve)|Temporary failure|Failed to fetch|Unable to fetch|"
     r"Connection (failed|refused|timed out)|Network is unreachable|does not have a Release file"
 )
+MISMATCH_WORDS = re.compile(
+    r"File has unexpected size|Hash Sum mismatch|Release file for \S+ is expired"
+)
 SPACE_WORDS = re.compile(r"No space left on device|enough (free )?space|Disk quota exceeded")
 
 # Manuals and translations make no difference to a build, and are a third of the files.
@@ -243,6 +246,12 @@ def _explain(error: ProcessFailed, name: str) -> RbuildError:
             f"The disk filled up while {name} was being provisioned.",
             detail=detail,
             hint="Free some space (`rbuild clean`), or name another place with --cache-dir.",
+        )
+    if MISMATCH_WORDS.search(text):
+        return InfrastructureError(
+            f"The Debian mirror is not in order for {name}: what it has isn't what was signed.",
+            detail=detail,
+            hint="It happens while a mirror is brought up to date: try later, or another mirror.",
         )
     if NETWORK_WORDS.search(text):
         return InfrastructureError(

@@ -40,7 +40,11 @@ def test_setup_force_provisions_anew(bare: Host) -> None:
 
 @pytest.mark.parametrize(
     ("fault", "words"),
-    [("network", "mirror could not be reached"), ("disk", "disk filled up")],
+    [
+        ("network", "mirror could not be reached"),
+        ("stale-mirror", "mirror is not in order for cross: what it has isn't what was signed"),
+        ("disk", "disk filled up"),
+    ],
 )
 def test_a_rootfs_is_published_whole_or_not_at_all(bare: Host, fault: str, words: str) -> None:
     bare.fault(fault)
