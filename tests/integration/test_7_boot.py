@@ -54,7 +54,7 @@ def test_a_driver_that_was_built_in_tree(rbuild: Rbuild, driver: str) -> None:
     boot(rbuild, "--driver", driver, "--in-tree", "--test", "loading", "--test", "memory")
 
 
-@pytest.mark.parametrize("driver", DRIVERS)
+@pytest.mark.parametrize("driver", ["rust", *SLOW])
 def test_a_driver_passes_on_a_raspberry_pi(rbuild: Rbuild, driver: str) -> None:
     """QEMU's raspi3b with the device tree of the 3B+; virt has shown the rest of the tests."""
     words = ["--machine", "raspi3b", "--suite", "functional"]
