@@ -965,7 +965,8 @@ test_module() {
 }
 
 test_kernel_log() {
-	dmesg | grep -E "$troubles" >/tmp/troubles
+	# The guest has no firmware files, which a kernel with WLAN looks for.
+	dmesg | grep -E "$troubles" | grep -v 'regulatory\.db' >/tmp/troubles
 	is "$(cat /tmp/troubles)" "" "the kernel has nothing to complain about"
 	[ ! -e $kmemleak ] || is "$(leaks)" "" "no memory was lost"
 }
