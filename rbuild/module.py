@@ -21,7 +21,7 @@ from rbuild import data
 from rbuild.errors import BuildFailed, UsageError
 from rbuild.kbuild import Kbuild, Made
 from rbuild.kernel import Kdir, Stage, prepare_in_tree
-from rbuild.profile import Driver
+from rbuild.profile import Driver, Kind
 from rbuild.sandbox import MODULE
 from rbuild.session import Phase, Session
 from rbuild.source import IN_TREE_FOLDER, exported_symbols, exports_are_known
@@ -180,6 +180,13 @@ def in_tree(kdir: Kdir, output: Path, driver: Driver, overlay: Path, session: Se
         (target,),
         only=IN_TREE_PARTS,
     )
+
+
+def build_driver(kdir: Kdir, driver: Driver, kind: Kind, session: Session) -> Result:
+    """Build one of our drivers in either way; raises as the two functions for that do."""
+    if kind is Kind.IN_TREE:
+        return build_in_tree(kdir, driver, session)
+    return build_out_of_tree(kdir, driver_source(driver), session)
 
 
 def build_out_of_tree(kdir: Kdir, source: Path, session: Session) -> Result:

@@ -135,10 +135,8 @@ def command(
     if path is not None:
         how = Kind.OUT_OF_TREE
         result = module.build_out_of_tree(kdir, path, made)
-    elif how is Kind.IN_TREE:
-        result = module.build_in_tree(kdir, wanted, made)
     else:
-        result = module.build_out_of_tree(kdir, module.driver_source(wanted), made)
+        result = module.build_driver(kdir, wanted, how, made)
     tested = _only(result.modules)
     limits = Limits(timeout, SILENCE_S)
     modules = [tested, *simulator.modules]

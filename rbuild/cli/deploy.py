@@ -128,10 +128,7 @@ def command(
         kdir = build(kdir, made)
     else:
         board = plan.for_release(board, kdir.release)
-    if how is Kind.IN_TREE:
-        result = module.build_in_tree(kdir, wanted, made)
-    else:
-        result = module.build_out_of_tree(kdir, module.driver_source(wanted), made)
+    result = module.build_driver(kdir, wanted, how, made)
     brought = list(overlays) or _own_overlays(kdir, made)
     with tempfile.TemporaryDirectory(prefix="rbuild-deploy-") as name:
         folder = Path(name)

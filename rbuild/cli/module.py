@@ -74,11 +74,10 @@ def command(
     if path is not None:
         how = Kind.OUT_OF_TREE
     kdir = kdir_for(found, env, made)
-    if how is Kind.IN_TREE:
-        result = module.build_in_tree(kdir, wanted, made)
+    if path is not None:
+        result = module.build_out_of_tree(kdir, path, made)
     else:
-        source = path or module.driver_source(wanted)
-        result = module.build_out_of_tree(kdir, source, made)
+        result = module.build_driver(kdir, wanted, how, made)
     places = [one.path for one in result.modules]
     if output is not None:
         places = module.export(result.modules, output)

@@ -101,10 +101,7 @@ def _contents(
     kdir: Kdir, driver: Driver, kind: Kind, made: Session
 ) -> tuple[Contents, list[Phase]]:
     """Build what packages need besides the kernel; return what that took, too."""
-    if kind is Kind.IN_TREE:
-        built = module.build_in_tree(kdir, driver, made)
-    else:
-        built = module.build_out_of_tree(kdir, module.driver_source(driver), made)
+    built = module.build_driver(kdir, driver, kind, made)
     compiled = overlay.compile_overlays(kdir, overlay.own_folder(), made)
     modules = extras([one.path for one in built.modules], kind)
     overlays = tuple(one.path for one in compiled.overlays)
