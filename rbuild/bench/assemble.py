@@ -82,7 +82,7 @@ def _row(
     wall = [one.wall_s for one in own]
     base = [one.wall_s for one in samples[reference, scenario]]
     return Row(
-        environment=mode.environment,
+        environment=mode.where,
         kind=mode.target.value,
         driver=mode.driver.value if mode.driver else None,
         jobs=mode.jobs,
@@ -103,6 +103,7 @@ def _facts(
     assert kdir is not None
     return EnvironmentFacts(
         name=name,
+        runtime=ground.ready.runtime.name,
         kernel_release=kernel_release(kdir),
         source=ground.tree.source,
         profile=profile.name,
@@ -125,7 +126,7 @@ def _phases(name: str, ground: Ground, plan: Plan, findings: Findings) -> tuple[
     """Return an environment's kernel phases: as measured here, else as its KDIR was made."""
     for mode in plan.modes:
         found = findings.samples.get((mode, Scenario.CLEAN), ())
-        if mode.environment == name and mode.target is Target.KERNEL and found:
+        if mode.where == name and mode.target is Target.KERNEL and found:
             return _medians([one.phases for one in found])
     return times(ground.kdir.phases) if ground.kdir else ()
 

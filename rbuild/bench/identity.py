@@ -39,19 +39,16 @@ def _identity(
 ) -> Identity:
     checksums: dict[str, set[str]] = {}
     for mode in group:
-        own = checksums.setdefault(mode.environment, set())
+        own = checksums.setdefault(mode.where, set())
         for sample in samples[mode, Scenario.CLEAN]:
             own |= {one.sha256 for one in sample.products if one.name == name}
     first = group[0]
     differences = []
-    seen: set[str] = {first.environment}
+    seen: set[str] = {first.where}
     for mode in group:
-        if (
-            mode.environment not in seen
-            and checksums[mode.environment] != checksums[first.environment]
-        ):
-            seen.add(mode.environment)
-            differences.append(difference(mode.environment, kept[first] / name, kept[mode] / name))
+        if mode.where not in seen and checksums[mode.where] != checksums[first.where]:
+            seen.add(mode.where)
+            differences.append(difference(mode.where, kept[first] / name, kept[mode] / name))
     return Identity(
         kind=first.target.value,
         driver=first.driver.value if first.driver else None,

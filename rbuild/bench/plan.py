@@ -39,7 +39,8 @@ OF_MODULE = (Scenario.CLEAN, Scenario.INCREMENTAL, Scenario.NOOP)
 class Mode:
     """One way of building: environment x kind x driver (a kernel has none), with -j ``jobs``.
 
-    ``rust`` says whether a kernel has Rust of which a line could be changed.
+    ``rust`` says whether a kernel has Rust of which a line could be changed; ``runtime`` is what
+    enters the environment.
     """
 
     environment: str
@@ -47,9 +48,16 @@ class Mode:
     driver: Driver | None
     jobs: int
     rust: bool = True
+    runtime: str = "bwrap"
+
+    @property
+    def where(self) -> str:
+        """The environment as reports name it, with its runtime where that isn't the usual one."""
+        usual = self.runtime == Mode.runtime
+        return self.environment if usual else f"{self.environment}@{self.runtime}"
 
     def __str__(self) -> str:
-        words = [self.environment, self.target.value]
+        words = [self.where, self.target.value]
         return " ".join([*words, self.driver.value] if self.driver else words)
 
     def scenarios(self, asked: Sequence[Scenario]) -> list[Scenario]:
@@ -96,14 +104,16 @@ def modes(
     targets: Sequence[Target],
     drivers: Sequence[Driver],
     jobs: Sequence[int],
+    runtimes: Sequence[str] = (Mode.runtime,),
 ) -> list[Mode]:
-    """Return every combination; those that differ only in their environment are neighbours."""
+    """Return every combination; those that differ only in where they are built are neighbours."""
     return [
-        Mode(environment, target, driver, count)
+        Mode(environment, target, driver, count, runtime=runtime)
         for target in targets
         for driver in ((None,) if target is Target.KERNEL else drivers)
         for count in jobs
         for environment in environments
+        for runtime in runtimes
     ]
 
 

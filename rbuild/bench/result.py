@@ -106,6 +106,7 @@ class Ratio(Part):
 class Row(Part):
     """All counted runs of one scenario of one mode (environment x kind x driver x jobs).
 
+    ``environment`` is followed by ``@docker`` where it was entered by that runtime.
     ``kind`` is ``kernel``, ``out-of-tree`` or ``in-tree``; a kernel has no ``driver``.
     ``ratio`` is that of the wall time to the reference row: the same kind, driver and scenario in
     the benchmark's first environment with its first number of jobs; null for that row itself.
@@ -156,9 +157,13 @@ class Identity(Part):
 
 
 class EnvironmentFacts(Part):
-    """What an environment was, and what its KDIR took when it was made (``phases``)."""
+    """What an environment was, and what its KDIR took when it was made (``phases``).
+
+    ``runtime`` is what entered it; ``name`` ends in ``@RUNTIME`` where that isn't bwrap.
+    """
 
     name: str
+    runtime: str = "bwrap"
     kernel_release: str
     source: str
     profile: str

@@ -92,7 +92,7 @@ def execute(
         samples,
         kept,
         {
-            mode.environment: place.kbuild.kdir
+            mode.where: place.kbuild.kdir
             for mode, place in places.items()
             if isinstance(place, KernelPlace)
         },
@@ -112,7 +112,7 @@ def _places(
     places: dict[Mode, Place] = {}
     copies: dict[str, Path] = {}
     for mode in plan.modes:
-        ground = grounds[mode.environment]
+        ground = grounds[mode.where]
         own = folder / f"{mode}-{mode.jobs}".replace(" ", "-").replace("/", "_")
         if mode.target is Target.KERNEL:
             kbuild = Kbuild(session, ground.ready, ground.tree, own / "build", jobs=mode.jobs)
@@ -124,9 +124,9 @@ def _places(
             source = module.driver_source(mode.driver)
             work = module.out_of_tree(ground.kdir, source, own, session)
         else:
-            if mode.environment not in copies:
-                copies[mode.environment] = _copy_in_tree(ground.kdir, own, session)
-            copy = copies[mode.environment]
+            if mode.where not in copies:
+                copies[mode.where] = _copy_in_tree(ground.kdir, own, session)
+            copy = copies[mode.where]
             work = module.in_tree(
                 ground.kdir, copy / "kdir", mode.driver, copy / "overlay", session
             )

@@ -17,13 +17,13 @@ import click
 
 from rbuild import environment, profile
 from rbuild.cli import App
-from rbuild.cli.options import ENVIRONMENT, profile_option, runtime_option, session
+from rbuild.cli.options import ENVIRONMENT, RUNTIMES, profile_option, session
 from rbuild.errors import BecameSlower
 from rbuild.profile import IN_KERNEL, Driver, Profile
 
 if TYPE_CHECKING:
     from rbuild.bench.compare import Comparison
-    from rbuild.bench.plan import Plan
+    from rbuild.bench.plan import Mode, Plan
     from rbuild.bench.result import Report
     from rbuild.bench.run import Ground
     from rbuild.session import Session
@@ -182,7 +182,16 @@ def _file(name: str, text: str) -> Callable[..., Any]:
 )
 @click.option("--schema", is_flag=True, help="Print the JSON Schema of --export-json.")
 @profile_option
-@runtime_option
+@click.option(
+    "--runtime",
+    "runtimes",
+    multiple=True,
+    type=click.Choice(RUNTIMES),
+    default=RUNTIMES[:1],
+    show_default=True,
+    envvar="RBUILD_RUNTIME",
+    help="What enters the environments; may be repeated.",
+)
 @click.pass_obj
 def command(
     app: App,
@@ -204,12 +213,13 @@ def command(
     source: Path | None,
     schema: bool,
     profile_name: str,
-    runtime: str,
+    runtimes: tuple[str, ...],
 ) -> None:
     """Build in each mode (environment x kind x driver), and compare the times.
 
     Provisions what is missing first.  The modes take turns, after a warm-up, so that a machine
-    that becomes slower is unfair to none of them; ratios are to the first environment.
+    that becomes slower is unfair to none of them; ratios are to the first environment, entered by
+    the first runtime.
     """
     # The statistics and their models are slow to import: nobody else waits for them.
     from rbuild.bench import compare  # noqa: PLC0415
@@ -228,10 +238,10 @@ def command(
     if source is not None:
         report = compare.load(source)
     else:
-        made = session(app, "bench", runtime, None)
+        made = session(app, "bench", runtimes[0], None)
         made.ccache = ccache
         report = _measured(
-            _plan(envs, kinds, drivers, scenarios, runs, warmup, jobs),
+            _plan(envs, kinds, drivers, scenarios, runs, warmup, jobs, runtimes),
             profile.load(profile_name),
             made,
         )
@@ -255,6 +265,7 @@ def _plan(
     runs: int,
     warmup: int,
     jobs: tuple[int, ...],
+    runtimes: tuple[str, ...],
 ) -> Plan:
     from rbuild.bench.machine import cores  # noqa: PLC0415
     from rbuild.bench.plan import Plan, Scenario, Target, modes  # noqa: PLC0415
@@ -265,6 +276,7 @@ def _plan(
         targets or [Target.OUT_OF_TREE, Target.IN_TREE],
         [Driver(driver) for driver in dict.fromkeys(drivers)] or list(IN_KERNEL),
         list(dict.fromkeys(jobs)) or [cores()],
+        list(dict.fromkeys(runtimes)),
     )
     asked = tuple(Scenario(one) for one in dict.fromkeys(scenarios))
     kept = tuple(mode for mode in chosen if mode.scenarios(asked))
@@ -289,15 +301,15 @@ def _measured(plan: Plan, found: Profile, made: Session) -> Report:
     if machine.busy(before):
         made.console.warn(f"The machine is busy (load {before.load}): expect wide intervals.")
     grounds = {
-        name: _ground(
-            name,
+        where: _ground(
+            mode,
             found,
             made,
             with_kdir=any(
-                mode.environment == name and mode.target is not Target.KERNEL for mode in plan.modes
+                one.where == where and one.target is not Target.KERNEL for one in plan.modes
             ),
         )
-        for name in dict.fromkeys(mode.environment for mode in plan.modes)
+        for where, mode in {mode.where: mode for mode in plan.modes}.items()
     }
     folder = made.run_folder / "bench"
     folder.mkdir()
@@ -323,13 +335,16 @@ def _log_tail(made: Session) -> tuple[str, ...]:
     return tuple(line.replace(str(made.store.root), "$RBUILD_CACHE_DIR") for line in lines)
 
 
-def _ground(name: str, found: Profile, made: Session, *, with_kdir: bool) -> Ground:
+def _ground(mode: Mode, found: Profile, made: Session, *, with_kdir: bool) -> Ground:
     from rbuild.bench.run import Ground  # noqa: PLC0415
     from rbuild.kernel import prepare  # noqa: PLC0415
-    from rbuild.provision import make_ready  # noqa: PLC0415
+    from rbuild.provision import make_ready, runtime_for  # noqa: PLC0415
     from rbuild.source import obtain  # noqa: PLC0415
 
-    ready = make_ready(environment.load_for(name, found.architecture), made.store, made.runtime)
+    runtime = made.runtime if mode.runtime == made.runtime.name else runtime_for(mode.runtime)
+    ready = make_ready(
+        environment.load_for(mode.environment, found.architecture), made.store, runtime
+    )
     tree = obtain(found, ready, made.store)
     return Ground(ready, tree, prepare(found, tree, ready, made) if with_kdir else None)
 

@@ -130,7 +130,7 @@ def command(
         board = plan.for_release(board, kdir.release)
     result = module.build_driver(kdir, wanted, how, made)
     brought = list(overlays) or _own_overlays(kdir, made)
-    with tempfile.TemporaryDirectory(prefix="rbuild-deploy-") as name:
+    with tempfile.TemporaryDirectory(prefix="deploy-", dir=made.run_folder) as name:
         folder = Path(name)
         planner = _planner(whole, kdir, how, result.modules, brought, folder, made)
         (folder / "upload").mkdir()

@@ -70,9 +70,11 @@ driver_option = click.option(
     type=click.Choice([driver.value for driver in Driver]),
     help="Which of our drivers [default: the profile's].",
 )
+RUNTIMES = ("bwrap",)
+
 runtime_option = click.option(
     "--runtime",
-    type=click.Choice(["bwrap"]),
+    type=click.Choice(RUNTIMES),
     default="bwrap",
     show_default=True,
     envvar="RBUILD_RUNTIME",

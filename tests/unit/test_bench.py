@@ -57,6 +57,12 @@ def test_modes_are_every_combination() -> None:
     assert str(found[0]) == "a kernel"
 
 
+def test_runtimes_are_compared_like_environments() -> None:
+    found = modes(["a"], [Target.KERNEL], [], [1], ["bwrap", "docker"])
+    assert [str(mode) for mode in found] == ["a kernel", "a@docker kernel"]
+    assert [mode.where for mode in found] == ["a", "a@docker"]
+
+
 def test_a_kernel_has_other_changes_than_a_driver() -> None:
     kernel, driver = modes(["a"], [Target.KERNEL, Target.IN_TREE], [Driver.C], [1])
     asked = [Scenario.NOOP, Scenario.INCREMENTAL]
