@@ -1,0 +1,193 @@
+"""A Docker engine: reached through the SDK, told apart from others, its errors explained.
+
+The engine is the one that Docker's own variables name (``DOCKER_HOST``, ``DOCKER_TLS_VERIFY``,
+``DOCKER_CERT_PATH``), else the one on the usual socket.  Podman's socket speaks the same API.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rbuild.errors import HostLacks, InfrastructureError
+
+if TYPE_CHECKING:
+    from docker import DockerClient
+
+OURS = "rbuild"
+"""The label of everything that rbuild makes on an engine."""
+
+TIMEOUT_S = 600
+"""How long the engine may take to answer: the removal of a large image takes a while."""
+
+CANNOT_RUN = re.compile(r"exec format error", re.I)
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The process that a container belongs to, so that others can tell whether it still runs.
+
+    ``machine`` and ``boot`` name the host and its present boot, ``started`` is the process's start
+    time in clock ticks after it (proc_pid_stat(5), field 22).
+    """
+
+    machine: str
+    boot: str
+    pid: int
+    started: str
+
+    @staticmethod
+    def this() -> Owner:
+        """Return the owner of what this process makes."""
+        pid = os.getpid()
+        return Owner(_machine(), _boot(), pid, _started(pid) or "")
+
+    @staticmethod
+    def from_labels(labels: dict[str, str]) -> Owner | None:
+        """Return the owner that a container's labels name, if they do."""
+        try:
+            return Owner(
+                labels["rbuild.machine"],
+                labels["rbuild.boot"],
+                int(labels["rbuild.pid"]),
+                labels["rbuild.started"],
+            )
+        except (KeyError, ValueError):
+            return None
+
+    def labels(self) -> dict[str, str]:
+        """Return the labels of what this owner makes."""
+        return {
+            OURS: "job",
+            "rbuild.machine": self.machine,
+            "rbuild.boot": self.boot,
+            "rbuild.pid": str(self.pid),
+            "rbuild.started": self.started,
+        }
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether it was a process of this host, and runs no more."""
+        if self.machine != _machine():
+            return False
+        return self.boot != _boot() or _started(self.pid) != self.started
+
+
+def _machine() -> str:
+    """Return a name of this host that doesn't tell its machine-id(5), which is a secret."""
+    for path in ("/etc/machine-id", "/var/lib/dbus/machine-id"):
+        try:
+            secret = Path(path).read_bytes().strip()
+        except OSError:
+            continue
+        if secret:
+            return hashlib.sha256(b"rbuild:" + secret).hexdigest()[:16]
+    return os.uname().nodename
+
+
+def _boot() -> str:
+    """Return a name of this boot, and of the PID namespace that pids of this process are of."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return f"{boot}-{Path('/proc/self/ns/pid').stat().st_ino}"
+
+
+def _started(pid: int) -> str | None:
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    # The command's name, in parentheses, may hold anything.
+    return text.rpartition(")")[2].split()[19]
+
+
+@contextmanager
+def explained(what: str) -> Iterator[None]:
+    """Turn the SDK's exceptions into errors that say what to do about them."""
+    from docker.errors import APIError, DockerException  # noqa: PLC0415 - the SDK loads slowly
+    from requests.exceptions import RequestException  # noqa: PLC0415
+
+    try:
+        yield
+    except APIError as error:
+        words = str(error.explanation or error)
+        if CANNOT_RUN.search(words):
+            raise cannot_run() from error
+        raise InfrastructureError(f"The Docker engine can't {what}: {words.strip()}") from error
+    except (DockerException, RequestException, OSError) as error:
+        raise unreachable(error) from error
+
+
+def cannot_run() -> HostLacks:
+    """Return the error of an engine that doesn't emulate the architecture of a rootfs."""
+    return HostLacks(
+        "The Docker engine can't run programs of that architecture: no emulator is registered.",
+        hint="Where the engine runs on this host, `rbuild doctor --fix` registers QEMU (with the "
+        "flag F); in a virtual machine or on another host, install qemu-user-static there.",
+    )
+
+
+def unreachable(error: Exception) -> HostLacks:
+    """Return the error of an engine that doesn't answer, or not to this user."""
+    host = os.environ.get("DOCKER_HOST")
+    where = f"at DOCKER_HOST={host}" if host else "on this host's socket"
+    words = str(error)
+    if "Permission" in words:
+        return HostLacks(
+            f"This user may not talk to the Docker engine {where}.",
+            detail=words,
+            hint="Add the user to the group docker (which is as good as being root), or take "
+            "--runtime bwrap, which needs no daemon.",
+        )
+    if "certificate" in words or "SSL" in words or "TLS" in words:
+        return HostLacks(
+            f"The Docker engine {where} and this host don't trust each other's certificates.",
+            detail=words,
+            hint="DOCKER_CERT_PATH must have the ca.pem of whoever signed the engine's "
+            "certificate, and a cert.pem and key.pem that the engine trusts.",
+        )
+    return HostLacks(
+        f"No Docker engine answers {where}.",
+        detail=words,
+        hint="Start one (apt-get install docker.io), name one with DOCKER_HOST, or take "
+        "--runtime bwrap, which needs no daemon.",
+    )
+
+
+def connect() -> DockerClient:
+    """Return a client of the engine; raises HostLacks where none answers."""
+    try:
+        import docker  # noqa: PLC0415 - the SDK loads slowly
+    except ImportError as error:
+        raise HostLacks(
+            "The Docker SDK for Python is not installed.", hint="pip install docker"
+        ) from error
+    with explained("be reached"):
+        client = docker.from_env(
+            timeout=TIMEOUT_S, use_ssh_client=os.environ.get("DOCKER_HOST", "").startswith("ssh:")
+        )
+        client.ping()
+    return client
+
+
+def remove_orphans(client: DockerClient) -> int:
+    """Remove the containers of rbuilds of this host that run no more; return how many."""
+    from docker.errors import DockerException  # noqa: PLC0415 - the SDK loads slowly
+
+    removed = 0
+    found: list[dict[str, Any]] = client.api.containers(all=True, filters={"label": f"{OURS}=job"})
+    for one in found:
+        owner = Owner.from_labels(one.get("Labels") or {})
+        if owner is None or not owner.is_gone:
+            continue
+        try:
+            client.api.remove_container(one["Id"], force=True, v=True)
+        except DockerException:
+            continue  # gone meanwhile, or another rbuild removes it
+        removed += 1
+    return removed
