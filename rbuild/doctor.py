@@ -347,9 +347,14 @@ def _memory() -> Finding:
 
 
 def _docker() -> Finding:
-    found = shutil.which("docker")
-    text = "client installed" if found else "not installed"
-    return Finding("docker (optional)", State.OK, text)
+    from rbuild.sandbox.engine import connect  # noqa: PLC0415 - the SDK loads slowly
+
+    try:
+        found = connect().version()
+    except HostLacks as error:
+        return Finding("docker (optional)", State.OK, f"no engine: {error.message}")
+    text = f"engine {found.get('Version')}, API {found.get('ApiVersion')}, {found.get('Os')}"
+    return Finding("docker (optional)", State.OK, f"{text}/{found.get('Arch')}")
 
 
 def _dt_schema() -> Finding:

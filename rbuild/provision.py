@@ -54,6 +54,13 @@ def runtime_for(name: str, store: Store, limits: Limits = NO_LIMITS) -> Runtime:
     return Bwrap()
 
 
+def maker(runtime: Runtime) -> rootfs.Make | None:
+    """Return what makes rootfses instead of mmdebstrap, where a Docker engine has to."""
+    if isinstance(runtime, Docker) and shutil.which("mmdebstrap") is None:
+        return runtime.make_rootfs
+    return None
+
+
 def make_ready(
     environment: Environment, store: Store, runtime: Runtime, *, scratch: Path | None = None
 ) -> Ready:
@@ -63,8 +70,7 @@ def make_ready(
     Raises as ``rootfs.provision`` does, and InfrastructureError where its compilers don't work.
     """
     runs = emulator.obtain(environment, store)
-    by_engine = isinstance(runtime, Docker) and shutil.which("mmdebstrap") is None
-    make = runtime.make_rootfs if by_engine and isinstance(runtime, Docker) else None
+    make = maker(runtime)
     made = [rootfs.provision(part, store, make=make) for part in environment.rootfses]
     own = Layer((), ())
     if environment.native is not None:

@@ -53,10 +53,21 @@ def command(app: App, what: tuple[str, ...], older_than: float | None) -> None:
             removed.append(entry.name)
         if older_than is None:
             freed += _leftovers(app.store, room)
+    if Room.ROOTFS in rooms:
+        removed += _images(app.store)
     app.console.result(
         f"Removed {len(removed)} entries, {size(freed)}.",
         {"removed": removed, "freed_bytes": freed},
     )
+
+
+def _images(store: Store) -> list[str]:
+    """Remove the Docker engine's images of rootfses that are there no more; return their names."""
+    from rbuild.sandbox import image  # noqa: PLC0415 - not where nothing of an engine is removed
+    from rbuild.sandbox.docker import engine_of  # noqa: PLC0415
+
+    client = engine_of(store)
+    return [] if client is None else image.remove_stale(client, store)
 
 
 def _age_s(entry: Entry) -> float:

@@ -9,7 +9,7 @@ from rbuild.cli import App
 from rbuild.cli.options import ENVIRONMENT, runtime_option, session
 from rbuild.console import duration
 from rbuild.profile import DEFAULT_ARCHITECTURE
-from rbuild.provision import Ready, make_ready
+from rbuild.provision import Ready, make_ready, maker
 from rbuild.rootfs import provision
 
 EPILOG = """\b
@@ -18,6 +18,7 @@ Examples:
   rbuild setup chroot hybrid
   rbuild setup --all --force     make all of them anew
   rbuild setup cross-armhf       for 32-bit Arm
+  rbuild setup chroot --runtime docker --print-dockerfile
 """
 
 
@@ -25,27 +26,42 @@ Examples:
 @click.argument("names", nargs=-1, type=ENVIRONMENT, metavar="[cross|chroot|hybrid]...")
 @click.option("--all", "every", is_flag=True, help="All environments for 64-bit Arm.")
 @click.option("--force", is_flag=True, help="Make the rootfses anew, with today's packages.")
+@click.option(
+    "--print-dockerfile", "printed", is_flag=True, help="Print one for the environment instead."
+)
 @runtime_option
 @click.pass_obj
-def command(app: App, names: tuple[str, ...], every: bool, force: bool, runtime: str) -> None:
+def command(
+    app: App, names: tuple[str, ...], every: bool, force: bool, printed: bool, runtime: str
+) -> None:
     """Provision environments, and verify that their compilers work.
 
-    What is provisioned already is left alone.
+    What is provisioned already is left alone.  With --runtime docker, an image of each rootfs is
+    made, too.
     """
     wanted = environment.names_for(DEFAULT_ARCHITECTURE) if every else list(names) or ["cross"]
     loaded = [environment.load(name) for name in wanted]
+    if printed:
+        if len(loaded) != 1:
+            raise click.UsageError("--print-dockerfile is for one environment.")
+        from rbuild.sandbox.image import dockerfile  # noqa: PLC0415 - needed for this only
+
+        text = dockerfile(loaded[0])
+        app.console.result(text, {"environment": loaded[0].name, "dockerfile": text})
+        return
     made = session(app, "setup", runtime, None)
     if force:
         # Environments share rootfses: each is made once.
         parts = {part.entry(made.store).name: part for one in loaded for part in one.rootfses}
         for part in parts.values():
-            provision(part, made.store, force=True)
+            provision(part, made.store, force=True, make=maker(made.runtime))
     found = [make_ready(one, made.store, made.runtime) for one in loaded]
     app.console.result(
         "\n".join(_line(ready) for ready in found),
         [
             {
                 "environment": ready.environment.name,
+                "runtime": ready.runtime.name,
                 "root": str(ready.sandbox.root),
                 "rootfs": list(ready.rootfs_keys),
                 "builder": ready.environment.builder.machine,

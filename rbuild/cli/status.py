@@ -9,7 +9,7 @@ import click
 
 from rbuild.cli import App
 from rbuild.console import duration, size
-from rbuild.store import Entry, Room, tree_size
+from rbuild.store import Entry, Room, Store, tree_size
 
 
 @click.command(epilog="\b\nExamples:\n  rbuild status\n  rbuild --json status")
@@ -17,7 +17,8 @@ from rbuild.store import Entry, Room, tree_size
 def command(app: App) -> None:
     """Show what the cache directory holds: environments, trees, KDIRs and runs."""
     rows = [_row(entry) for room in Room for entry in app.store.entries(room)]
-    total = sum(row["size_bytes"] for row in rows)
+    rows += _images(app.store)
+    total = sum(row["size_bytes"] for row in rows if row["room"] != "image")
     table = app.console.table(
         "",
         ["entry", "kind", "state", "size", "age"],
@@ -38,6 +39,27 @@ def command(app: App) -> None:
         else (f"Nothing is provisioned in {app.store.root} yet; `rbuild setup` does it.")
     )
     app.console.result(text, {"root": str(app.store.root), "size_bytes": total, "entries": rows})
+
+
+def _images(store: Store) -> list[dict[str, Any]]:
+    """Return a row for each of rbuild's images on the Docker engine, if one was ever used."""
+    from rbuild.sandbox import image  # noqa: PLC0415 - not where no engine was used
+    from rbuild.sandbox.docker import engine_of  # noqa: PLC0415
+
+    client = engine_of(store)
+    if client is None:
+        return []
+    return [
+        {
+            "name": (one.get("RepoTags") or [one["Id"]])[0],
+            "room": "image",
+            "state": (one.get("Labels") or {}).get(image.PLATFORM_LABEL, ""),
+            "size_bytes": one["Size"],
+            "age_s": max(0.0, time.time() - one["Created"]),
+            "path": one["Id"],
+        }
+        for one in image.images(client)
+    ]
 
 
 def _row(entry: Entry) -> dict[str, Any]:

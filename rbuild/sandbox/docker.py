@@ -85,6 +85,9 @@ POSIX::_exit(0);
 end how they ended and what they used (getrusage(2) of its children).  Once its own input ends,
 since rbuild did, so does the container."""
 
+ENGINES = "engines.json"
+"""In the Store: what is known of each engine that was used with it."""
+
 FRAME = 8
 """Bytes before each piece of an attached container's output: which stream, and how long."""
 
@@ -98,6 +101,17 @@ class Limits:
 
 
 NO_LIMITS = Limits()
+
+
+def engine_of(store: Store) -> DockerClient | None:
+    """Return the client of an engine that may have something of this Store's; None if none has."""
+    if not (store.root / ENGINES).exists():
+        return None
+    try:
+        return connect()
+    except HostLacks as error:
+        store.console.note(f"The images of the Docker engine were not looked at: {error.message}")
+        return None
 
 
 @dataclass
@@ -299,7 +313,7 @@ class Docker:
 
     def _carrier(self, name: str, platform: str) -> Carrier:
         """Return how files get into this engine's containers: found out once for each engine."""
-        known = self.store.root / "engines.json"
+        known = self.store.root / ENGINES
         mine = f"{self.engine_id} {os.getuid()}"
         found = read_json(known) or {}
         if mine not in found:

@@ -19,7 +19,7 @@ from rbuild import process
 from rbuild.environment import Environment, Rootfs
 from rbuild.errors import InfrastructureError
 from rbuild.sandbox.engine import OURS, cannot_run, explained
-from rbuild.store import METADATA, Store, read_json
+from rbuild.store import METADATA, Room, Store, read_json
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -30,6 +30,7 @@ PLATFORMS = {"amd64": "linux/amd64", "arm64": "linux/arm64", "armhf": "linux/arm
 
 ROOTFS_LABEL = "rbuild.rootfs"
 CREATED_LABEL = "rbuild.created"
+PLATFORM_LABEL = "rbuild.platform"
 CHUNK = 1 << 20
 
 
@@ -48,7 +49,12 @@ def obtain(client: DockerClient, root: Path, store: Store) -> tuple[str, str]:
     metadata = read_json(entry / METADATA) or {}
     platform = platform_of(str(metadata.get("architecture")))
     name = f"{REPOSITORY}:{entry.name}"
-    labels = {OURS: "rootfs", ROOTFS_LABEL: entry.name, CREATED_LABEL: str(metadata.get("created"))}
+    labels = {
+        OURS: "rootfs",
+        ROOTFS_LABEL: entry.name,
+        CREATED_LABEL: str(metadata.get("created")),
+        PLATFORM_LABEL: platform,
+    }
     if _labels(client, name).items() >= labels.items():
         return name, platform
     with store.console.step(f"Making an image of {entry.name} for the Docker engine") as step:
@@ -187,14 +193,17 @@ def images(client: DockerClient) -> list[dict[str, Any]]:
     return found
 
 
-def remove_stale(client: DockerClient, store: Store) -> int:
-    """Remove the images of rootfses that the Store has no more; return how many."""
-    removed = 0
+def remove_stale(client: DockerClient, store: Store) -> list[str]:
+    """Remove the images of rootfses that the Store has no more; return their names.
+
+    Another Store on the same engine makes its own anew when it needs them.
+    """
+    removed = []
     for one in images(client):
         name = (one.get("Labels") or {}).get(ROOTFS_LABEL, "")
-        if name and not (store.root / "rootfs" / name / METADATA).exists():
+        if name and not (store.root / Room.ROOTFS / name / METADATA).exists():
             _remove(client, one["Id"])
-            removed += 1
+            removed.append(f"{REPOSITORY}:{name}")
     return removed
 
 

@@ -76,7 +76,7 @@ def test_a_sandbox_brings_a_newer_qemu_than_the_hosts(rbuild: Rbuild) -> None:
     assert found["environment"] == "chroot"
     assert found["cached"]
     store = Store(Path(rbuild("--json", "status").json["root"]), Console(verbosity=-1))
-    ready = make_ready(environment.load(str(variant)), store, runtime_for("bwrap"))
+    ready = make_ready(environment.load(str(variant)), store, runtime_for("bwrap", store))
     argv = Bwrap().argv(ready.sandbox, Job(["sleep", "60"]))
     with subprocess.Popen(argv) as child:
         try:

@@ -166,7 +166,7 @@ PLACES = ("rust", "samples/rust", "drivers/misc", "MAINTAINERS")
 def apply_series(rbuild: Rbuild, name: str, patches: list[Path], repository: Path) -> Series:
     """Apply a profile's patches with git to the part of its pristine tree that they touch."""
     store = Store(Path(rbuild("--json", "status").json["root"]), Console(verbosity=-1))
-    ready = make_ready(environment.load("cross"), store, runtime_for("bwrap"))
+    ready = make_ready(environment.load("cross"), store, runtime_for("bwrap", store))
     found = profile.load(name)
     patched = obtain(found, ready, store)
     pristine = obtain(found.model_copy(update={"patches": False}), ready, store)

@@ -104,7 +104,7 @@ def members(path: Path) -> list[tarfile.TarInfo]:
 def inside(env: str, argv: Sequence[str], binds: Sequence[Bind], **variables: str) -> Completed:
     """Run a command in an environment; what it prints is shown if a test fails."""
     store = Store(_cache_directory(_given()), Console(out=sys.stderr))
-    runtime = runtime_for("bwrap")
+    runtime = runtime_for("bwrap", store)
     ready = make_ready(environment.load(env), store, runtime)
     done = runtime.run(ready.sandbox, Job(argv, binds, MODULE, variables), check=False)
     sys.stderr.write(f"{done.text}\n")
