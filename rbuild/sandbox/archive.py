@@ -11,7 +11,7 @@ import tarfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -146,30 +146,30 @@ class Unpacker:
 
     Every path is walked from the folder by open descriptors and no link in it is ever followed,
     so that neither ``..`` nor a link, be it in the archive or there before, leads out of it.  Only
-    items that ``allowed`` has are written: as the caller's own, without set-id bits, each aside
-    and then renamed.
+    what was announced (``allowed``) is written: as the caller's own, without set-id bits, each
+    file aside and then renamed.
     """
 
     folder: Path
     allowed: Manifest
-    written: list[str] = field(default_factory=list)
 
-    def unpack(self, archive: tarfile.TarFile) -> None:
+    def unpack(self, archive: tarfile.TarFile, wanted: Iterable[str]) -> None:
         """Write an archive's members in their order; raises InfrastructureError at a hostile one.
 
-        It must have all that is allowed.
+        It must have all that is ``wanted``, and nothing else.
         """
+        lacking = set(wanted)
         for member in archive:
             name = member.name
             item = self.allowed.get(name)
-            if item is None:
+            if item is None or name not in lacking:
                 raise hostile(name, "which was not asked for")
             if _type_of(member) is not item.type:
                 raise hostile(name, "which is no such thing as was announced")
             with self._parent(name) as (parent, last):
                 self._write(archive, member, item, parent, last)
-            self.written.append(name)
-        if lacking := set(self.allowed) - set(self.written):
+            lacking.remove(name)
+        if lacking:
             raise InfrastructureError(
                 f"The engine left out {len(lacking)} files of what the container wrote, "
                 f"such as {min(lacking)!r}."

@@ -32,8 +32,6 @@ WORDS = {
     "record layer failure": "The engine speaks no TLS there: unset DOCKER_TLS_VERIFY, or start "
     "dockerd with --tlsverify.",
     "Permission denied": "Your user may need to be in the group docker.",
-    "BadStatusLine": "`ssh HOST docker system dial-stdio` must work without a question.",
-    "Connection aborted": "`ssh HOST docker system dial-stdio` must work without a question.",
 }
 """A word in a failure's text, and the remedy; the first that fits."""
 

@@ -13,6 +13,7 @@ engine is asked what the volume holds, and the host's folder is right.
 
 from __future__ import annotations
 
+import gzip
 import os
 import shutil
 import socket
@@ -23,9 +24,9 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import IO, TYPE_CHECKING, Self
 
 from docker.errors import APIError, NotFound
 from docker.types import Mount
@@ -90,11 +91,12 @@ done
 for before in ask/*.before; do
     [ -e "$before" ] || continue
     number=$(basename "$before" .before)
-    (cd "$number" && find . -mindepth 1 {FIND}) | sort -z >"result/$number.after"
+    sort -z "$before" >before
+    (cd "$number" && find . -mindepth 1 {FIND}) | sort -z >after
+    comm -z -23 before after >"result/$number.gone"
+    comm -z -13 before after | sort -z -t ' ' -k1,1 -k4,4n -k5 >"result/$number.new"
     [ -e "ask/$number.fetch" ] || continue
-    sort -z "$before" | comm -z -13 - "result/$number.after" |
-        sort -z -t ' ' -k1,1 -k4,4n -k5 |
-        sed -z -e 's,^[^ ]* [^ ]* [^ ]* [^ ]* ,,' -e 's,//.*$,,' >names
+    sed -z -e 's,^[^ ]* [^ ]* [^ ]* [^ ]* ,,' -e 's,//.*$,,' "result/$number.new" >names
     tar --create --file="result/$number.tar" --directory="$number" --format=posix \
         --pax-option=delete=atime,delete=ctime --hard-dereference --no-recursion \
         --numeric-owner --null --verbatim-files-from --files-from=names
@@ -116,6 +118,11 @@ class Parcel:
     writable: bool
     identity: str | None
     kept: bool
+
+    @property
+    def title(self) -> str:
+        """What to call it in a message."""
+        return self.entry.rpartition("/")[2] or self.source.name
 
     @property
     def mark(self) -> str:
@@ -284,39 +291,51 @@ class _Trip:
             number = self.parcels.index(one)
             asked[f"{number}.before"] = listed(self.before[one])
             asked[f"{number}.fetch"] = b""
+        after: dict[Parcel, Manifest] = {}
         with self._asked(asked) as answer:
-            after: dict[Parcel, dict[str, Any]] = {}
-            for member in answer:
-                place, _, what = Path(member.name).name.partition(".")
-                content = answer.extractfile(member) if member.isreg() else None
-                if content is None:
-                    continue
-                one = self.parcels[int(place)]
-                if what == "after":
-                    after[one] = parse(content.read())
-                elif what == "tar":
-                    self._apply(one, after[one], content)
+            for one, content in self._read(answer, after):
+                unpacker = Unpacker(one.source, after[one])
+                changed = difference(after[one], self.before[one])
+                unpacker.remove(changed.removed)
+                with tarfile.open(fileobj=content, mode="r|", errors="surrogateescape") as archive:
+                    unpacker.unpack(archive, changed.written)
         for one in written:
             self._vouch(one, after[one])
 
-    def _apply(self, one: Parcel, after: Manifest, content: Any) -> None:  # noqa: ANN401
-        changed = difference(after, self.before[one])
-        unpacker = Unpacker(one.source, {name: after[name] for name in changed.written})
-        unpacker.remove(changed.removed)
-        with tarfile.open(fileobj=content, mode="r|", errors="surrogateescape") as archive:
-            unpacker.unpack(archive)
+    def _read(
+        self, answer: tarfile.TarFile, after: dict[Parcel, Manifest]
+    ) -> Iterator[tuple[Parcel, IO[bytes]]]:
+        """Yield each parcel whose changed files come, as an archive; ``after`` has what is there.
+
+        What is gone and what is new of a parcel comes before its files.
+        """
+        gone: Manifest = {}
+        for member in answer:
+            number, _, what = PurePosixPath(member.name).name.partition(".")
+            content = answer.extractfile(member) if member.isreg() else None
+            if content is None:
+                continue
+            one = self.parcels[int(number)]
+            if what == "gone":
+                gone = parse(content.read())
+            elif what == "new":
+                kept = self.before.get(one, {})
+                stayed = {name: item for name, item in kept.items() if name not in gone}
+                after[one] = {**stayed, **parse(content.read())}
+            elif what == "tar":
+                yield one, content
 
     def _send(self, one: Parcel, *, fresh: bool) -> None:
         held = None if fresh else self._held(one)
         if held is not None and held == one.identity:
             return
         wanted = scan(one.source)
-        self.before[one] = wanted
         if held != fingerprint(wanted):
             there = {} if fresh else self._there(one, held)
             self._deliver(one, wanted, difference(wanted, there), whole=not there)
             if not one.writable:
                 self._vouch(one, wanted)
+        self.before[one] = wanted
         if one.writable:
             self._unvouch(one)
 
@@ -329,13 +348,11 @@ class _Trip:
                 return manifest
         self._unvouch(one)
         number = self.parcels.index(one)
+        there: dict[Parcel, Manifest] = {}
         with self._asked({f"{number}.before": b""}) as answer:
-            for member in answer:
-                if member.name.endswith(".after"):
-                    content = answer.extractfile(member)
-                    assert content is not None
-                    return parse(content.read())
-        raise InfrastructureError(f"The engine doesn't say what the volume {one.volume} holds.")
+            for _ in self._read(answer, there):
+                pass
+        return there[one]
 
     def _deliver(self, one: Parcel, wanted: Manifest, changes: Difference, *, whole: bool) -> None:
         self._unvouch(one)
@@ -348,7 +365,7 @@ class _Trip:
         if not names:
             return
         count = sum(wanted[name].size for name in changes.written)
-        title = f"Sending {one.source.name} to the engine ({size(count)})"
+        title = f"Sending {one.title} to the engine ({size(count)})"
         with _Slow(self.volumes, title, len(names)) as slow:
             archive = pack(
                 one.source, names, self.volumes.owner, under=f"{INSIDE}/{number}/", told=slow.tell
@@ -360,7 +377,7 @@ class _Trip:
             self.volumes.traffic.sent += len(chunk)
             yield chunk
 
-    def _put(self, archive: Iterator[bytes] | bytes) -> None:
+    def _put(self, archive: Iterator[bytes]) -> None:
         with asking(self.client):
             # From the root, which is there before the helper has ever run.
             if not self.helper.put_archive("/", archive):
@@ -387,8 +404,7 @@ class _Trip:
         """Run the helper with these files, and no others, in its folder ``ask``."""
         named = {"do": SCRIPT.encode(), **{f"ask/{name}": text for name, text in files.items()}}
         archive = of_bytes({f"{INSIDE}/{name}": text for name, text in named.items()})
-        self.volumes.traffic.sent += len(archive)
-        self._put(archive)
+        self._put(self._counted(iter([gzip.compress(archive, 1)])))
         with asking(self.client):
             self.helper.start()
             status = self.helper.wait()["StatusCode"]
@@ -428,8 +444,7 @@ class _Trip:
         return True
 
     def _whose(self, one: Parcel) -> dict[str, str]:
-        store = str(self.volumes.store.root.resolve())
-        return {STORE: digest([_host(), store]), ENTRY: one.entry, MAKER: maker()}
+        return {STORE: own(self.volumes.store), ENTRY: one.entry, MAKER: maker()}
 
     def _held(self, one: Parcel) -> str | None:
         """Return what the volume is vouched to hold; None if nobody vouches for it."""
@@ -510,13 +525,12 @@ def sweep(client: DockerClient, store: Store) -> list[str]:
 
     Those of other Stores and of other hosts stay.  Returns the volumes' names.
     """
-    own = digest([_host(), str(store.root.resolve())])
     removed = []
     with asking(client):
         for helper in client.containers.list(all=True, filters={"label": f"{LABEL}=carrier"}):
             if _has_ended(helper.labels.get(MAKER, "")):
                 helper.remove(force=True)
-        for volume in client.volumes.list(filters={"label": f"{STORE}={own}"}):
+        for volume in client.volumes.list(filters={"label": f"{STORE}={own(store)}"}):
             labels = _labels(volume)
             entry = labels.get(ENTRY, "")
             there = (store.root / entry).is_dir() or _partial(store, entry).is_dir()
@@ -534,6 +548,11 @@ def sweep(client: DockerClient, store: Store) -> list[str]:
 def _partial(store: Store, entry: str) -> Path:
     room, _, name = entry.partition("/")
     return store.root / room / f".{name}.partial"
+
+
+def own(store: Store) -> str:
+    """Return what names a Store of this host's."""
+    return digest([_host(), str(store.root.resolve())])
 
 
 def maker() -> str:
