@@ -229,24 +229,35 @@ def needed_modules(modules: Sequence[Built], kdir: Kdir) -> list[Path]:
 
 @dataclass
 class Listener:
-    """Makes sense of a guest's console, line by line."""
+    """Makes sense of a guest's console, line by line.
+
+    A kernel with KUnit prints TAP, too, before the guest's first process and once more in its log:
+    of that, only what failed counts.
+    """
 
     tap: tap.Reader = field(default_factory=tap.Reader)
     up_s: float | None = None
     status: int | None = None
+    in_log: bool = False
     log_ended: bool = False
     splats: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
     def hear(self, line: str, step: Step | None = None) -> None:
         """Take one line."""
-        test = self.tap.take(line)
+        test = self.tap.take(line) if self.up_s is not None and not self.in_log else None
         if test is not None and step is not None:
             step.update(str(test), done=test.number)
         if found := re.fullmatch(r"rbuild: up after ([0-9.]+) s", line):
             self.up_s = float(found[1])
         elif found := re.fullmatch(r"rbuild: tests ended with (\d+)", line):
             self.status = int(found[1])
+        elif self.up_s is None and (
+            found := re.fullmatch(r"(?:\[ *[0-9.]+\] )?not ok \d+ (.*)", line)
+        ):
+            self.problems.append(f"the kernel's own test {found[1]} failed")
+        elif line == "rbuild: log begins":
+            self.in_log = True
         elif line == "rbuild: log ends":
             self.log_ended = True
         # A test's own words may name what it looks for.

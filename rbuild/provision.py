@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -12,10 +13,11 @@ from rbuild import binfmt, emulator, rootfs
 from rbuild.architecture import Architecture
 from rbuild.emulator import Emulator
 from rbuild.environment import Environment
-from rbuild.errors import InfrastructureError, ProcessFailed
+from rbuild.errors import InfrastructureError, ProcessFailed, UsageError
 from rbuild.rootfs import Provisioned, same_version
 from rbuild.sandbox import MODULE, Bind, Job, Runtime, Sandbox
 from rbuild.sandbox.bwrap import Bwrap
+from rbuild.sandbox.docker import NO_LIMITS, Docker, Limits
 from rbuild.sandbox.native import Layer, layer, merged
 from rbuild.store import METADATA, Store, read_json, write_json
 
@@ -42,9 +44,13 @@ class Ready:
     cached: bool
 
 
-def runtime_for(name: str) -> Runtime:
-    """Return the runtime of that name."""
+def runtime_for(name: str, store: Store, limits: Limits = NO_LIMITS) -> Runtime:
+    """Return the runtime of that name; raises UsageError where it can't keep the limits."""
+    if name == "docker":
+        return Docker(store, limits)
     assert name == "bwrap"
+    if limits != NO_LIMITS:
+        raise UsageError("--memory and --cpus are for --runtime docker.")
     return Bwrap()
 
 
@@ -57,7 +63,9 @@ def make_ready(
     Raises as ``rootfs.provision`` does, and InfrastructureError where its compilers don't work.
     """
     runs = emulator.obtain(environment, store)
-    made = [rootfs.provision(part, store) for part in environment.rootfses]
+    by_engine = isinstance(runtime, Docker) and shutil.which("mmdebstrap") is None
+    make = runtime.make_rootfs if by_engine and isinstance(runtime, Docker) else None
+    made = [rootfs.provision(part, store, make=make) for part in environment.rootfses]
     own = Layer((), ())
     if environment.native is not None:
         _same_versions(environment, *made)
@@ -89,6 +97,7 @@ def make_ready(
         sum(part.seconds for part in made),
         all(part.cached for part in made),
     )
+    runtime.prepare(sandbox)
     if scratch is None:
         _verify_once(ready, store)
     return ready
@@ -120,7 +129,8 @@ def _verify_once(ready: Ready, store: Store) -> None:
     """Try the compilers, unless this very combination of rootfses has passed before."""
     environment = ready.environment
     base = environment.base.entry(store)
-    mark = base.path / f"verified-{environment.name.replace(':', '-')}.json"
+    runtime = ready.runtime.name
+    mark = base.path / f"verified-{environment.name.replace(':', '-')}-{runtime}.json"
     wanted = {
         "rootfs": list(ready.rootfs_keys),
         "layer": [b.target for b in ready.sandbox.layer],

@@ -6,7 +6,7 @@ import os
 import re
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -49,8 +49,14 @@ class Provisioned:
     created: float
 
 
-def provision(rootfs: Rootfs, store: Store, *, force: bool = False) -> Provisioned:
-    """Return the rootfs from the Store, or make it first.
+Make = Callable[[Rootfs, Path, Callable[[str], None]], None]
+"""Makes a rootfs in a folder that isn't there yet, and tells each line of what it does."""
+
+
+def provision(
+    rootfs: Rootfs, store: Store, *, force: bool = False, make: Make | None = None
+) -> Provisioned:
+    """Return the rootfs from the Store, or make it first (``make``: by mmdebstrap).
 
     Raises HostLacks where mmdebstrap or emulation is missing, InfrastructureError where the
     mirror can't be reached or the disk is full.
@@ -61,10 +67,10 @@ def provision(rootfs: Rootfs, store: Store, *, force: bool = False) -> Provision
     with store.lock(entry):
         if not force and (found := _found(entry)) is not None:
             return found
-        if rootfs.emulated:
+        if rootfs.emulated and make is None:
             binfmt.require(rootfs.architecture)
         store.need_space(SPACE_NEEDED, f"The {rootfs.definition.name} rootfs")
-        return _make(rootfs, store, entry)
+        return _make(rootfs, store, entry, make or debootstrap)
 
 
 def _found(entry: Entry) -> Provisioned | None:
@@ -81,7 +87,7 @@ def _found(entry: Entry) -> Provisioned | None:
     )
 
 
-def _make(rootfs: Rootfs, store: Store, entry: Entry) -> Provisioned:
+def _make(rootfs: Rootfs, store: Store, entry: Entry, make: Make) -> Provisioned:
     definition = rootfs.definition
     title = f"Provisioning {definition.name} ({definition.suite}, {rootfs.architecture.debian})"
     started = time.monotonic()
@@ -89,7 +95,7 @@ def _make(rootfs: Rootfs, store: Store, entry: Entry) -> Provisioned:
     root = partial / "root"
     with store.console.step(title) as step:
         try:
-            _debootstrap(rootfs, root, _Watcher(step, store))
+            make(rootfs, root, _Watcher(step, store))
         except ProcessFailed as error:
             raise _explain(error, definition.name) from error
         packages = installed(root)
@@ -109,7 +115,8 @@ def _make(rootfs: Rootfs, store: Store, entry: Entry) -> Provisioned:
     return replace(found, cached=False)
 
 
-def _debootstrap(rootfs: Rootfs, root: Path, watcher: _Watcher) -> None:
+def debootstrap(rootfs: Rootfs, root: Path, watcher: Callable[[str], None]) -> None:
+    """Make a rootfs by mmdebstrap: as root in a folder, else through a user namespace."""
     root_user = os.geteuid() == 0
     words = ["mmdebstrap", "--verbose", "--variant=minbase"]
     words += [f"--architectures={rootfs.architecture.debian}"]

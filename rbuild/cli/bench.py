@@ -17,7 +17,14 @@ import click
 
 from rbuild import environment, profile
 from rbuild.cli import App
-from rbuild.cli.options import ENVIRONMENT, RUNTIMES, profile_option, session
+from rbuild.cli.options import (
+    ENVIRONMENT,
+    RUNTIMES,
+    limit_options,
+    profile_option,
+    runtime_named,
+    session,
+)
 from rbuild.errors import BecameSlower
 from rbuild.profile import IN_KERNEL, Driver, Profile
 
@@ -192,6 +199,7 @@ def _file(name: str, text: str) -> Callable[..., Any]:
     envvar="RBUILD_RUNTIME",
     help="What enters the environments; may be repeated.",
 )
+@limit_options
 @click.pass_obj
 def command(
     app: App,
@@ -338,10 +346,12 @@ def _log_tail(made: Session) -> tuple[str, ...]:
 def _ground(mode: Mode, found: Profile, made: Session, *, with_kdir: bool) -> Ground:
     from rbuild.bench.run import Ground  # noqa: PLC0415
     from rbuild.kernel import prepare  # noqa: PLC0415
-    from rbuild.provision import make_ready, runtime_for  # noqa: PLC0415
+    from rbuild.provision import make_ready  # noqa: PLC0415
     from rbuild.source import obtain  # noqa: PLC0415
 
-    runtime = made.runtime if mode.runtime == made.runtime.name else runtime_for(mode.runtime)
+    runtime = made.runtime
+    if mode.runtime != runtime.name:
+        runtime = runtime_named(mode.runtime, made.store)
     ready = make_ready(
         environment.load_for(mode.environment, found.architecture), made.store, runtime
     )

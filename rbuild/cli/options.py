@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
@@ -13,8 +14,11 @@ from rbuild.cli import App
 from rbuild.kernel import Kdir, prepare
 from rbuild.profile import Driver, Kind, Profile
 from rbuild.provision import make_ready, runtime_for
+from rbuild.sandbox import Runtime
+from rbuild.sandbox.docker import Limits
 from rbuild.session import CacheUse, Phase, Session
 from rbuild.source import obtain
+from rbuild.store import Store
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -70,16 +74,71 @@ driver_option = click.option(
     type=click.Choice([driver.value for driver in Driver]),
     help="Which of our drivers [default: the profile's].",
 )
-RUNTIMES = ("bwrap",)
+RUNTIMES = ("bwrap", "docker")
+LIMITS = "rbuild.limits"
+"""Where a context keeps what --memory and --cpus say."""
 
-runtime_option = click.option(
-    "--runtime",
-    type=click.Choice(RUNTIMES),
-    default="bwrap",
-    show_default=True,
-    envvar="RBUILD_RUNTIME",
-    help="What enters the environments.",
-)
+
+class _Memory(click.ParamType[int]):
+    """A number of bytes as Docker writes it: ``4g``, ``512m``."""
+
+    name = "size"
+
+    def convert(
+        self,
+        value: Any,  # noqa: ANN401
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> int:
+        if isinstance(value, int):
+            return value
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)([kmgt]?)i?b?", str(value).strip().lower())
+        if found is None or float(found[1]) == 0:
+            self.fail(f"{value!r} is no size such as 512m or 4g.", param, ctx)
+        return int(float(found[1]) * 1024 ** " kmgt".index(found[2] or " "))
+
+
+def _limit(ctx: click.Context, param: click.Parameter, value: Any) -> None:  # noqa: ANN401
+    assert param.name is not None
+    ctx.meta.setdefault(LIMITS, {})[param.name] = value
+
+
+def limit_options(function: Function) -> Function:
+    """Add --memory and --cpus, which ``session`` takes from the context."""
+    for name, kind, text in (
+        ("--cpus", click.FloatRange(min=0, min_open=True), "How many processors' worth of time"),
+        ("--memory", _Memory(), "How much memory, such as 4g,"),
+    ):
+        function = click.option(
+            name,
+            type=kind,
+            callback=_limit,
+            expose_value=False,
+            envvar=f"RBUILD_{name.lstrip('-').upper()}",
+            metavar=name.lstrip("-")[0].upper(),
+            help=f"{text} a build may take (docker only).",
+        )(function)
+    return function
+
+
+def runtime_option(function: Function) -> Function:
+    """Add --runtime, and what limits the one that can be limited."""
+    return click.option(
+        "--runtime",
+        type=click.Choice(RUNTIMES),
+        default=RUNTIMES[0],
+        show_default=True,
+        envvar="RBUILD_RUNTIME",
+        help="What enters the environments.",
+    )(limit_options(function))
+
+
+def runtime_named(name: str, store: Store) -> Runtime:
+    """Return the runtime of that name, with the limits that the command line has for it."""
+    asked = click.get_current_context().meta.get(LIMITS, {})
+    return runtime_for(name, store, Limits(asked.get("memory"), asked.get("cpus")))
+
+
 jobs_option = click.option(
     "-j",
     "--jobs",
@@ -115,7 +174,7 @@ def session(
     app: App, command: str, runtime: str, jobs: int | None, *, ccache: bool = False
 ) -> Session:
     """Return the session of a command."""
-    made = Session(command, app.store, runtime_for(runtime), ccache=ccache)
+    made = Session(command, app.store, runtime_named(runtime, app.store), ccache=ccache)
     click.get_current_context().call_on_close(made.close)
     if jobs is not None:
         made.jobs = jobs

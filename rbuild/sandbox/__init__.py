@@ -69,6 +69,10 @@ class Runtime(Protocol):
         """The word that chooses it on the command line."""
         ...
 
+    def prepare(self, sandbox: Sandbox) -> None:
+        """Make what it needs to enter a sandbox, if it isn't there."""
+        ...
+
     def run(
         self,
         sandbox: Sandbox,

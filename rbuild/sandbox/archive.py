@@ -26,8 +26,8 @@ TEMPORARY = ".rbuild-incoming"
 
 
 @dataclass(frozen=True)
-class Owner:
-    """The user whose a container's files are."""
+class User:
+    """The user whose files they are in a container."""
 
     uid: int = 0
     gid: int = 0
@@ -36,7 +36,7 @@ class Owner:
 def pack(
     folder: Path,
     names: Iterable[str],
-    owner: Owner,
+    user: User,
     *,
     under: str = "",
     told: Callable[[str], None] = lambda _: None,
@@ -46,14 +46,14 @@ def pack(
     An item that has gone meanwhile is left out.  ``told`` is called with each name.
     """
     squeezer = zlib.compressobj(1, wbits=31)
-    for block in _blocks(folder, names, owner, under, told):
+    for block in _blocks(folder, names, user, under, told):
         if squeezed := squeezer.compress(block):
             yield squeezed
     yield squeezer.flush()
 
 
 def _blocks(
-    folder: Path, names: Iterable[str], owner: Owner, under: str, told: Callable[[str], None]
+    folder: Path, names: Iterable[str], user: User, under: str, told: Callable[[str], None]
 ) -> Iterator[bytes]:
     for name in names:
         told(name)
@@ -63,10 +63,10 @@ def _blocks(
             if item is None:
                 continue
             if item.type is not Type.FILE:
-                yield header(under + name, item, owner)
+                yield header(under + name, item, user)
                 continue
             with path.open("rb") as file:
-                yield header(under + name, item, owner)
+                yield header(under + name, item, user)
                 yield from _content(file, item.size)
         except FileNotFoundError:
             continue
@@ -83,7 +83,7 @@ def _content(file: IO[bytes], size: int) -> Iterator[bytes]:
     yield tarfile.NUL * (-size % tarfile.BLOCKSIZE)
 
 
-def header(name: str, item: Item, owner: Owner) -> bytes:
+def header(name: str, item: Item, user: User) -> bytes:
     """Return what stands before an item's content in an archive."""
     info = tarfile.TarInfo(name)
     info.type = {
@@ -92,7 +92,7 @@ def header(name: str, item: Item, owner: Owner) -> bytes:
         Type.LINK: tarfile.SYMTYPE,
     }[item.type]
     info.mode, info.size, info.linkname = item.mode, item.size, item.target
-    info.uid, info.gid = owner.uid, owner.gid
+    info.uid, info.gid = user.uid, user.gid
     if item.type is Type.LINK:
         info.mode = 0o777
     info.mtime, rest = divmod(item.mtime_ns, NANO)
@@ -106,7 +106,7 @@ def of_bytes(files: Mapping[str, bytes]) -> bytes:
     """Return an archive of files with this content, which root may run."""
     parts = []
     for name, content in files.items():
-        parts += [header(name, Item(Type.FILE, 0o755, len(content)), Owner()), content]
+        parts += [header(name, Item(Type.FILE, 0o755, len(content)), User()), content]
         parts.append(tarfile.NUL * (-len(content) % tarfile.BLOCKSIZE))
     return b"".join([*parts, tarfile.NUL * 2 * tarfile.BLOCKSIZE])
 

@@ -47,6 +47,9 @@ class Bwrap:
     name: str = "bwrap"
     prefix: tuple[str, ...] = ()
 
+    def prepare(self, sandbox: Sandbox) -> None:
+        """Do nothing: a rootfs is all that it needs."""
+
     def argv(self, sandbox: Sandbox, job: Job) -> list[str]:
         """Return the whole command line of a job, which can be pasted into a shell."""
         apart = _apart_of_scratch() if sandbox.scratch else ["--unshare-all"]

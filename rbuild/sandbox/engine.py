@@ -1,108 +1,216 @@
-"""Docker engines: reaching one as the docker CLI would, be it here or on another machine."""
+"""A Docker engine: reached through the SDK, told apart from others, its errors explained.
+
+The engine is the one that Docker's own variables name (``DOCKER_HOST``, ``DOCKER_TLS_VERIFY``,
+``DOCKER_CERT_PATH``), else the one on the usual socket.  Podman's socket speaks the same API.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import os
-import shutil
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from rbuild.errors import HostLacks, InfrastructureError, UsageError
+from rbuild.errors import HostLacks, InfrastructureError
 
 if TYPE_CHECKING:
     from docker import DockerClient
 
-HOST = "DOCKER_HOST"
-TLS_FILES = ("ca.pem", "cert.pem", "key.pem")
+OURS = "rbuild"
+"""The label of everything that rbuild makes on an engine."""
 
 TIMEOUT_S = 600
-"""How long an engine may be silent: it answers an upload only when all is unpacked."""
+"""How long the engine may take to answer: the removal of a large image takes a while."""
 
-WORDS = {
-    "CERTIFICATE_VERIFY_FAILED": "Its certificate is not of the CA in DOCKER_CERT_PATH/ca.pem, or "
-    "is for another name: `openssl x509 -noout -ext subjectAltName` shows for which.",
-    "doesn't match": "Its certificate is for another name than DOCKER_HOST has.",
-    "alert": "The engine refused the certificate in DOCKER_CERT_PATH: its CA must be the one that "
-    "dockerd has as --tlscacert.",
-    "HTTP request to an HTTPS server": "The engine wants TLS: set DOCKER_TLS_VERIFY=1 and "
+REMEDIES = {
+    "CERTIFICATE_VERIFY_FAILED|doesn't match": "Its certificate must be of the CA in "
+    "DOCKER_CERT_PATH/ca.pem, and for the name that DOCKER_HOST has (subjectAltName).",
+    "alert|certificate required|bad certificate": "DOCKER_CERT_PATH must have a cert.pem and "
+    "key.pem of the CA that dockerd has as --tlscacert.",
+    "HTTP request to an HTTPS server": "It wants TLS: set DOCKER_TLS_VERIFY=1 and "
     "DOCKER_CERT_PATH.",
-    "WRONG_VERSION_NUMBER": "The engine speaks no TLS there: unset DOCKER_TLS_VERIFY, or start "
-    "dockerd with --tlsverify.",
-    "record layer failure": "The engine speaks no TLS there: unset DOCKER_TLS_VERIFY, or start "
-    "dockerd with --tlsverify.",
-    "Permission denied": "Your user may need to be in the group docker.",
+    "WRONG_VERSION_NUMBER|record layer failure": "It speaks no TLS there: unset "
+    "DOCKER_TLS_VERIFY, or start dockerd with --tlsverify.",
+    "TLS|SSL|certificate": "DOCKER_CERT_PATH must have the ca.pem of whoever signed the engine's "
+    "certificate, and a cert.pem and key.pem that the engine trusts.",
 }
-"""A word in a failure's text, and the remedy; the first that fits."""
+"""What in an engine's or the SDK's words calls for which remedy; the first that fits counts."""
+
+CANNOT_RUN = re.compile(r"exec format error", re.I)
 
 
-def connect(environment: Mapping[str, str] = os.environ) -> DockerClient:
-    """Return a client of the engine that DOCKER_HOST names, which has answered.
+@dataclass(frozen=True)
+class Owner:
+    """The process that a container belongs to, so that others can tell whether it still runs.
 
-    Raises UsageError where the variables can't be meant so, HostLacks where there is no ssh,
-    InfrastructureError where the engine can't be reached or refuses.
+    ``machine`` and ``boot`` name the host and its present boot, ``started`` is the process's start
+    time in clock ticks after it (proc_pid_stat(5), field 22).
     """
-    import docker  # noqa: PLC0415 - it takes longer to load than most commands to run
-    from docker.errors import DockerException, TLSParameterError  # noqa: PLC0415
 
-    place = environment.get(HOST, "")
-    by_ssh = place.startswith("ssh://")
-    if by_ssh and shutil.which("ssh") is None:
-        raise HostLacks(f"{HOST} is {place}, and there is no ssh.", hint="Install openssh-client.")
-    _check_tls(environment)
+    machine: str
+    boot: str
+    pid: int
+    started: str
+
+    @staticmethod
+    def this() -> Owner:
+        """Return the owner of what this process makes."""
+        pid = os.getpid()
+        return Owner(_machine(), _boot(), pid, _started(pid) or "")
+
+    @staticmethod
+    def from_labels(labels: dict[str, str]) -> Owner | None:
+        """Return the owner that a container's labels name, if they do."""
+        try:
+            return Owner(
+                labels["rbuild.machine"],
+                labels["rbuild.boot"],
+                int(labels["rbuild.pid"]),
+                labels["rbuild.started"],
+            )
+        except (KeyError, ValueError):
+            return None
+
+    def labels(self) -> dict[str, str]:
+        """Return the labels of what this owner makes."""
+        return {
+            OURS: "job",
+            "rbuild.machine": self.machine,
+            "rbuild.boot": self.boot,
+            "rbuild.pid": str(self.pid),
+            "rbuild.started": self.started,
+        }
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether it was a process of this host, and runs no more."""
+        if self.machine != _machine():
+            return False
+        return self.boot != _boot() or _started(self.pid) != self.started
+
+
+def _machine() -> str:
+    """Return a name of this host that doesn't tell its machine-id(5), which is a secret."""
+    for path in ("/etc/machine-id", "/var/lib/dbus/machine-id"):
+        try:
+            secret = Path(path).read_bytes().strip()
+        except OSError:
+            continue
+        if secret:
+            return hashlib.sha256(b"rbuild:" + secret).hexdigest()[:16]
+    return os.uname().nodename
+
+
+def _boot() -> str:
+    """Return a name of this boot, and of the PID namespace that pids of this process are of."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return f"{boot}-{Path('/proc/self/ns/pid').stat().st_ino}"
+
+
+def _started(pid: int) -> str | None:
     try:
-        client = docker.from_env(
-            environment=dict(environment), timeout=TIMEOUT_S, use_ssh_client=by_ssh
-        )
-        client.ping()
-    except TLSParameterError as error:
-        raise UsageError(f"DOCKER_CERT_PATH: {error}") from error
-    except (DockerException, OSError, ValueError) as error:
-        raise unreachable(place, str(error)) from error
-    return client
-
-
-def unreachable(place: str, words: str) -> InfrastructureError:
-    """Return the error for an engine that doesn't answer."""
-    usual = "Is it running? `docker version` asks it, too."
-    if place.startswith("ssh://"):
-        usual = f"`ssh {place[6:]} docker system dial-stdio` must work without a question."
-    hint = next((hint for word, hint in WORDS.items() if word in words), usual)
-    return InfrastructureError(
-        f"The Docker engine{' at ' + place if place else ''} can't be reached.",
-        detail=words,
-        hint=hint.replace("HOST", place[6:]) if place.startswith("ssh://") else hint,
-    )
-
-
-def _check_tls(environment: Mapping[str, str]) -> None:
-    folder = environment.get("DOCKER_CERT_PATH")
-    if not environment.get("DOCKER_TLS_VERIFY") or folder is None:
-        return
-    lacking = [name for name in TLS_FILES if not os.path.isfile(os.path.join(folder, name))]  # noqa: PTH113, PTH118
-    if lacking:
-        raise UsageError(
-            f"DOCKER_CERT_PATH: {folder} has no {', '.join(lacking)}.",
-            hint=f"TLS needs {', '.join(TLS_FILES)} there.",
-        )
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    # The command's name, in parentheses, may hold anything.
+    return text.rpartition(")")[2].split()[19]
 
 
 @contextmanager
-def asking(client: DockerClient) -> Iterator[None]:
-    """Turn the failures of an engine that is asked in the body into errors of ours."""
-    from docker.errors import APIError, DockerException  # noqa: PLC0415
+def explained(what: str) -> Iterator[None]:
+    """Turn the SDK's exceptions into errors that say what to do about them."""
+    from docker.errors import APIError, DockerException  # noqa: PLC0415 - the SDK loads slowly
     from requests.exceptions import RequestException  # noqa: PLC0415
-    from urllib3.exceptions import HTTPError  # noqa: PLC0415
 
     try:
         yield
     except APIError as error:
         words = str(error.explanation or error)
-        hint = None
-        if "no space left on device" in words:
-            hint = "The engine's disk is full: `docker system df` there shows by what."
-        raise InfrastructureError(
-            f"The Docker engine refused: {words.strip()}", hint=hint
+        if "HTTP request to an HTTPS server" in words:
+            raise unreachable(error) from error
+        if CANNOT_RUN.search(words):
+            raise cannot_run() from error
+        raise InfrastructureError(f"The Docker engine can't {what}: {words.strip()}") from error
+    except (DockerException, RequestException, OSError) as error:
+        raise unreachable(error) from error
+
+
+def cannot_run() -> HostLacks:
+    """Return the error of an engine that doesn't emulate the architecture of a rootfs."""
+    return HostLacks(
+        "The Docker engine can't run programs of that architecture: no emulator is registered.",
+        hint="Where the engine runs on this host, `rbuild doctor --fix` registers QEMU (with the "
+        "flag F); in a virtual machine or on another host, install qemu-user-static there.",
+    )
+
+
+def unreachable(error: Exception) -> HostLacks:
+    """Return the error of an engine that doesn't answer, or not to this user."""
+    host = os.environ.get("DOCKER_HOST")
+    where = f"at DOCKER_HOST={host}" if host else "on this host's socket"
+    words = str(error)
+    if "Permission" in words:
+        return HostLacks(
+            f"This user may not talk to the Docker engine {where}.",
+            detail=words,
+            hint="Add the user to the group docker (which is as good as being root), or take "
+            "--runtime bwrap, which needs no daemon.",
+        )
+    for pattern, hint in REMEDIES.items():
+        if re.search(pattern, words):
+            return HostLacks(
+                f"The Docker engine {where} refuses, or isn't what it should be.",
+                detail=words,
+                hint=hint,
+            )
+    if host is not None and host.startswith("ssh://"):
+        return HostLacks(
+            f"The Docker engine {where} can't be reached.",
+            detail=words,
+            hint=f"`ssh {host.removeprefix('ssh://')} docker system dial-stdio` must work without "
+            "a question: it needs a key, a known host, and the docker command there.",
+        )
+    return HostLacks(
+        f"No Docker engine answers {where}.",
+        detail=words,
+        hint="Start one (apt-get install docker.io), name one with DOCKER_HOST, or take "
+        "--runtime bwrap, which needs no daemon.",
+    )
+
+
+def connect() -> DockerClient:
+    """Return a client of the engine; raises HostLacks where none answers."""
+    try:
+        import docker  # noqa: PLC0415 - the SDK loads slowly
+    except ImportError as error:
+        raise HostLacks(
+            "The Docker SDK for Python is not installed.", hint="pip install docker"
         ) from error
-    except (DockerException, RequestException, HTTPError) as error:
-        raise unreachable(str(client.api.base_url), str(error)) from error
+    with explained("be reached"):
+        client = docker.from_env(
+            timeout=TIMEOUT_S, use_ssh_client=os.environ.get("DOCKER_HOST", "").startswith("ssh:")
+        )
+        client.ping()
+    return client
+
+
+def remove_orphans(client: DockerClient) -> int:
+    """Remove the containers of rbuilds of this host that run no more; return how many."""
+    from docker.errors import DockerException  # noqa: PLC0415 - the SDK loads slowly
+
+    removed = 0
+    found: list[dict[str, Any]] = client.api.containers(all=True, filters={"label": f"{OURS}=job"})
+    for one in found:
+        owner = Owner.from_labels(one.get("Labels") or {})
+        if owner is None or not owner.is_gone:
+            continue
+        try:
+            client.api.remove_container(one["Id"], force=True, v=True)
+        except DockerException:
+            continue  # gone meanwhile, or another rbuild removes it
+        removed += 1
+    return removed

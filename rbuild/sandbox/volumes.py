@@ -16,7 +16,6 @@ from __future__ import annotations
 import gzip
 import os
 import shutil
-import socket
 import tarfile
 import tempfile
 import time
@@ -35,8 +34,8 @@ from filelock import FileLock
 from rbuild.console import Step, size
 from rbuild.errors import InfrastructureError
 from rbuild.sandbox import Bind
-from rbuild.sandbox.archive import CHUNK, Owner, Stream, Unpacker, of_bytes, pack
-from rbuild.sandbox.engine import asking
+from rbuild.sandbox.archive import CHUNK, Stream, Unpacker, User, of_bytes, pack
+from rbuild.sandbox.engine import OURS, Owner, explained
 from rbuild.sandbox.manifest import (
     FIND,
     Difference,
@@ -54,14 +53,13 @@ if TYPE_CHECKING:
     from docker.models.containers import Container
     from docker.models.volumes import Volume
 
-LABEL = "rbuild"
-"""The label of all that rbuild makes in an engine; of a volume its value is VOLUME or MARK."""
-
 VOLUME, MARK = "volume", "mark"
+"""What the label of all that is rbuild's says of a volume."""
+
 STORE, ENTRY = "rbuild.store", "rbuild.entry"
 """The labels that say whose a volume is, and which entry of that Store it is of."""
 
-BIRTH, HELD, MAKER = "rbuild.birth", "rbuild.held", "rbuild.maker"
+BIRTH, HELD = "rbuild.birth", "rbuild.held"
 
 IMMUTABLE = frozenset({Room.ROOTFS, Room.TREES, Room.EMULATORS})
 """The rooms whose entries never change once they are published."""
@@ -145,14 +143,15 @@ class Traffic:
 class Volumes:
     """Carries the host's files to an engine that doesn't see them.
 
-    ``image`` has tar, find and GNU's coreutils, which compare what a job left; ``owner`` is whom
+    ``image`` has tar, find and GNU's coreutils, which compare what a job left; ``user`` is whom
     a job runs as.
     """
 
     client: DockerClient
     image: str
     store: Store
-    owner: Owner = field(default_factory=Owner)
+    user: User = field(default_factory=User)
+    platform: str | None = None
     traffic: Traffic = field(default_factory=Traffic)
 
     @contextmanager
@@ -221,7 +220,7 @@ class Volumes:
 
         Mounting a part of a volume by its name needs Docker 26.
         """
-        with asking(self.client):
+        with explained("carry files"):
             place = self.client.volumes.get(kept.volume).attrs["Mountpoint"]
         return [
             Mount(bind.target, f"{place}/{number}", type="bind", read_only=not bind.writable)
@@ -245,7 +244,7 @@ def parcel(store: Store, source: Path, *, writable: bool) -> Parcel:
     if published and not writable and room in {*IMMUTABLE}:
         metadata = Entry(Room(room), plain, store.root / room / plain).metadata
         identity = None if metadata is None else str(metadata["created"])
-    place = [_host(), str(store.root.resolve()), room, plain, *rest, identity]
+    place = [own(store), room, plain, *rest, identity]
     name = f"rbuild-{plain}-{digest(place)}"
     return Parcel(source, name, f"{room}/{plain}", writable, identity, kept=True)
 
@@ -264,14 +263,12 @@ class _Trip:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with asking(self.client):
+        with explained("carry files"):
             if self._helper is not None:
                 self._helper.remove(force=True)
             for one in self.parcels:
                 if not one.kept and (found := self._volume(one.volume)) is not None:
-                    # One that a container still has is left to `sweep`.
-                    with suppress(APIError):
-                        found.remove(force=True)
+                    _remove(found)
 
     def send(self) -> None:
         """Bring every volume in step with its folder."""
@@ -368,7 +365,7 @@ class _Trip:
         title = f"Sending {one.title} to the engine ({size(count)})"
         with _Slow(self.volumes, title, len(names)) as slow:
             archive = pack(
-                one.source, names, self.volumes.owner, under=f"{INSIDE}/{number}/", told=slow.tell
+                one.source, names, self.volumes.user, under=f"{INSIDE}/{number}/", told=slow.tell
             )
             self._put(self._counted(archive))
 
@@ -378,7 +375,7 @@ class _Trip:
             yield chunk
 
     def _put(self, archive: Iterator[bytes]) -> None:
-        with asking(self.client):
+        with explained("carry files"):
             # From the root, which is there before the helper has ever run.
             if not self.helper.put_archive("/", archive):
                 raise InfrastructureError("The engine took none of the files that it was sent.")
@@ -387,7 +384,7 @@ class _Trip:
     def _asked(self, files: Mapping[str, bytes]) -> Iterator[tarfile.TarFile]:
         """Let the helper do what ``files`` say; have its answer to be read from front to end."""
         self._ask(files)
-        with asking(self.client):
+        with explained("carry files"):
             chunks, _ = self.helper.get_archive(f"/{INSIDE}/result", chunk_size=CHUNK)
             stream = Stream(chunks)
             try:
@@ -405,7 +402,7 @@ class _Trip:
         named = {"do": SCRIPT.encode(), **{f"ask/{name}": text for name, text in files.items()}}
         archive = of_bytes({f"{INSIDE}/{name}": text for name, text in named.items()})
         self._put(self._counted(iter([gzip.compress(archive, 1)])))
-        with asking(self.client):
+        with explained("carry files"):
             self.helper.start()
             status = self.helper.wait()["StatusCode"]
             if status != 0:
@@ -430,7 +427,9 @@ class _Trip:
                 mounts=mounts,
                 network_mode="none",
                 working_dir="/",
-                labels={LABEL: "carrier", MAKER: maker()},
+                platform=self.volumes.platform,
+                # Like a job: if this rbuild is killed, the next one removes it.
+                labels=Owner.this().labels(),
             )
         return self._helper
 
@@ -438,13 +437,13 @@ class _Trip:
         """Make the parcel's volume; tell whether there was none."""
         if self._volume(one.volume) is not None:
             return False
-        labels = {LABEL: VOLUME, **self._whose(one), BIRTH: uuid.uuid4().hex}
-        with asking(self.client):
+        labels = {**self._whose(one), OURS: VOLUME, BIRTH: uuid.uuid4().hex}
+        with explained("carry files"):
             self.client.volumes.create(one.volume, labels=labels)
         return True
 
     def _whose(self, one: Parcel) -> dict[str, str]:
-        return {STORE: own(self.volumes.store), ENTRY: one.entry, MAKER: maker()}
+        return {**Owner.this().labels(), STORE: own(self.volumes.store), ENTRY: one.entry}
 
     def _held(self, one: Parcel) -> str | None:
         """Return what the volume is vouched to hold; None if nobody vouches for it."""
@@ -466,22 +465,22 @@ class _Trip:
         volume = self._volume(one.volume)
         assert volume is not None
         labels = {
-            LABEL: MARK,
             **self._whose(one),
+            OURS: MARK,
             BIRTH: _labels(volume).get(BIRTH, ""),
             HELD: held,
         }
         self._unvouch(one)
-        with asking(self.client):
+        with explained("carry files"):
             self.client.volumes.create(one.mark, labels=labels)
 
     def _unvouch(self, one: Parcel) -> None:
-        with asking(self.client):
+        with explained("carry files"):
             if one.kept and (mark := self._volume(one.mark)) is not None:
                 mark.remove()
 
     def _volume(self, name: str) -> Volume | None:
-        with asking(self.client):
+        with explained("carry files"):
             try:
                 return self.client.volumes.get(name)
             except NotFound:
@@ -526,15 +525,13 @@ def sweep(client: DockerClient, store: Store) -> list[str]:
     Those of other Stores and of other hosts stay.  Returns the volumes' names.
     """
     removed = []
-    with asking(client):
-        for helper in client.containers.list(all=True, filters={"label": f"{LABEL}=carrier"}):
-            if _has_ended(helper.labels.get(MAKER, "")):
-                helper.remove(force=True)
+    with explained("list volumes"):
         for volume in client.volumes.list(filters={"label": f"{STORE}={own(store)}"}):
             labels = _labels(volume)
             entry = labels.get(ENTRY, "")
             there = (store.root / entry).is_dir() or _partial(store, entry).is_dir()
-            if there if entry else not _has_ended(labels.get(MAKER, "")):
+            owner = Owner.from_labels(labels)
+            if there if entry else owner is None or not owner.is_gone:
                 continue
             with suppress(APIError):  # a container has it still
                 volume.remove()
@@ -550,38 +547,21 @@ def _partial(store: Store, entry: str) -> Path:
     return store.root / room / f".{name}.partial"
 
 
+def _remove(volume: Volume) -> None:
+    """Remove a volume, once the engine has removed the container that had it.
+
+    If it never does, the volume is left to ``sweep``.
+    """
+    for _ in range(50):
+        with suppress(APIError):
+            volume.remove()
+            return
+        time.sleep(0.1)
+
+
 def own(store: Store) -> str:
     """Return what names a Store of this host's."""
-    return digest([_host(), str(store.root.resolve())])
-
-
-def maker() -> str:
-    """Return what names this process, also when its number is given to another one."""
-    return f"{_host()} {os.getpid()} {_started(os.getpid())}"
-
-
-def _has_ended(made: str) -> bool:
-    """Tell whether a process of this host's that made something isn't there any more."""
-    host, _, rest = made.partition(" ")
-    number, _, started = rest.partition(" ")
-    return host == _host() and number.isdigit() and _started(int(number)) != started
-
-
-def _started(pid: int) -> str:
-    """Return when a process was started, in clock ticks since the boot (proc_pid_stat(5))."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return ""
-    return text.rpartition(")")[2].split()[19]
-
-
-def _host() -> str:
-    """Return what tells this host from others that use the same engine."""
-    try:
-        return digest(Path("/etc/machine-id").read_text())
-    except OSError:
-        return digest(socket.gethostname())
+    return digest([Owner.this().machine, str(store.root.resolve())])
 
 
 def _labels(volume: Volume) -> dict[str, str]:

@@ -11,13 +11,11 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from rbuild.errors import ProcessFailed
-from rbuild.process import Completed, Usage
-from rbuild.sandbox import Job, Sandbox, variables_for
+from rbuild.sandbox.carrier import Carrier
+from rbuild.sandbox.docker import Docker
 from rbuild.sandbox.volumes import Traffic, Volumes
-from rbuild.store import Store
 
 ROOT = Path("/var/tmp")
 """Where an engine keeps its files: nothing of the tests' or of a Store is there."""
@@ -180,54 +178,13 @@ def ssh_host(here: Engine, root: Path, folder: Path) -> Iterator[int]:
 
 
 @dataclass
-class Carried:
-    """The least that runs a job in an engine with its binds carried there by volumes."""
+class Recorded(Docker):
+    """The docker runtime, which tells of each job what went to the engine and came from it."""
 
-    client: Any
-    store: Store
-    image: str
-    name: str = "docker"
     journeys: list[Traffic] = field(default_factory=list)
 
-    def run(
-        self,
-        sandbox: Sandbox,
-        job: Job,
-        *,
-        on_line: Callable[[str], None] | None = None,
-        log: IO[str] | None = None,
-        check: bool = True,
-    ) -> Completed:
-        started = time.monotonic()
-        volumes = Volumes(self.client, self.image, self.store)
-        self.journeys.append(volumes.traffic)
-        lines = []
-        with volumes.carry(job.binds) as mounts:
-            one = self.client.containers.create(
-                self.image,
-                list(job.argv),
-                mounts=mounts,
-                environment=variables_for(sandbox, job),
-                working_dir=job.cwd,
-                network_mode="none",
-                tmpfs={"/tmp": "mode=1777,exec"},
-            )
-            try:
-                one.start()
-                for text in one.logs(stream=True, follow=True):
-                    for line in text.decode(errors="replace").splitlines():
-                        lines.append(line)
-                        if on_line is not None:
-                            on_line(line)
-                        if log is not None:
-                            log.write(line + "\n")
-                status = one.wait()["StatusCode"]
-            finally:
-                one.remove(force=True)
-        if check and status != 0:
-            raise ProcessFailed(tuple(job.argv), status, tuple(lines))
-        usage = Usage(time.monotonic() - started, 0, 0, 0)
-        return Completed(tuple(job.argv), status, usage, tuple(lines))
-
-    def interactive(self, sandbox: Sandbox, job: Job) -> int:
-        raise NotImplementedError
+    def _carrier(self, name: str, platform: str) -> Carrier:
+        found = super()._carrier(name, platform)
+        assert isinstance(found, Volumes)
+        self.journeys.append(found.traffic)
+        return found

@@ -81,6 +81,27 @@ def test_each_patch_builds(rbuild: Rbuild, series: Series, tmp_path: Path) -> No
     check_each_builds(rbuild, series, tmp_path, "KUNIT", "RUST_KUNIT_TESTS", "RUST_SPI_KUNIT_TEST")
 
 
+WITH_KUNIT = """\
+name: mainline-kunit
+architecture: arm64
+source:
+  debian: linux-source-7.*
+  suite: trixie-backports
+config:
+  base: tinyconfig
+  fragments: [{fragment}]
+  options: {{KUNIT: y, RUST_KUNIT_TESTS: y, RUST_SPI_KUNIT_TEST: y}}
+"""
+
+
+@pytest.mark.slow
+def test_the_series_own_tests_pass(rbuild: Rbuild, tmp_path: Path) -> None:
+    profile = tmp_path / "mainline-kunit.yaml"
+    profile.write_text(WITH_KUNIT.format(fragment=MODULE.parent / "profiles/slim.config"))
+    found = boot(rbuild, "--profile", profile, "--test", "loading")
+    assert re.search(r"^ok \d+ rust_kernel_spi", Path(found["console"]).read_text(), re.M)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("driver", DRIVERS)
 def test_a_driver_passes_all_its_tests(rbuild: Rbuild, driver: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 import signal
@@ -21,7 +23,8 @@ from docker.types import Mount
 from rbuild import architecture, data, environment, kernel, module, profile, source
 from rbuild.console import Console
 from rbuild.environment import Rootfs, RootfsDefinition
-from rbuild.errors import InfrastructureError, ProcessFailed
+from rbuild.errors import ProcessFailed
+from rbuild.process import Completed
 from rbuild.profile import Driver, Kind
 from rbuild.provision import make_ready
 from rbuild.rootfs import provision
@@ -34,17 +37,13 @@ from rbuild.session import Session
 from rbuild.store import Room, Store
 
 from .conftest import Rbuild
-from .engines import Carried, Engine, engine, ssh_host
+from .engines import Engine, Recorded, certify, engine, ssh_host
 from .test_9_deploy import PACKAGES
 
 pytestmark = [
     pytest.mark.root,
     pytest.mark.skipif(shutil.which("dockerd") is None, reason="needs dockerd"),
 ]
-
-IMAGE = "rbuild-test/cross"
-SANDBOX = Sandbox("cross", Path("/"))
-
 
 @dataclass(frozen=True)
 class Far:
@@ -53,10 +52,13 @@ class Far:
     engine: Engine
     client: Any
     store: Store
-    root: Path
+    sandbox: Sandbox
 
-    def runtime(self, store: Store | None = None) -> Carried:
-        return Carried(self.client, store or self.store, IMAGE)
+    def runtime(self, store: Store | None = None) -> Recorded:
+        return Recorded(store or self.store)
+
+    def run(self, store: Store, job: Job) -> Completed:
+        return self.runtime(store).run(self.sandbox, job)
 
 
 @pytest.fixture(scope="module")
@@ -85,17 +87,31 @@ def far(rbuild: Rbuild, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fa
         subprocess.run(["cp", "-a", kdir.entry.path, own / Room.KDIRS], check=True)
         shutil.rmtree(own / Room.KDIRS / kdir.entry.name / "modules", ignore_errors=True)
         hidden = (usual, own, tmp_path_factory.getbasetemp(), data.folder("module"))
-        with engine(*hidden) as here:
-            client = connect({"DOCKER_HOST": here.place})
-            pack = ["tar", "--create", f"--directory={root}", "--exclude=./dev/*", "."]
-            with subprocess.Popen(pack, stdout=subprocess.PIPE) as tar:
-                client.api.import_image_from_stream(tar.stdout, repository=IMAGE, tag="latest")
-            yield Far(here, client, store, root)
+        with engine(*hidden) as here, pytest.MonkeyPatch.context() as patch:
+            patch.setenv("DOCKER_HOST", here.place)
+            client = connect()
+            import_rootfs(client, root)
+            yield Far(here, client, store, ready.sandbox)
             for one in client.containers.list(all=True):
                 one.remove(force=True)
             client.close()
     finally:
         shutil.rmtree(own)
+
+
+def import_rootfs(client: Any, root: Path) -> None:
+    """Give the engine the image that rbuild would make, in one go."""
+    entry = root.parent
+    created = json.loads((entry / "metadata.json").read_text())["created"]
+    labels = {"rbuild": "rootfs", "rbuild.rootfs": entry.name, "rbuild.created": created}
+    pack = ["tar", "--create", f"--directory={root}", "--exclude=./dev/*", "."]
+    with subprocess.Popen(pack, stdout=subprocess.PIPE) as tar:
+        client.api.import_image_from_stream(
+            tar.stdout,
+            repository="rbuild/rootfs",
+            tag=entry.name,
+            changes=[f"LABEL {key}={value}" for key, value in labels.items()],
+        )
 
 
 @pytest.fixture
@@ -121,11 +137,12 @@ def sh(script: str, *binds: Bind) -> Job:
 
 
 def test_the_engine_sees_none_of_our_files(far: Far, tmp_path: Path) -> None:
+    name = f"rbuild/rootfs:{far.sandbox.root.parent.name}"
     for path in (far.store.root / Room.KDIRS / "x", tmp_path):
         path.mkdir(exist_ok=True)
         mount = Mount("/module", str(path), type="bind")
         with pytest.raises(APIError, match="does not exist"):
-            far.client.containers.create(IMAGE, ["true"], mounts=[mount])
+            far.client.containers.create(name, ["true"], mounts=[mount])
     (far.store.root / Room.KDIRS / "x").rmdir()
 
 
@@ -152,7 +169,7 @@ def test_what_a_job_writes_comes_back_as_it_was(far: Far, small: Store, tmp_path
         mkfifo pipe
         chmod 4711 stamped
     """
-    far.runtime(small).run(SANDBOX, sh(script, Bind(folder, "/module", writable=True)))
+    far.run(small, sh(script, Bind(folder, "/module", writable=True)))
     found = scan(folder)
     odd = os.fsdecode(b"odd\n\xc3\xa4\xff ")
     wanted = {"-rf", "becomes-folder", "becomes-folder/empty", "program", odd}
@@ -167,7 +184,7 @@ def test_what_a_job_writes_comes_back_as_it_was(far: Far, small: Store, tmp_path
     # A job that fails leaves what it has written, too.
     with pytest.raises(ProcessFailed):
         job = sh("echo half >/module/half; exit 3", Bind(folder, "/module", writable=True))
-        far.runtime(small).run(SANDBOX, job)
+        far.run(small, job)
     assert (folder / "half").read_text() == "half\n"
 
 
@@ -191,7 +208,7 @@ def test_files_and_binds_within_binds(far: Far, small: Store, tmp_path: Path) ->
         Bind(log, "/var/log/said", writable=True),
     )
     number = log.stat().st_ino
-    done = far.runtime(small).run(SANDBOX, sh(script, *binds))
+    done = far.run(small, sh(script, *binds))
     assert done.text == "edited\ndriver\nb"
     assert log.read_text() == "said\n"
     assert log.stat().st_ino == number
@@ -204,20 +221,20 @@ def test_only_what_changed_is_sent(far: Far, small: Store) -> None:
     runtime = far.runtime(small)
     look = sh("cd /kdir; cat a b/c; ls", Bind(kdir, "/kdir"))
     write = sh("cd /kdir; echo more >>b/c; rm a", Bind(kdir, "/kdir", writable=True))
-    runtime.run(SANDBOX, look)
+    runtime.run(far.sandbox, look)
     assert runtime.journeys[-1].sent > len(big)
-    runtime.run(SANDBOX, look)
+    runtime.run(far.sandbox, look)
     assert runtime.journeys[-1].sent == runtime.journeys[-1].received == 0
-    runtime.run(SANDBOX, write)
+    runtime.run(far.sandbox, write)
     assert (kdir / "b/c").read_bytes() == b"2more\n"
     (kdir / "a").write_text("again")
     (kdir / "gone").unlink()
-    assert runtime.run(SANDBOX, look).text == "again2more\na\nb\nbig"
+    assert runtime.run(far.sandbox, look).text == "again2more\na\nb\nbig"
     assert sum(one.sent for one in runtime.journeys[2:]) < 20_000
     # Without what this host knows of it the engine is asked, and still nothing is sent twice.
     shutil.rmtree(small.root / "volumes")
     (kdir / "a").write_text("once more")
-    assert runtime.run(SANDBOX, look).text == "once more2more\na\nb\nbig"
+    assert runtime.run(far.sandbox, look).text == "once more2more\na\nb\nbig"
     assert runtime.journeys[-1].sent < 20_000
 
 
@@ -226,47 +243,44 @@ import sys
 from pathlib import Path
 from rbuild.console import Console
 from rbuild.sandbox import Bind, Job, Sandbox
-from rbuild.sandbox.engine import connect
+from rbuild.sandbox.docker import Docker
 from rbuild.store import Store
-from tests.integration.engines import Carried
-place, image, store, folder, script = sys.argv[1:]
-runtime = Carried(connect({"DOCKER_HOST": place}), Store(Path(store), Console()), image)
-job = Job(["sh", "-c", script], [Bind(Path(folder), "/kdir", True)])
-runtime.run(Sandbox("cross", Path("/")), job, on_line=lambda line: print(line, flush=True))
+root, store, folder, writable, script = sys.argv[1:]
+job = Job(["sh", "-c", script], [Bind(Path(folder), "/kdir", bool(writable))])
+runtime = Docker(Store(Path(store), Console()))
+runtime.run(Sandbox("cross", Path(root)), job, on_line=lambda line: print(line, flush=True))
 """
 
 
-def start(far: Far, store: Store, folder: Path, script: str) -> subprocess.Popen[str]:
-    words = [far.engine.place, IMAGE, str(store.root), str(folder), script]
+def start(
+    far: Far, store: Store, folder: Path, script: str, writable: str = ""
+) -> subprocess.Popen[str]:
+    words = [str(far.sandbox.root), str(store.root), str(folder), writable, script]
     return subprocess.Popen(
-        [sys.executable, "-c", KILLED, *words],
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=Path(__file__).parents[2],
+        [sys.executable, "-c", KILLED, *words], stdout=subprocess.PIPE, text=True
     )
+
+
+def jobs(far: Far) -> list[Any]:
+    found: list[Any] = far.client.containers.list(all=True, filters={"label": "rbuild=job"})
+    return found
 
 
 def test_a_killed_job_leaves_the_host_s_state(far: Far, small: Store) -> None:
     kdir = publish(small, Room.KDIRS, {"a": b"1", "b": b"2"})
-    child = start(far, small, kdir, "cd /kdir; echo x >a; rm b; echo y >c; echo now; sleep 100")
+    child = start(far, small, kdir, "cd /kdir; echo x >a; rm b; echo y >c; echo now; sleep 100", "w")
     assert child.stdout is not None
     assert child.stdout.readline() == "now\n"
     child.send_signal(signal.SIGKILL)
     child.wait()
     child.stdout.close()
-    for one in far.client.containers.list(filters={"ancestor": IMAGE}):
-        one.kill()
     before = scan(kdir)
     job = sh("cd /kdir; cat a b; ls", Bind(kdir, "/kdir", writable=True))
-    assert far.runtime(small).run(SANDBOX, job).text == "12a\nb"
+    assert far.run(small, job).text == "12a\nb"
     assert scan(kdir) == before
-    # Of the killed one only a helper is left, which goes with the volumes of an entry that went.
-    for one in far.client.containers.list(all=True):
-        if one.labels.get("rbuild") != "carrier":
-            one.remove(force=True)
-    assert len(far.client.containers.list(all=True)) == 1
+    # Nothing of the killed one is left, and of its entry nothing once that is gone.
+    assert not jobs(far)
     assert sweep(far.client, small) == []
-    assert not far.client.containers.list(all=True)
     shutil.rmtree(kdir.parent)
     assert len(sweep(far.client, small)) == 2
 
@@ -278,24 +292,17 @@ def test_a_killed_upload_is_never_taken_for_a_whole_one(far: Far, small: Store) 
     for wait in (0.4, 0.8, 1.2):
         child = start(far, small, tree, "true")
         # It has begun once there is a helper.
-        while not far.client.containers.list(all=True, filters={"label": "rbuild=carrier"}):
+        while not jobs(far):
             assert child.poll() is None
             time.sleep(0.01)
         time.sleep(wait / 2)
         child.kill()
         killed += child.wait() == -signal.SIGKILL
-        sweep(far.client, small)
     assert killed
-    done = far.runtime(small).run(SANDBOX, sh("cd /src; sha256sum *", Bind(tree, "/src")))
-    text = subprocess.run(
-        "sha256sum *",
-        shell=True,
-        cwd=tree,
-        capture_output=True,
-        text=True,
-        env={"LC_ALL": "C.UTF-8", "PATH": os.environ["PATH"]},
-    ).stdout.strip()
-    assert done.text == text
+    done = far.run(small, sh("cd /src; sha256sum *", Bind(tree, "/src")))
+    sums = sorted((name, hashlib.sha256(content).hexdigest()) for name, content in files.items())
+    assert done.text == "
+".join(f"{value}  {name}" for name, value in sums)
 
 
 def test_a_container_that_leaves_a_door_writes_nothing_outside(
@@ -305,11 +312,11 @@ def test_a_container_that_leaves_a_door_writes_nothing_outside(
     for path in (outside, folder, folder / "sub"):
         path.mkdir()
     script = f"cd /module; rmdir sub; ln -s {outside} sub; mkdir real; echo x >real/file"
-    far.runtime(small).run(SANDBOX, sh(script, Bind(folder, "/module", writable=True)))
+    far.run(small, sh(script, Bind(folder, "/module", writable=True)))
     assert (folder / "sub").is_symlink()
     # Through that link nothing is sent or written.
     script = "cd /module; rm sub; mkdir sub; echo evil >sub/evil"
-    far.runtime(small).run(SANDBOX, sh(script, Bind(folder, "/module", writable=True)))
+    far.run(small, sh(script, Bind(folder, "/module", writable=True)))
     assert (folder / "sub/evil").read_text() == "evil\n"
     assert not list(outside.iterdir())
 
@@ -340,39 +347,44 @@ def test_modules_are_the_same_as_under_bwrap(far: Far, rbuild: Rbuild, tmp_path:
     assert sum(one.sent for one in runtime.journeys[sent:]) < 20_000
 
 
-def test_an_engine_behind_tls(far: Far, small: Store, tmp_path: Path) -> None:
-    variables = {
-        "DOCKER_HOST": f"tcp://127.0.0.1:{far.engine.port}",
-        "DOCKER_TLS_VERIFY": "1",
-        "DOCKER_CERT_PATH": str(far.engine.certificates),
-    }
-    folder = tmp_path / "folder"
+def goes_there_and_back(far: Far, store: Store, folder: Path) -> None:
+    """Check that a job gets its files and gives them back."""
     folder.mkdir()
     (folder / "big").write_bytes(os.urandom(5_000_000))
-    client = connect(variables)
-    job = sh("cd /module; cp big copy", Bind(folder, "/module", writable=True))
-    Carried(client, small, IMAGE).run(SANDBOX, job)
+    runtime = far.runtime(store)
+    job = sh("cd /module; cp big copy; echo done", Bind(folder, "/module", writable=True))
+    assert runtime.run(far.sandbox, job).text == "done"
     assert (folder / "copy").read_bytes() == (folder / "big").read_bytes()
-    client.close()
-    # A CA that is another; a client whom the engine's CA doesn't know; no TLS at all.
-    other, mixed = tmp_path / "other", tmp_path / "mixed"
+    assert runtime.journeys[-1].sent > 5_000_000
+    runtime.client.close()
+
+
+def test_an_engine_behind_tls(
+    far: Far, small: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{far.engine.port}")
+    monkeypatch.setenv("DOCKER_TLS_VERIFY", "1")
+    monkeypatch.setenv("DOCKER_CERT_PATH", str(far.engine.certificates))
+    goes_there_and_back(far, small, tmp_path / "folder")
+    # A CA that is another; a client whom the engine's CA doesn't know; certificates that aren't
+    # there; no TLS at all.
+    other, mixed, lacking = tmp_path / "other", tmp_path / "mixed", tmp_path / "lacking"
     for path in (other, mixed):
         shutil.copytree(far.engine.certificates, path)
-    for name in ("cert.pem", "key.pem", "ca.pem"):
-        (other / name).unlink()
-    from .engines import certify
-
+    lacking.mkdir()
     certify(other)
     for name in ("cert.pem", "key.pem"):
         shutil.copy(other / name, mixed / name)
-    for change, hint in (
-        ({"DOCKER_CERT_PATH": str(other)}, "DOCKER_CERT_PATH/ca.pem"),
-        ({"DOCKER_CERT_PATH": str(mixed)}, "--tlscacert"),
-        ({"DOCKER_TLS_VERIFY": "", "DOCKER_CERT_PATH": ""}, "DOCKER_TLS_VERIFY=1"),
-    ):
-        with pytest.raises(InfrastructureError, match="can't be reached") as caught:
-            connect({**variables, **change})
+    for folder, hint in ((other, "/ca.pem"), (mixed, "--tlscacert"), (lacking, "cert.pem and")):
+        monkeypatch.setenv("DOCKER_CERT_PATH", str(folder))
+        with pytest.raises(HostLacks) as caught:
+            connect()
         assert hint in str(caught.value.hint), caught.value.detail
+    monkeypatch.delenv("DOCKER_CERT_PATH")
+    monkeypatch.delenv("DOCKER_TLS_VERIFY")
+    with pytest.raises(HostLacks) as caught:
+        connect()
+    assert "DOCKER_TLS_VERIFY=1" in str(caught.value.hint), caught.value.detail
 
 
 def test_an_engine_behind_ssh(
@@ -386,18 +398,13 @@ def test_an_engine_behind_ssh(
     root = provision(Rootfs(definition, host, emulated=False, host=host), usual).path
     keys = tmp_path / "keys"
     keys.mkdir()
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    (folder / "big").write_bytes(os.urandom(5_000_000))
     with ssh_host(far.engine, root, keys) as port:
         monkeypatch.setenv("PATH", f"{keys}:{os.environ['PATH']}")
-        client = connect({"DOCKER_HOST": f"ssh://root@127.0.0.1:{port}"})
-        job = sh("cd /module; cp big copy; echo done", Bind(folder, "/module", writable=True))
-        assert Carried(client, small, IMAGE).run(SANDBOX, job).text == "done"
-        assert (folder / "copy").read_bytes() == (folder / "big").read_bytes()
-        client.close()
-        with pytest.raises(InfrastructureError, match="can't be reached") as caught:
-            connect({"DOCKER_HOST": f"ssh://stranger@127.0.0.1:{port}"})
+        monkeypatch.setenv("DOCKER_HOST", f"ssh://root@127.0.0.1:{port}")
+        goes_there_and_back(far, small, tmp_path / "folder")
+        monkeypatch.setenv("DOCKER_HOST", f"ssh://stranger@127.0.0.1:{port}")
+        with pytest.raises(HostLacks) as caught:
+            connect()
         assert "docker system dial-stdio" in str(caught.value.hint)
 
 

@@ -43,6 +43,25 @@ def test_a_guest_that_passes(host: Host, boot) -> None:
     assert "functional soak" in (host.folder / "calls").read_text()
 
 
+KUNIT = ("KTAP version 1", "1..2", "    ok 1 a_case", "ok 1 a_suite", "    not ok 1 a_case")
+
+
+def test_the_kernel_s_own_tests_are_none_of_the_guest_s() -> None:
+    listener = Listener()
+    said = [*KUNIT, "rbuild: up after 0.50 s", "ok 1 - it loads", "1..1"]
+    ended = ["rbuild: tests ended with 0", "rbuild: log begins", *KUNIT, "rbuild: log ends"]
+    for line in [*said, *ended]:
+        listener.hear(line)
+    assert listener.verdict() == []
+    assert listener.tap.report().planned == 1
+
+
+def test_a_kernel_whose_own_test_fails_is_no_good() -> None:
+    listener = Listener()
+    listener.hear("[    0.5] not ok 2 a_suite")
+    assert "the kernel's own test a_suite failed" in listener.verdict()
+
+
 def test_the_guest_has_neither_network_nor_disk(host: Host, boot) -> None:
     boot("boot", "--driver", "c")
     line = next(

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rbuild.console import Console
-from rbuild.errors import HostLacks, InfrastructureError, UsageError
+from rbuild.errors import InfrastructureError
 from rbuild.sandbox import engine
-from rbuild.sandbox.archive import Owner, Stream, Unpacker, header, pack, parts_of
+from rbuild.sandbox.archive import Stream, Unpacker, User, header, pack, parts_of
 from rbuild.sandbox.manifest import (
     Item,
     Type,
@@ -26,7 +26,7 @@ from rbuild.sandbox.manifest import (
     parse,
     scan,
 )
-from rbuild.sandbox.volumes import maker, parcel, sweep
+from rbuild.sandbox.volumes import own, parcel, sweep
 from rbuild.store import Room, Store
 
 NS = 1_700_000_000_123_456_789
@@ -115,7 +115,7 @@ def unpack(target: Path, archive: bytes, allowed: dict[str, Item]) -> None:
 def test_a_folder_arrives_as_it_was(folder: Path, tmp_path: Path) -> None:
     before = scan(folder)
     assert "pipe" not in before
-    unpack(tmp_path / "target", b"".join(pack(folder, before, Owner())), before)
+    unpack(tmp_path / "target", b"".join(pack(folder, before, User())), before)
     assert scan(tmp_path / "target") == before
     assert (tmp_path / "target/ümläut").read_bytes() == (folder / "ümläut").read_bytes()
     found = (tmp_path / "target/a folder/deeper/program").stat()
@@ -125,7 +125,7 @@ def test_a_folder_arrives_as_it_was(folder: Path, tmp_path: Path) -> None:
 def test_a_file_that_shrinks_or_goes_meanwhile_breaks_no_archive(tmp_path: Path) -> None:
     (tmp_path / "here").write_text("content")
     told = []
-    blocks = pack(tmp_path, ["gone", "here"], Owner(7, 8), told=told.append)
+    blocks = pack(tmp_path, ["gone", "here"], User(7, 8), told=told.append)
     with tarfile.open(fileobj=io.BytesIO(b"".join(blocks))) as tar:
         (one,) = tar.getmembers()
     assert (one.name, one.uid, one.gid) == ("here", 7, 8)
@@ -209,9 +209,9 @@ def test_set_id_bits_do_not_arrive(tmp_path: Path) -> None:
 
 
 def test_a_time_needs_no_record_unless_it_has_nanoseconds() -> None:
-    whole = header("a", Item(Type.FILE, 0o644, 0, 10**9), Owner())
+    whole = header("a", Item(Type.FILE, 0o644, 0, 10**9), User())
     assert len(whole) == 512
-    assert b"mtime=1700000000.123456789" in header("a", Item(Type.FILE, 0o644, 0, NS), Owner())
+    assert b"mtime=1700000000.123456789" in header("a", Item(Type.FILE, 0o644, 0, NS), User())
 
 
 @given(st.lists(st.binary(max_size=9)), st.integers(1, 20))
@@ -276,7 +276,7 @@ class FakeEngine:
     def __init__(self, volumes: dict[str, dict[str, str]]) -> None:
         self.names = list(volumes)
         self._labels = volumes
-        self.volumes = self.containers = self
+        self.volumes = self
 
     def list(self, all: bool = False, filters: dict[str, str] | None = None) -> list[FakeVolume]:
         key, _, value = (filters or {})["label"].partition("=")
@@ -291,49 +291,37 @@ class FakeEngine:
 
 
 def test_a_sweep_takes_what_nobody_has_any_more(store: Store) -> None:
-    from rbuild.sandbox.volumes import own
-
     publish(store, Room.KDIRS)
     mine = {"rbuild.store": own(store)}
-    ended = maker().rsplit(" ", 1)[0] + " 1"
+    working = {**mine, **engine.Owner.this().labels(), "rbuild.entry": ""}
     client = FakeEngine(
         {
             "there": {**mine, "rbuild.entry": "kdirs/one-key"},
             "gone": {**mine, "rbuild.entry": "kdirs/one-other"},
-            "working": {**mine, "rbuild.entry": "", "rbuild.maker": maker()},
-            "killed": {**mine, "rbuild.entry": "", "rbuild.maker": ended},
+            "working": working,
+            "killed": {**working, "rbuild.started": "1"},
             "another host's": {"rbuild.store": "x", "rbuild.entry": "kdirs/one-other"},
-            "another host's work": {**mine, "rbuild.entry": "", "rbuild.maker": "other 1 1"},
+            "another host's work": {**working, "rbuild.machine": "x"},
         }
     )
     assert sweep(client, store) == ["gone", "killed"]
     assert client.names == ["there", "working", "another host's", "another host's work"]
 
 
-def test_an_engine_that_is_not_there_is_an_error_with_a_hint(tmp_path: Path) -> None:
-    with pytest.raises(InfrastructureError, match="can't be reached") as caught:
-        engine.connect({"DOCKER_HOST": f"unix://{tmp_path}/none.sock"})
-    assert "docker version" in str(caught.value.hint)
-
-
-def test_certificates_that_are_not_there_are_named(tmp_path: Path) -> None:
-    (tmp_path / "ca.pem").touch()
-    environment = {
-        "DOCKER_HOST": "tcp://127.0.0.1:1",
-        "DOCKER_TLS_VERIFY": "1",
-        "DOCKER_CERT_PATH": str(tmp_path),
-    }
-    with pytest.raises(UsageError, match=r"no cert\.pem, key\.pem"):
-        engine.connect(environment)
-
-
-def test_without_ssh_an_engine_behind_it_is_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(HostLacks, match="no ssh"):
-        engine.connect({"DOCKER_HOST": "ssh://somewhere"})
-
-
-@pytest.mark.parametrize("place", ["nonsense://x", "tcp://", "tcp://host:port"])
-def test_a_place_that_is_none_is_an_error(place: str) -> None:
-    with pytest.raises((InfrastructureError, UsageError)):
-        engine.connect({"DOCKER_HOST": place})
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        ("[SSL: CERTIFICATE_VERIFY_FAILED] unable to get local issuer", "ca.pem"),
+        ("sslv3 alert bad certificate", "--tlscacert"),
+        ("Client sent an HTTP request to an HTTPS server.", "DOCKER_TLS_VERIFY=1"),
+        ("[SSL: WRONG_VERSION_NUMBER] wrong version number", "unset DOCKER_TLS_VERIFY"),
+        ("[SSL] record layer failure", "unset DOCKER_TLS_VERIFY"),
+        ("TLS configuration is invalid", "cert.pem and key.pem"),
+        ("Connection aborted.", "ssh me@far docker system dial-stdio"),
+    ],
+)
+def test_an_engine_that_does_not_answer_has_a_remedy(
+    words: str, hint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "ssh://me@far")
+    assert hint in str(engine.unreachable(OSError(words)).hint)

@@ -1,0 +1,38 @@
+"""How the host's files get into a container, and back out of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Protocol
+
+from rbuild.sandbox import Bind
+
+if TYPE_CHECKING:
+    import docker.types
+
+
+class Carrier(Protocol):
+    """How the host's files appear in a container."""
+
+    def carry(self, binds: Sequence[Bind]) -> AbstractContextManager[list[docker.types.Mount]]:
+        """Make ``binds`` visible in a container while the body runs.
+
+        What the container wrote into writable ones is in the host's folders at the end, also if
+        the body raises.
+        """
+        ...
+
+
+class Shared:
+    """Bind mounts: for an engine that sees this host's files."""
+
+    @contextmanager
+    def carry(self, binds: Sequence[Bind]) -> Iterator[list[docker.types.Mount]]:
+        """Yield a bind mount for each; the engine makes no missing folder of this type."""
+        from docker.types import Mount  # noqa: PLC0415 - the SDK loads slowly
+
+        yield [
+            Mount(bind.target, str(bind.source), type="bind", read_only=not bind.writable)
+            for bind in binds
+        ]

@@ -1,0 +1,300 @@
+"""Images: a rootfs as a Docker engine has it, and the Dockerfile that makes one.
+
+An image is made of a rootfs in the Store (``FROM scratch`` and the rootfs as a tar), or, where
+there is no mmdebstrap, of the suite's own image with the same packages.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import shlex
+import tarfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, cast
+
+from rbuild import process
+from rbuild.environment import Environment, Rootfs
+from rbuild.errors import InfrastructureError
+from rbuild.sandbox.engine import OURS, cannot_run, explained
+from rbuild.store import METADATA, Store, read_json
+
+if TYPE_CHECKING:
+    from docker import DockerClient
+
+REPOSITORY = "rbuild/rootfs"
+PLATFORMS = {"amd64": "linux/amd64", "arm64": "linux/arm64", "armhf": "linux/arm/v7"}
+"""Docker's name of each of Debian's architectures, where it isn't linux/ and the same."""
+
+ROOTFS_LABEL = "rbuild.rootfs"
+CREATED_LABEL = "rbuild.created"
+CHUNK = 1 << 20
+
+
+def platform_of(debian: str) -> str:
+    """Return Docker's name of one of Debian's architectures."""
+    return PLATFORMS.get(debian, f"linux/{debian}")
+
+
+def obtain(client: DockerClient, root: Path, store: Store) -> tuple[str, str]:
+    """Return the name and the platform of the image of the Store's rootfs whose root this is.
+
+    It is built first if the engine has none, or that of an earlier rootfs of the name.  Raises
+    InfrastructureError where the engine can't build it.
+    """
+    entry = root.parent
+    metadata = read_json(entry / METADATA) or {}
+    platform = platform_of(str(metadata.get("architecture")))
+    name = f"{REPOSITORY}:{entry.name}"
+    labels = {OURS: "rootfs", ROOTFS_LABEL: entry.name, CREATED_LABEL: str(metadata.get("created"))}
+    if _labels(client, name).items() >= labels.items():
+        return name, platform
+    with store.console.step(f"Making an image of {entry.name} for the Docker engine") as step:
+        archive = entry / ".rootfs.tar"
+        old = _id(client, name)
+        try:
+            _pack(root, archive)
+            context = _context(scratch_dockerfile(), archive, step.update)
+            build(client, context, name, platform, labels)
+        finally:
+            archive.unlink(missing_ok=True)
+        if old is not None:
+            _remove(client, old)
+    return name, platform
+
+
+def scratch_dockerfile() -> str:
+    """Return the Dockerfile that makes an image of a rootfs.tar beside it."""
+    return "FROM scratch\nADD rootfs.tar /\n"
+
+
+def debian_dockerfile(
+    rootfs: Rootfs, stage: str = "", mirrors: Sequence[str] = (), proxies: Sequence[str] = ()
+) -> str:
+    """Return the Dockerfile of a rootfs with the same packages, from the suite's own image.
+
+    ``stage`` names it for what copies from it; ``mirrors`` (apt source lines) and ``proxies``
+    (lines of apt's configuration) stand in for the image's own.
+    """
+    from rbuild.rootfs import NOT_INSTALLED  # noqa: PLC0415 - it imports the sandbox, too
+
+    suite = rootfs.definition.suite
+    named = f" AS {stage}" if stage else ""
+    options = " ".join(shlex.quote(option) for option in NOT_INSTALLED)
+    packages = " \\\n        ".join(sorted(rootfs.definition.all_packages))
+    folders = " ".join(rootfs.mount_points)
+    own = ""
+    if mirrors:
+        own = f"RUN rm -f /etc/apt/sources.list.d/* && {_written(mirrors, 'sources.list')}\n"
+    if proxies:
+        own += f"RUN {_written(proxies, 'apt.conf.d/rbuild')}\n"
+    return (
+        f"FROM --platform={platform_of(rootfs.architecture.debian)} debian:{suite}{named}\n"
+        f"{own}"
+        f"RUN printf '%s\\n' {options} >/etc/dpkg/dpkg.cfg.d/rbuild \\\n"
+        "    && apt-get update \\\n"
+        "    && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \\\n"
+        f"        {packages} \\\n"
+        "    && rm -rf /var/lib/apt/lists/* /var/cache/apt/archives/*.deb \\\n"
+        f"    && mkdir -p {folders}\n"
+    )
+
+
+def _written(lines: Sequence[str], name: str) -> str:
+    words = " ".join(shlex.quote(line) for line in lines)
+    return f"printf '%s\\n' {words} >/etc/apt/{name}"
+
+
+def dockerfile(environment: Environment) -> str:
+    """Return a Dockerfile that makes an image of an environment from Debian's own images.
+
+    A hybrid's copies the native programs over the emulated ones.
+    """
+    lines = [f"# {environment.name}: {environment.description}"] if environment.description else []
+    if environment.native is None:
+        return "\n".join([*lines, debian_dockerfile(environment.base)])
+    host = environment.native.architecture
+    folders = " ".join(host.fill(name) for name in environment.folders)
+    programs = " ".join(environment.programs)
+    gather = (
+        f"RUN for folder in {folders}; do \\\n"
+        '        cp -a --parents "$(readlink -f $folder)" /layer; \\\n'
+        "    done; \\\n"
+        f"    for program in {programs}; do \\\n"
+        '        path=$(command -v "$program") || continue; \\\n'
+        '        cp -a --parents "$(readlink -f "$path")" /layer; \\\n'
+        "    done\n"
+    )
+    return "\n".join(
+        [
+            *lines,
+            debian_dockerfile(environment.native, "native") + "RUN mkdir /layer\n" + gather,
+            debian_dockerfile(environment.base) + "COPY --from=native /layer/ /\n",
+        ]
+    )
+
+
+def build(
+    client: DockerClient,
+    context: Iterator[bytes],
+    name: str,
+    platform: str,
+    labels: Mapping[str, str],
+    *,
+    network: str = "none",
+    on_line: Callable[[str], None] | None = None,
+    arguments: Mapping[str, str] | None = None,
+) -> None:
+    """Have the engine build an image of a context, a tar with a Dockerfile in it.
+
+    Raises InfrastructureError with the build's last lines.
+    """
+    lines: list[str] = []
+    with explained("build an image"):
+        answer = client.api.build(
+            fileobj=cast("IO[bytes]", context),  # requests takes any iterable
+            custom_context=True,
+            tag=name,
+            platform=platform,
+            labels=dict(labels),
+            buildargs=dict(arguments or {}),
+            network_mode=network,
+            nocache=True,
+            rm=True,
+            forcerm=True,
+            decode=True,
+        )
+        for part in answer:
+            words = str(part.get("stream", "") or part.get("error", ""))
+            for line in words.splitlines():
+                lines.append(line)
+                if on_line is not None:
+                    on_line(line)
+            if "error" in part:
+                if "exec format error" in words:
+                    raise cannot_run()
+                raise InfrastructureError(
+                    f"The Docker engine can't build {name}: {words.strip()}",
+                    detail="\n".join(lines[-15:]),
+                )
+
+
+def images(client: DockerClient) -> list[dict[str, Any]]:
+    """Return what the engine says of rbuild's images (the API's ImageSummary)."""
+    found: list[dict[str, Any]] = client.api.images(filters={"label": f"{OURS}=rootfs"})
+    return found
+
+
+def remove_stale(client: DockerClient, store: Store) -> int:
+    """Remove the images of rootfses that the Store has no more; return how many."""
+    removed = 0
+    for one in images(client):
+        name = (one.get("Labels") or {}).get(ROOTFS_LABEL, "")
+        if name and not (store.root / "rootfs" / name / METADATA).exists():
+            _remove(client, one["Id"])
+            removed += 1
+    return removed
+
+
+def export(
+    client: DockerClient, rootfs: Rootfs, root: Path, on_line: Callable[[str], None]
+) -> None:
+    """Make a rootfs without mmdebstrap: have the engine build it, and unpack it at ``root``.
+
+    Raises as ``build`` does, also where the engine can't fetch the suite's image.
+    """
+    from rbuild.rootfs import host_mirrors, proxy_options  # noqa: PLC0415 - it imports the sandbox
+
+    platform = platform_of(rootfs.architecture.debian)
+    name = f"rbuild/provision:{rootfs.definition.name}-{os.getpid()}"
+    mirrors = host_mirrors(rootfs.definition.suite)
+    text = debian_dockerfile(rootfs, mirrors=mirrors, proxies=proxy_options())
+    context = _context(text, None, None)
+    build(client, context, name, platform, {OURS: "provision"}, network="host", on_line=on_line)
+    try:
+        with explained("export an image"):
+            container = client.api.create_container(name, ["/"], platform=platform)
+            try:
+                _unpack(client.api.export(container["Id"], CHUNK), root)
+            finally:
+                client.api.remove_container(container["Id"], force=True)
+    finally:
+        _remove(client, name)
+
+
+def _unpack(chunks: Iterator[bytes], root: Path) -> None:
+    """Unpack a tar as it comes; an ordinary user's files become the user's own."""
+    root.mkdir()
+    owner = [] if os.geteuid() == 0 else ["--no-same-owner"]
+    argv = ["tar", "--extract", f"--directory={root}", "--exclude=dev/*", *owner]
+    with process.beside(argv) as child:
+        assert child.stdin is not None
+        for chunk in chunks:
+            child.stdin.write(chunk)
+        child.stdin.close()
+        if child.wait() != 0:
+            raise InfrastructureError(f"The exported image can't be unpacked at {root}.")
+
+
+def _pack(root: Path, archive: Path) -> None:
+    owner = ["--numeric-owner"] if os.geteuid() == 0 else ["--owner=0", "--group=0"]
+    words = ["tar", "--create", f"--file={archive}", f"--directory={root}", "--sort=name", *owner]
+    process.run(process.dies_with_parent([*words, "--exclude=./dev/*", "."]))
+
+
+def _context(
+    text: str, archive: Path | None, tell: Callable[[str], None] | None
+) -> Iterator[bytes]:
+    """Yield a tar of a Dockerfile and the rootfs's own tar, without a second copy of that."""
+    body = text.encode()
+    header = tarfile.TarInfo("Dockerfile")
+    header.size = len(body)
+    yield header.tobuf() + io.BytesIO(body).read() + _padding(len(body))
+    if archive is not None:
+        header = tarfile.TarInfo("rootfs.tar")
+        header.size = archive.stat().st_size
+        yield header.tobuf(tarfile.GNU_FORMAT)
+        sent = 0
+        with archive.open("rb") as file:
+            while chunk := file.read(CHUNK):
+                sent += len(chunk)
+                if tell is not None:
+                    tell(f"{sent // CHUNK} of {header.size // CHUNK} MiB sent")
+                yield chunk
+        yield _padding(header.size)
+    yield b"\0" * (2 * tarfile.BLOCKSIZE)
+
+
+def _padding(count: int) -> bytes:
+    return b"\0" * (-count % tarfile.BLOCKSIZE)
+
+
+def _labels(client: DockerClient, name: str) -> dict[str, str]:
+    data = _inspect(client, name)
+    return dict((data.get("Config") or {}).get("Labels") or {})
+
+
+def _id(client: DockerClient, name: str) -> str | None:
+    found = _inspect(client, name).get("Id")
+    return None if found is None else str(found)
+
+
+def _inspect(client: DockerClient, name: str) -> dict[str, Any]:
+    from docker.errors import ImageNotFound  # noqa: PLC0415 - the SDK loads slowly
+
+    with explained("look for an image"):
+        try:
+            found: dict[str, Any] = client.api.inspect_image(name)
+        except ImageNotFound:
+            return {}
+    return found
+
+
+def _remove(client: DockerClient, name: str) -> None:
+    """Remove an image, if nothing uses it."""
+    from docker.errors import DockerException  # noqa: PLC0415 - the SDK loads slowly
+
+    with suppress(DockerException):
+        client.api.remove_image(name)
