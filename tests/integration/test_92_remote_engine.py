@@ -45,6 +45,7 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("dockerd") is None, reason="needs dockerd"),
 ]
 
+
 @dataclass(frozen=True)
 class Far:
     """The engine, a Store whose entries are those of rbuild's own, and where to find a rootfs."""
@@ -268,7 +269,9 @@ def jobs(far: Far) -> list[Any]:
 
 def test_a_killed_job_leaves_the_host_s_state(far: Far, small: Store) -> None:
     kdir = publish(small, Room.KDIRS, {"a": b"1", "b": b"2"})
-    child = start(far, small, kdir, "cd /kdir; echo x >a; rm b; echo y >c; echo now; sleep 100", "w")
+    child = start(
+        far, small, kdir, "cd /kdir; echo x >a; rm b; echo y >c; echo now; sleep 100", "w"
+    )
     assert child.stdout is not None
     assert child.stdout.readline() == "now\n"
     child.send_signal(signal.SIGKILL)
@@ -301,8 +304,7 @@ def test_a_killed_upload_is_never_taken_for_a_whole_one(far: Far, small: Store) 
     assert killed
     done = far.run(small, sh("cd /src; sha256sum *", Bind(tree, "/src")))
     sums = sorted((name, hashlib.sha256(content).hexdigest()) for name, content in files.items())
-    assert done.text == "
-".join(f"{value}  {name}" for name, value in sums)
+    assert done.text == "\n".join(f"{value}  {name}" for name, value in sums)
 
 
 def test_a_container_that_leaves_a_door_writes_nothing_outside(
