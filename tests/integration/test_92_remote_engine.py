@@ -23,7 +23,7 @@ from docker.types import Mount
 from rbuild import architecture, data, environment, kernel, module, profile, source
 from rbuild.console import Console
 from rbuild.environment import Rootfs, RootfsDefinition
-from rbuild.errors import ProcessFailed
+from rbuild.errors import HostLacks, ProcessFailed
 from rbuild.process import Completed
 from rbuild.profile import Driver, Kind
 from rbuild.provision import make_ready
