@@ -8,6 +8,8 @@ import click
 
 from rbuild.cli import App
 from rbuild.console import size
+from rbuild.errors import RbuildError
+from rbuild.sandbox.carrier import FOLDER
 from rbuild.store import Entry, Room, Store, remove_tree, tree_size
 
 EPILOG = """\b
@@ -35,7 +37,8 @@ def command(app: App, what: tuple[str, ...], older_than: float | None) -> None:
     """Remove entries of the cache directory, and what interrupted runs left there.
 
     What another rbuild is working on is waited for; the logs of a run under way stay, and so
-    does the ccache that it uses.
+    does the ccache that it uses.  Of a remote Docker engine, the volumes of entries that are gone
+    are removed, too.
     """
     rooms = list(Room) if "all" in what else [Room(name) for name in what or ("kdirs", "runs")]
     removed = []
@@ -53,10 +56,25 @@ def command(app: App, what: tuple[str, ...], older_than: float | None) -> None:
             removed.append(entry.name)
         if older_than is None:
             freed += _leftovers(app.store, room)
+    removed += _volumes(app)
     app.console.result(
         f"Removed {len(removed)} entries, {size(freed)}.",
         {"removed": removed, "freed_bytes": freed},
     )
+
+
+def _volumes(app: App) -> list[str]:
+    """Remove the volumes of entries that are gone from the engine that this Store's went to."""
+    if not (app.store.root / FOLDER).is_dir():
+        return []
+    from rbuild.sandbox.engine import connect  # noqa: PLC0415 - the Docker SDK loads slowly
+    from rbuild.sandbox.volumes import sweep  # noqa: PLC0415
+
+    try:
+        return sweep(connect(), app.store)
+    except RbuildError as error:
+        app.console.warn(f"What a remote engine has of this cache stays there: {error.message}")
+        return []
 
 
 def _age_s(entry: Entry) -> float:

@@ -35,6 +35,7 @@ from rbuild.console import Step, size
 from rbuild.errors import InfrastructureError
 from rbuild.sandbox import Bind
 from rbuild.sandbox.archive import CHUNK, Stream, Unpacker, User, of_bytes, pack
+from rbuild.sandbox.carrier import FOLDER
 from rbuild.sandbox.engine import OURS, Owner, explained
 from rbuild.sandbox.manifest import (
     FIND,
@@ -63,9 +64,6 @@ BIRTH, HELD = "rbuild.birth", "rbuild.held"
 
 IMMUTABLE = frozenset({Room.ROOTFS, Room.TREES, Room.EMULATORS})
 """The rooms whose entries never change once they are published."""
-
-FOLDER = "volumes"
-"""In the Store: the manifests of volumes, and their locks."""
 
 INSIDE = "rbuild-carrier"
 """Where in its root the helper has everything: volumes by number, and what it is to do."""
