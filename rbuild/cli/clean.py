@@ -8,6 +8,7 @@ import click
 
 from rbuild.cli import App
 from rbuild.console import size
+from rbuild.sandbox.carrier import FOLDER
 from rbuild.store import Entry, Room, Store, remove_tree, tree_size
 
 EPILOG = """\b
@@ -35,7 +36,8 @@ def command(app: App, what: tuple[str, ...], older_than: float | None) -> None:
     """Remove entries of the cache directory, and what interrupted runs left there.
 
     What another rbuild is working on is waited for; the logs of a run under way stay, and so
-    does the ccache that it uses.
+    does the ccache that it uses.  Of a remote Docker engine, the volumes of entries that are gone
+    are removed, too.
     """
     rooms = list(Room) if "all" in what else [Room(name) for name in what or ("kdirs", "runs")]
     removed = []
@@ -53,21 +55,24 @@ def command(app: App, what: tuple[str, ...], older_than: float | None) -> None:
             removed.append(entry.name)
         if older_than is None:
             freed += _leftovers(app.store, room)
-    if Room.ROOTFS in rooms:
-        removed += _images(app.store)
+    removed += _on_engine(app.store, images=Room.ROOTFS in rooms)
     app.console.result(
         f"Removed {len(removed)} entries, {size(freed)}.",
         {"removed": removed, "freed_bytes": freed},
     )
 
 
-def _images(store: Store) -> list[str]:
-    """Remove the Docker engine's images of rootfses that are there no more; return their names."""
-    from rbuild.sandbox import image  # noqa: PLC0415 - not where nothing of an engine is removed
+def _on_engine(store: Store, *, images: bool) -> list[str]:
+    """Remove what a Docker engine has of entries that are gone; return the names of that."""
+    from rbuild.sandbox import image  # noqa: PLC0415 - not where no engine was used
     from rbuild.sandbox.docker import engine_of  # noqa: PLC0415
+    from rbuild.sandbox.volumes import sweep  # noqa: PLC0415
 
     client = engine_of(store)
-    return [] if client is None else image.remove_stale(client, store)
+    if client is None:
+        return []
+    found = image.remove_stale(client, store) if images else []
+    return [*found, *sweep(client, store)] if (store.root / FOLDER).is_dir() else found
 
 
 def _age_s(entry: Entry) -> float:

@@ -11,6 +11,9 @@ from rbuild.sandbox import Bind
 if TYPE_CHECKING:
     import docker.types
 
+FOLDER = "volumes"
+"""In the Store: what is known of the volumes in engines that don't see this host's files."""
+
 
 class Carrier(Protocol):
     """How the host's files appear in a container."""

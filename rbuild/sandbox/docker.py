@@ -31,6 +31,7 @@ from rbuild.environment import Rootfs
 from rbuild.errors import HostLacks, InfrastructureError, ProcessFailed, UsageError
 from rbuild.process import TAIL_LINES, Completed, Usage
 from rbuild.sandbox import Job, Sandbox, image, variables_for
+from rbuild.sandbox.archive import User
 from rbuild.sandbox.bwrap import CAPABILITIES
 from rbuild.sandbox.carrier import Carrier, Shared
 from rbuild.sandbox.engine import (
@@ -322,10 +323,10 @@ class Docker:
             write_json(known, found)
         if found[mine]["shares_files"]:
             return Shared()
-        raise HostLacks(
-            "The Docker engine doesn't see this host's files.",
-            hint="Name one on this host with DOCKER_HOST, or take --runtime bwrap.",
-        )
+        from rbuild.sandbox.volumes import Volumes  # noqa: PLC0415 - only for engines elsewhere
+
+        user = User(os.getuid(), os.getgid())
+        return Volumes(self.client, name, self.store, user, platform=platform)
 
     def _shares_files(self, name: str, platform: str) -> bool:
         """Tell whether the engine sees a file that is made here, by a mount of it."""

@@ -26,6 +26,20 @@ OURS = "rbuild"
 TIMEOUT_S = 600
 """How long the engine may take to answer: the removal of a large image takes a while."""
 
+REMEDIES = {
+    "CERTIFICATE_VERIFY_FAILED|doesn't match": "Its certificate must be of the CA in "
+    "DOCKER_CERT_PATH/ca.pem, and for the name that DOCKER_HOST has (subjectAltName).",
+    "alert|certificate required|bad certificate": "DOCKER_CERT_PATH must have a cert.pem and "
+    "key.pem of the CA that dockerd has as --tlscacert.",
+    "HTTP request to an HTTPS server": "It wants TLS: set DOCKER_TLS_VERIFY=1 and "
+    "DOCKER_CERT_PATH.",
+    "WRONG_VERSION_NUMBER|record layer failure": "It speaks no TLS there: unset "
+    "DOCKER_TLS_VERIFY, or start dockerd with --tlsverify.",
+    "TLS|SSL|certificate": "DOCKER_CERT_PATH must have the ca.pem of whoever signed the engine's "
+    "certificate, and a cert.pem and key.pem that the engine trusts.",
+}
+"""What in an engine's or the SDK's words calls for which remedy; the first that fits counts."""
+
 CANNOT_RUN = re.compile(r"exec format error", re.I)
 
 
@@ -116,6 +130,8 @@ def explained(what: str) -> Iterator[None]:
         yield
     except APIError as error:
         words = str(error.explanation or error)
+        if "HTTP request to an HTTPS server" in words:
+            raise unreachable(error) from error
         if CANNOT_RUN.search(words):
             raise cannot_run() from error
         raise InfrastructureError(f"The Docker engine can't {what}: {words.strip()}") from error
@@ -144,12 +160,19 @@ def unreachable(error: Exception) -> HostLacks:
             hint="Add the user to the group docker (which is as good as being root), or take "
             "--runtime bwrap, which needs no daemon.",
         )
-    if "certificate" in words or "SSL" in words or "TLS" in words:
+    for pattern, hint in REMEDIES.items():
+        if re.search(pattern, words):
+            return HostLacks(
+                f"The Docker engine {where} refuses, or isn't what it should be.",
+                detail=words,
+                hint=hint,
+            )
+    if host is not None and host.startswith("ssh://"):
         return HostLacks(
-            f"The Docker engine {where} and this host don't trust each other's certificates.",
+            f"The Docker engine {where} can't be reached.",
             detail=words,
-            hint="DOCKER_CERT_PATH must have the ca.pem of whoever signed the engine's "
-            "certificate, and a cert.pem and key.pem that the engine trusts.",
+            hint=f"`ssh {host.removeprefix('ssh://')} docker system dial-stdio` must work without "
+            "a question: it needs a key, a known host, and the docker command there.",
         )
     return HostLacks(
         f"No Docker engine answers {where}.",

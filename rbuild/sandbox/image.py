@@ -295,7 +295,7 @@ def _inspect(client: DockerClient, name: str) -> dict[str, Any]:
 
     with explained("look for an image"):
         try:
-            found: dict[str, Any] = client.api.inspect_image(name)  # type: ignore[no-untyped-call]
+            found: dict[str, Any] = client.api.inspect_image(name)
         except ImageNotFound:
             return {}
     return found

@@ -1,0 +1,327 @@
+"""Volumes without an engine: manifests, what differs between them, and archives that do harm."""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+from pathlib import Path
+
+import pytest
+from docker.errors import NotFound
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rbuild.console import Console
+from rbuild.errors import InfrastructureError
+from rbuild.sandbox import engine
+from rbuild.sandbox.archive import Stream, Unpacker, User, header, pack, parts_of
+from rbuild.sandbox.manifest import (
+    Item,
+    Type,
+    difference,
+    fingerprint,
+    listed,
+    nanoseconds,
+    parse,
+    scan,
+)
+from rbuild.sandbox.volumes import own, parcel, sweep
+from rbuild.store import Room, Store
+
+NS = 1_700_000_000_123_456_789
+
+part = st.binary(min_size=1, max_size=12).map(
+    lambda raw: raw.replace(b"\0", b"n").replace(b"/", b"s").decode("utf-8", "surrogateescape")
+)
+names = st.lists(part.filter(lambda name: name not in {".", ".."}), min_size=1, max_size=3).map(
+    "/".join
+)
+items = st.one_of(
+    st.builds(
+        Item,
+        st.just(Type.FILE),
+        st.integers(0, 0o777),
+        st.integers(0, 2**40),
+        st.integers(0, 2**33 * 10**9),
+    ),
+    st.builds(Item, st.just(Type.FOLDER), st.integers(0, 0o777)),
+    st.builds(Item, st.just(Type.LINK), target=part),
+)
+
+
+@given(st.dictionaries(names, items))
+def test_a_manifest_survives_being_listed(manifest: dict[str, Item]) -> None:
+    assert parse(listed(manifest)) == manifest
+
+
+@given(st.dictionaries(names, items), st.dictionaries(names, items))
+def test_a_difference_makes_one_manifest_the_other(
+    wanted: dict[str, Item], there: dict[str, Item]
+) -> None:
+    change = difference(wanted, there)
+    made = {name: item for name, item in there.items() if name not in change.removed}
+    made |= {name: wanted[name] for name in change.written}
+    assert made == wanted
+    assert (fingerprint(wanted) == fingerprint(there)) == (wanted == there) == (not change)
+
+
+def test_what_is_in_a_folder_is_removed_before_it() -> None:
+    there = {"a": Item(Type.FOLDER), "a/b": Item(Type.FOLDER), "a/b/c": Item(Type.FILE)}
+    assert difference({"a": Item(Type.FILE)}, there).removed == ("a/b/c", "a/b", "a")
+
+
+@pytest.mark.parametrize(
+    ("text", "ns"),
+    [("1700000000.1234567890", NS), ("5", 5 * 10**9), ("0", 0), ("1.5", 1_500_000_000)],
+)
+def test_a_time_is_not_rounded(text: str, ns: int) -> None:
+    assert nanoseconds(text) == ns
+
+
+@pytest.mark.parametrize("text", [b"f 0644 x 0 a//\0", b"f 0644\0", b"p 0644 0 0 a//\0"])
+def test_a_list_that_is_none_is_refused(text: bytes) -> None:
+    with pytest.raises(InfrastructureError, match="list of files"):
+        parse(text)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with all that is odd."""
+    path = tmp_path / "source"
+    (path / "a folder/deeper").mkdir(parents=True)
+    (path / "empty").mkdir(mode=0o700)
+    for number, name in enumerate(["-rf", "new\nline", "quote'\"", "ümläut", "x" * 200]):
+        file = path / name
+        file.write_bytes(os.urandom(number * 700))
+        os.utime(file, ns=(NS + number, NS + number))
+    (Path(os.fsdecode(os.fsencode(path) + b"/latin\xff\xfe"))).write_text("bytes")
+    (path / "a folder/deeper/program").write_text("#!/bin/sh\n")
+    (path / "a folder/deeper/program").chmod(0o755)
+    (path / "source").symlink_to("/src")
+    (path / "dangling").symlink_to("../../nowhere")
+    (path / ("deep/" * 30)).mkdir(parents=True)
+    (path / ("deep/" * 30) / "file").write_text("deep")
+    os.mkfifo(path / "pipe")
+    return path
+
+
+def unpack(target: Path, archive: bytes, allowed: dict[str, Item]) -> None:
+    target.mkdir(exist_ok=True)
+    with tarfile.open(fileobj=io.BytesIO(archive), errors="surrogateescape") as tar:
+        Unpacker(target, allowed).unpack(tar, allowed)
+
+
+def test_a_folder_arrives_as_it_was(folder: Path, tmp_path: Path) -> None:
+    before = scan(folder)
+    assert "pipe" not in before
+    unpack(tmp_path / "target", b"".join(pack(folder, before, User())), before)
+    assert scan(tmp_path / "target") == before
+    assert (tmp_path / "target/ümläut").read_bytes() == (folder / "ümläut").read_bytes()
+    found = (tmp_path / "target/a folder/deeper/program").stat()
+    assert (found.st_uid, found.st_gid) == (os.getuid(), os.getgid())
+
+
+def test_a_file_that_shrinks_or_goes_meanwhile_breaks_no_archive(tmp_path: Path) -> None:
+    (tmp_path / "here").write_text("content")
+    told = []
+    blocks = pack(tmp_path, ["gone", "here"], User(7, 8), told=told.append)
+    with tarfile.open(fileobj=io.BytesIO(b"".join(blocks))) as tar:
+        (one,) = tar.getmembers()
+    assert (one.name, one.uid, one.gid) == ("here", 7, 8)
+    assert told == ["gone", "here"]
+
+
+FILE = Item(Type.FILE, 0o644, 4, NS)
+
+
+def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "", mode: int = 0o644) -> bytes:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname, info.mode = kind, link, mode
+    info.size = 4 if kind == tarfile.REGTYPE else 0
+    content = b"evil".ljust(512, b"\0") if info.size else b""
+    return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape") + content
+
+
+@pytest.mark.parametrize(
+    "name", ["../out", "/etc/evil", "a/../../out", "a//b", "./a", "a/.", "..", ".", "", "a/"]
+)
+def test_a_path_that_leads_out_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(InfrastructureError, match="could lead out"):
+        parts_of(name)
+    # tarfile drops a trailing slash itself; whatever it makes of a name, nothing is written.
+    with pytest.raises(InfrastructureError):
+        unpack(tmp_path / "target", member(name), {name: FILE})
+    assert sorted(tmp_path.rglob("*")) == [tmp_path / "target"]
+
+
+def test_a_link_in_the_archive_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    archive = member("door", tarfile.SYMTYPE, str(tmp_path / "outside")) + member("door/evil")
+    link = Item(Type.LINK, target=str(tmp_path / "outside"))
+    with pytest.raises(InfrastructureError, match="below a link"):
+        unpack(tmp_path / "target", archive, {"door": link, "door/evil": FILE})
+    assert not list((tmp_path / "outside").iterdir())
+
+
+def test_a_link_that_was_there_is_not_followed(tmp_path: Path) -> None:
+    target, outside = tmp_path / "target", tmp_path / "outside"
+    for path in (target, outside):
+        path.mkdir()
+    (outside / "precious").write_text("mine")
+    (target / "door").symlink_to(outside)
+    (target / "file").symlink_to(outside / "precious")
+    with pytest.raises(InfrastructureError, match="below a link"):
+        unpack(target, member("door/precious"), {"door/precious": FILE})
+    # A file takes the link's place; a folder does not, and a removal takes the link alone.
+    unpack(target, member("file"), {"file": FILE})
+    assert (target / "file").read_text() == "evil"
+    with pytest.raises((InfrastructureError, OSError)):
+        unpack(target, member("door", tarfile.DIRTYPE), {"door": Item(Type.FOLDER, 0o777)})
+    with pytest.raises(InfrastructureError, match="below a link"):
+        Unpacker(target, {}).remove(["door/precious"])
+    Unpacker(target, {}).remove(["door"])
+    assert (outside / "precious").read_text() == "mine"
+    assert outside.stat().st_mode & 0o022 == 0
+
+
+@pytest.mark.parametrize(
+    "kind", [tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE, tarfile.SYMTYPE]
+)
+def test_what_is_no_file_is_not_written_as_one(kind: bytes, tmp_path: Path) -> None:
+    with pytest.raises(InfrastructureError, match="no such thing"):
+        unpack(tmp_path / "target", member("a", kind, "/etc/passwd"), {"a": FILE})
+    assert not list((tmp_path / "target").iterdir())
+
+
+def test_what_was_not_announced_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InfrastructureError, match="not asked for"):
+        unpack(tmp_path / "target", member("b"), {"a": FILE})
+    with pytest.raises(InfrastructureError, match="not asked for"):
+        unpack(tmp_path / "target", member("a") * 2, {"a": FILE})
+    with pytest.raises(InfrastructureError, match="left out 1"):
+        unpack(tmp_path / "target", b"\0" * 1024, {"a": FILE})
+
+
+def test_set_id_bits_do_not_arrive(tmp_path: Path) -> None:
+    unpack(tmp_path / "target", member("a", mode=0o6755), {"a": Item(Type.FILE, 0o755, 4)})
+    assert (tmp_path / "target/a").stat().st_mode & 0o7777 == 0o755
+
+
+def test_a_time_needs_no_record_unless_it_has_nanoseconds() -> None:
+    whole = header("a", Item(Type.FILE, 0o644, 0, 10**9), User())
+    assert len(whole) == 512
+    assert b"mtime=1700000000.123456789" in header("a", Item(Type.FILE, 0o644, 0, NS), User())
+
+
+@given(st.lists(st.binary(max_size=9)), st.integers(1, 20))
+def test_a_stream_is_read_in_any_pieces(chunks: list[bytes], size: int) -> None:
+    chunks = [chunk for chunk in chunks if chunk]
+    stream = Stream(chunks)
+    assert b"".join(iter(lambda: stream.read(size), b"")) == b"".join(chunks)
+    assert stream.count == sum(map(len, chunks))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "cache", Console(verbosity=-1))
+
+
+def publish(store: Store, room: Room, key: str = "key") -> Path:
+    entry = store.entry(room, "one", key)
+    with store.lock(entry):
+        partial = store.partial(entry)
+        (partial / "build").mkdir()
+        store.publish(entry, partial, {})
+    return entry.path
+
+
+def test_what_never_changes_is_named_by_its_birth(store: Store) -> None:
+    path = publish(store, Room.TREES)
+    first = parcel(store, path / "build", writable=False)
+    assert first.identity is not None
+    assert first.entry == "trees/one-key"
+    assert parcel(store, path / "build", writable=False) == first
+    publish(store, Room.TREES)
+    assert parcel(store, path / "build", writable=False).volume != first.volume
+
+
+def test_a_kdir_has_one_volume_from_its_first_job_on(store: Store) -> None:
+    entry = store.entry(Room.KDIRS, "one", "key")
+    with store.lock(entry):
+        young = parcel(store, store.partial(entry) / "build", writable=True)
+    path = publish(store, Room.KDIRS)
+    for writable in (True, False):
+        grown = parcel(store, path / "build", writable=writable)
+        assert (grown.volume, grown.entry, grown.identity) == (young.volume, young.entry, None)
+
+
+def test_a_folder_outside_the_store_has_a_volume_for_once(store: Store, tmp_path: Path) -> None:
+    one, other = (parcel(store, tmp_path, writable=True) for _ in range(2))
+    assert not one.kept
+    assert one.volume != other.volume
+
+
+class FakeVolume:
+    def __init__(self, engine: FakeEngine, name: str, labels: dict[str, str]) -> None:
+        self.engine, self.name, self.attrs = engine, name, {"Labels": labels}
+
+    def remove(self) -> None:
+        self.engine.names.remove(self.name)
+
+
+class FakeEngine:
+    """As much of a client as a sweep needs."""
+
+    def __init__(self, volumes: dict[str, dict[str, str]]) -> None:
+        self.names = list(volumes)
+        self._labels = volumes
+        self.volumes = self
+
+    def list(self, all: bool = False, filters: dict[str, str] | None = None) -> list[FakeVolume]:
+        key, _, value = (filters or {})["label"].partition("=")
+        return [
+            FakeVolume(self, name, labels)
+            for name, labels in self._labels.items()
+            if labels.get(key) == value and name in self.names
+        ]
+
+    def get(self, name: str) -> None:
+        raise NotFound(name)
+
+
+def test_a_sweep_takes_what_nobody_has_any_more(store: Store) -> None:
+    publish(store, Room.KDIRS)
+    mine = {"rbuild.store": own(store)}
+    working = {**mine, **engine.Owner.this().labels(), "rbuild.entry": ""}
+    client = FakeEngine(
+        {
+            "there": {**mine, "rbuild.entry": "kdirs/one-key"},
+            "gone": {**mine, "rbuild.entry": "kdirs/one-other"},
+            "working": working,
+            "killed": {**working, "rbuild.started": "1"},
+            "another host's": {"rbuild.store": "x", "rbuild.entry": "kdirs/one-other"},
+            "another host's work": {**working, "rbuild.machine": "x"},
+        }
+    )
+    assert sweep(client, store) == ["gone", "killed"]
+    assert client.names == ["there", "working", "another host's", "another host's work"]
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        ("[SSL: CERTIFICATE_VERIFY_FAILED] unable to get local issuer", "ca.pem"),
+        ("sslv3 alert bad certificate", "--tlscacert"),
+        ("Client sent an HTTP request to an HTTPS server.", "DOCKER_TLS_VERIFY=1"),
+        ("[SSL: WRONG_VERSION_NUMBER] wrong version number", "unset DOCKER_TLS_VERIFY"),
+        ("[SSL] record layer failure", "unset DOCKER_TLS_VERIFY"),
+        ("TLS configuration is invalid", "cert.pem and key.pem"),
+        ("Connection aborted.", "ssh me@far docker system dial-stdio"),
+    ],
+)
+def test_an_engine_that_does_not_answer_has_a_remedy(
+    words: str, hint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "ssh://me@far")
+    assert hint in str(engine.unreachable(OSError(words)).hint)
