@@ -1,0 +1,289 @@
+"""The docker runtime without an engine: what a container is asked to be, and what it says."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import tarfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rbuild import environment
+from rbuild.console import Console
+from rbuild.errors import HostLacks, InfrastructureError, ProcessFailed, UsageError
+from rbuild.sandbox import Bind, Job, Sandbox, image
+from rbuild.sandbox.docker import ENGINES, Docker, Limits
+from rbuild.sandbox.engine import Owner, remove_orphans, unreachable
+from rbuild.store import METADATA, Room, Store, write_json
+
+from .conftest import Host
+
+
+def frame(data: bytes, stream: int = 1) -> bytes:
+    return struct.pack(">BxxxL", stream, len(data)) + data
+
+
+class Socket:
+    """A connection on which an engine says what ``said`` makes of a container's command."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = io.BytesIO(data)
+        self.is_closed = False
+
+    def recv(self, count: int) -> bytes:
+        return self._data.read(count)
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+@dataclass
+class Api:
+    """The SDK's low-level client as far as rbuild calls it, of an engine that has one image."""
+
+    said: list[bytes] = field(default_factory=list)
+    labels: dict[str, str] = field(default_factory=dict)
+    made: list[dict[str, Any]] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
+    built: list[dict[str, Any]] = field(default_factory=list)
+    listed: list[dict[str, Any]] = field(default_factory=list)
+
+    def inspect_image(self, name: str) -> dict[str, Any]:
+        return {"Id": "sha256:1", "Config": {"Labels": self.labels}}
+
+    def create_host_config(self, **options: Any) -> dict[str, Any]:
+        return options
+
+    def create_container(self, name: str, command: list[str], **options: Any) -> dict[str, str]:
+        self.made.append({"image": name, "command": command, **options})
+        return {"Id": "c1"}
+
+    def attach_socket(self, name: str, how: dict[str, int]) -> Socket:
+        mark = self.made[-1]["command"][3].encode()
+        return Socket(b"".join(frame(one.replace(b"MARK", mark)) for one in self.said))
+
+    def start(self, name: str) -> None:
+        pass
+
+    def remove_container(self, name: str, **options: Any) -> None:
+        self.removed.append(name)
+
+    def remove_image(self, name: str) -> None:
+        self.removed.append(name)
+
+    def containers(self, **options: Any) -> list[dict[str, Any]]:
+        return self.listed
+
+    def build(self, **options: Any) -> list[dict[str, str]]:
+        context = b"".join(options.pop("fileobj"))
+        self.built.append({**options, "context": context})
+        return [{"stream": "Step 1/2 : FROM scratch\n"}]
+
+
+@dataclass
+class Client:
+    api: Api
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    root = tmp_path / "cache"
+    entry = root / Room.ROOTFS / "chroot-trixie-arm64-abc"
+    (entry / "root/etc").mkdir(parents=True)
+    (entry / "root/etc/hostname").write_text("x\n")
+    write_json(entry / METADATA, {"format": 1, "created": 1.5, "architecture": "arm64"})
+    made = Store(root, Console(verbosity=-1))
+    write_json(root / ENGINES, {f"E {os.getuid()}": {"shares_files": True}})
+    return made
+
+
+@pytest.fixture
+def sandbox(store: Store) -> Sandbox:
+    root = store.root / Room.ROOTFS / "chroot-trixie-arm64-abc/root"
+    layer = (Bind(root / "etc", "/usr/lib/x86_64-linux-gnu"),)
+    return Sandbox("chroot", root, layer, {"QEMU_CPU": "cortex-a72"})
+
+
+ENDED = b"\0MARK 0 1 500000 0 250000 2048\n"
+
+
+def docker(store: Store, api: Api, limits: Limits | None = None) -> Docker:
+    made = Docker(store, limits or Limits())
+    made.__dict__ |= {"client": Client(api), "engine_id": "E"}
+    api.labels = api.labels or {
+        "rbuild": "rootfs",
+        "rbuild.rootfs": "chroot-trixie-arm64-abc",
+        "rbuild.created": "1.5",
+        "rbuild.platform": "linux/arm64",
+    }
+    return made
+
+
+def test_a_container_is_locked_down(store: Store, sandbox: Sandbox, tmp_path: Path) -> None:
+    api = Api([ENDED])
+    job = Job(["make"], [Bind(tmp_path, "/kdir", writable=True)], "/kdir", {"A": "b"})
+    docker(store, api, Limits(1 << 30, 1.5)).run(sandbox, job)
+    (made,) = api.made
+    host = made["host_config"]
+    assert host["network_mode"] == "none"
+    assert host["read_only"]
+    assert host["cap_drop"] == ["ALL"]
+    assert host["cap_add"] == []
+    assert host["security_opt"] == ["no-new-privileges"]
+    assert host["auto_remove"]
+    assert not host.get("privileged")
+    assert host["mem_limit"] == 1 << 30
+    assert host["nano_cpus"] == 1_500_000_000
+    assert made["user"] == f"{os.getuid()}:{os.getgid()}"
+    assert made["platform"] == "linux/arm64"
+    assert made["environment"]["QEMU_CPU"] == "cortex-a72"
+    assert made["environment"]["A"] == "b"
+    assert "USER" not in made["environment"]
+    seen = {mount["Target"]: mount for mount in host["mounts"]}
+    assert set(seen) == {"/usr/lib/x86_64-linux-gnu", "/kdir"}
+    assert all(mount["Type"] == "bind" for mount in seen.values())
+    assert seen["/usr/lib/x86_64-linux-gnu"]["ReadOnly"]
+    assert not seen["/kdir"].get("ReadOnly")
+
+
+def test_only_a_job_that_asks_for_it_has_a_network(store: Store, sandbox: Sandbox) -> None:
+    api = Api([ENDED])
+    docker(store, api).run(sandbox, Job(["apt-get"], network=True))
+    assert api.made[0]["host_config"]["network_mode"] == "host"
+
+
+def test_its_output_comes_line_by_line(store: Store, sandbox: Sandbox, tmp_path: Path) -> None:
+    api = Api([b"one\ntw", b"o\nunfini", b"shed" + ENDED])
+    seen: list[str] = []
+    with (tmp_path / "log").open("w") as log:
+        done = docker(store, api).run(sandbox, Job(["true"]), on_line=seen.append, log=log)
+    assert seen == ["one", "two", "unfinished"]
+    assert done.tail == ("one", "two", "unfinished")
+    assert (done.usage.user_s, done.usage.system_s) == (1.5, 0.25)
+    assert done.usage.max_rss_bytes == 2048 * 1024
+    logged = (tmp_path / "log").read_text().splitlines()
+    assert logged[0].startswith("$ docker run --rm ")
+    assert logged[1:] == seen
+
+
+@pytest.mark.parametrize(("status", "code"), [(256, 1), (9, -9), (0, 0)])
+def test_how_it_ended(store: Store, sandbox: Sandbox, status: int, code: int) -> None:
+    api = Api([b"words\n", ENDED.replace(b" 0 ", f" {status} ".encode(), 1)])
+    done = docker(store, api).run(sandbox, Job(["x"]), check=False)
+    assert done.returncode == code
+    if code:
+        with pytest.raises(ProcessFailed) as failed:
+            docker(store, Api(api.said)).run(sandbox, Job(["x"]))
+        assert failed.value.returncode == code
+
+
+def test_one_that_was_ended_from_outside_is_removed(store: Store, sandbox: Sandbox) -> None:
+    api = Api([b"CC a.o\n"])
+    with pytest.raises(InfrastructureError, match="ended from outside"):
+        docker(store, api).run(sandbox, Job(["make"]))
+    assert api.removed == ["c1"]
+
+
+def test_an_engine_that_can_t_emulate(store: Store, sandbox: Sandbox) -> None:
+    api = Api([b"exec /usr/bin/perl: exec format error\n"])
+    with pytest.raises(HostLacks, match="no emulator") as failed:
+        docker(store, api).run(sandbox, Job(["make"]))
+    assert "qemu-user-static" in str(failed.value.hint)
+
+
+def test_an_interpreter_of_its_own_is_refused(store: Store, sandbox: Sandbox) -> None:
+    own = Sandbox(sandbox.name, sandbox.root, interpreter=":qemu:")
+    with pytest.raises(UsageError, match="emulator of its own"):
+        docker(store, Api([ENDED])).run(own, Job(["true"]))
+
+
+def test_an_image_is_built_once(store: Store, sandbox: Sandbox) -> None:
+    api = Api([ENDED, ENDED])
+    api.labels = {"rbuild.rootfs": "an earlier one"}
+    runtime = docker(store, api)
+    runtime.prepare(sandbox)
+    (built,) = api.built
+    assert built["platform"] == "linux/arm64"
+    assert built["network_mode"] == "none"
+    assert built["nocache"]
+    with tarfile.open(fileobj=io.BytesIO(built["context"])) as context:
+        text = context.extractfile("Dockerfile")
+        inner = context.extractfile("rootfs.tar")
+        assert text is not None
+        assert inner is not None
+        assert text.read() == b"FROM scratch\nADD rootfs.tar /\n"
+        with tarfile.open(fileobj=io.BytesIO(inner.read())) as rootfs:
+            assert "./etc/hostname" in rootfs.getnames()
+    assert api.removed == ["sha256:1"]
+    assert not list(sandbox.root.parent.glob(".*.tar"))
+    api.labels = built["labels"]
+    docker(store, api).prepare(sandbox)
+    assert len(api.built) == 1
+
+
+def test_images_of_what_is_gone_are_removed(store: Store) -> None:
+    @dataclass
+    class WithImages(Api):
+        def images(self, **options: Any) -> list[dict[str, Any]]:
+            names = ("chroot-trixie-arm64-abc", "cross-gone")
+            return [{"Id": name, "Labels": {"rbuild.rootfs": name}} for name in names]
+
+    api = WithImages()
+    assert image.remove_stale(Client(api), store) == ["rbuild/rootfs:cross-gone"]  # type: ignore[arg-type]
+    assert api.removed == ["cross-gone"]
+
+
+def test_containers_of_the_dead_are_removed() -> None:
+    mine = Owner.this()
+    owners = {
+        "mine": mine,
+        "dead": Owner(mine.machine, mine.boot, mine.pid, "0"),
+        "before-boot": Owner(mine.machine, "other", 1, "1"),
+        "other-host": Owner("other", mine.boot, 1, "1"),
+    }
+    api = Api(listed=[{"Id": name, "Labels": owner.labels()} for name, owner in owners.items()])
+    api.listed.append({"Id": "strange", "Labels": {"rbuild": "job"}})
+    assert remove_orphans(Client(api)) == 2  # type: ignore[arg-type]
+    assert api.removed == ["dead", "before-boot"]
+
+
+def test_what_keeps_an_engine_from_being_reached() -> None:
+    assert "group docker" in str(unreachable(PermissionError(13, "Permission denied")).hint)
+    assert "bwrap" in str(unreachable(FileNotFoundError(2, "No such file")).hint)
+
+
+def test_the_equivalent_command_line_is_complete(store: Store, sandbox: Sandbox) -> None:
+    words = docker(store, Api()).argv(sandbox, Job(["make", "all"], cwd="/src"))
+    line = " ".join(words)
+    assert line.startswith("docker run --rm --platform linux/arm64 ")
+    assert "--network none" in line
+    assert "--read-only" in line
+    assert "--env QEMU_CPU=cortex-a72" in line
+    assert line.endswith("--workdir /src rbuild/rootfs:chroot-trixie-arm64-abc make all")
+
+
+def test_dockerfiles_have_what_the_definition_has() -> None:
+    found = environment.load("chroot")
+    text = image.dockerfile(found)
+    assert "FROM --platform=linux/arm64 debian:trixie" in text
+    for package in found.base.definition.all_packages:
+        assert f" {package} " in text
+    assert "--no-install-recommends" in text
+    assert "mkdir -p /src /kdir /module" in text
+
+
+def test_limits_are_for_docker_alone(host: Host) -> None:
+    done = host("module", "--memory", "4g", code=2)
+    assert "--runtime docker" in done.err
+    done = host("module", "--runtime", "docker", "--memory", "much", code=2)
+    assert "512m or 4g" in done.err
+
+
+def test_no_engine_is_an_error_with_a_remedy(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nonexistent/docker.sock")
+    done = host("--json", "module", "--runtime", "docker", code=3)
+    assert "No Docker engine answers" in done.json["error"]
