@@ -190,12 +190,31 @@ def connect() -> DockerClient:
         raise HostLacks(
             "The Docker SDK for Python is not installed.", hint="pip install docker"
         ) from error
+    by_ssh = os.environ.get("DOCKER_HOST", "").startswith("ssh:")
     with explained("be reached"):
-        client = docker.from_env(
-            timeout=TIMEOUT_S, use_ssh_client=os.environ.get("DOCKER_HOST", "").startswith("ssh:")
-        )
+        version = _version() if os.environ.get("DOCKER_TLS_VERIFY") else None
+        client = docker.from_env(version=version, timeout=TIMEOUT_S, use_ssh_client=by_ssh)
+        if version is not None:
+            client.api.trust_env = False
         client.ping()
     return client
+
+
+def _version() -> str:
+    """Return the API version of an engine behind TLS.
+
+    A REQUESTS_CA_BUNDLE, as hosts with a CA of their own set it, would stand in for the engine's
+    ca.pem, also while the SDK asks for the version by itself.
+    """
+    import docker  # noqa: PLC0415 - the SDK loads slowly
+    from docker.constants import MINIMUM_DOCKER_API_VERSION  # noqa: PLC0415
+
+    client = docker.from_env(version=MINIMUM_DOCKER_API_VERSION, timeout=TIMEOUT_S)
+    try:
+        client.api.trust_env = False
+        return str(client.version(api_version=False)["ApiVersion"])
+    finally:
+        client.close()
 
 
 def remove_orphans(client: DockerClient) -> int:

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -118,6 +119,7 @@ def import_rootfs(client: Any, root: Path) -> None:
 @pytest.fixture
 def small(tmp_path: Path) -> Store:
     """A Store with nothing in it."""
+    (tmp_path / "cache").mkdir()
     return Store(tmp_path / "cache", Console(verbosity=-1))
 
 
@@ -345,7 +347,6 @@ def test_modules_are_the_same_as_under_bwrap(far: Far, rbuild: Rbuild, tmp_path:
     said = session.log_path.read_text()[before:]
     assert "  CC " not in said
     assert "  LD " not in said
-    assert "  MODPOST " in said
     assert sum(one.sent for one in runtime.journeys[sent:]) < 20_000
 
 
@@ -367,6 +368,8 @@ def test_an_engine_behind_tls(
     monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{far.engine.port}")
     monkeypatch.setenv("DOCKER_TLS_VERIFY", "1")
     monkeypatch.setenv("DOCKER_CERT_PATH", str(far.engine.certificates))
+    # As on a host that trusts a CA of its own.
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", ssl.get_default_verify_paths().openssl_cafile)
     goes_there_and_back(far, small, tmp_path / "folder")
     # A CA that is another; a client whom the engine's CA doesn't know; certificates that aren't
     # there; no TLS at all.
