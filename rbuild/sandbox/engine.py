@@ -27,6 +27,9 @@ TIMEOUT_S = 600
 """How long the engine may take to answer: the removal of a large image takes a while."""
 
 REMEDIES = {
+    "paramiko": "ssh:// is not supported yet. Forward the engine's socket by `ssh -N -L "
+    "/tmp/builder.sock:/var/run/docker.sock HOST`, and name it: "
+    "DOCKER_HOST=unix:///tmp/builder.sock.",
     "CERTIFICATE_VERIFY_FAILED|doesn't match": "Its certificate must be of the CA in "
     "DOCKER_CERT_PATH/ca.pem, and for the name that DOCKER_HOST has (subjectAltName).",
     "alert|certificate required|bad certificate": "DOCKER_CERT_PATH must have a cert.pem and "

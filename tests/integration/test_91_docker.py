@@ -16,6 +16,7 @@ from .engine import Engine, engine
 
 __all__ = ["engine"]
 
+pytestmark = pytest.mark.slow
 DOCKER = ("--runtime", "docker")
 GONE_WITHIN_S = 20
 
@@ -56,7 +57,7 @@ def fresh(module: Path) -> Path:
     return module
 
 
-@pytest.mark.parametrize("env", ["cross", pytest.param("hybrid", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("env", ["cross", "hybrid"])
 def test_a_module_is_the_same_bytes_as_bubblewrap_s(
     docker: Rbuild, engine: Engine, rust_stranger: Path, env: str
 ) -> None:
@@ -81,7 +82,6 @@ def test_a_driver_that_was_built_in_tree_is_the_same_bytes(docker: Rbuild, tmp_p
     assert made["artefacts"][0]["sha256"] == usual["sha256"]
 
 
-@pytest.mark.slow
 def test_an_emulated_module_is_the_same_bytes(docker: Rbuild, rust_stranger: Path) -> None:
     words = ("--json", "module", "--env", "chroot")
     usual = docker(*words, rust_stranger).json
@@ -89,7 +89,6 @@ def test_an_emulated_module_is_the_same_bytes(docker: Rbuild, rust_stranger: Pat
     assert made["artefacts"][0]["sha256"] == usual["artefacts"][0]["sha256"]
 
 
-@pytest.mark.slow
 def test_a_kernel_is_the_same_bytes(docker: Rbuild) -> None:
     usual = docker("--json", "kernel").json["artefacts"]
     made = docker("--json", "kernel", "--clean", *DOCKER).json["artefacts"]
@@ -208,7 +207,6 @@ def test_a_failing_build_says_the_compiler_s_words(docker: Rbuild, c_stranger: P
     assert "stranger.c:1:14: error: expected expression" in done.err
 
 
-@pytest.mark.slow
 def test_bench_compares_the_runtimes(docker: Rbuild) -> None:
     words = ("--kind", "out-of-tree", "--driver", "c", "--runs", "2", "--warmup", "1")
     both = ("--runtime", "bwrap", *DOCKER)

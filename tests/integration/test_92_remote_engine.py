@@ -43,6 +43,7 @@ from .test_9_deploy import PACKAGES
 
 pytestmark = [
     pytest.mark.root,
+    pytest.mark.slow,
     pytest.mark.skipif(shutil.which("dockerd") is None, reason="needs dockerd"),
 ]
 
@@ -395,6 +396,7 @@ def test_an_engine_behind_tls(
 def test_an_engine_behind_ssh(
     far: Far, small: Store, rbuild: Rbuild, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    pytest.importorskip("paramiko")  # the SDK needs it even to start the ssh client
     usual = Store(Path(rbuild("--json", "status").json["root"]), Console(verbosity=-1))
     host = architecture.host()
     definition = RootfsDefinition(
