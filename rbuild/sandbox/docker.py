@@ -361,7 +361,12 @@ class Docker:
         except APIError as error:
             if CANNOT_RUN.search(str(error)):
                 raise cannot_run() from error
-            return False
+            # Only this tells of an engine elsewhere; what else goes wrong may not the next time.
+            if "bind source path does not exist" in str(error):
+                return False
+            raise InfrastructureError(
+                f"The Docker engine can't run a container: {error}"
+            ) from error
         finally:
             (folder / "token").unlink()
             folder.rmdir()

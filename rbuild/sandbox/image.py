@@ -19,7 +19,7 @@ from rbuild import process
 from rbuild.environment import Environment, Rootfs
 from rbuild.errors import InfrastructureError
 from rbuild.sandbox.engine import OURS, cannot_run, explained
-from rbuild.store import METADATA, Room, Store, read_json
+from rbuild.store import METADATA, Entry, Room, Store, read_json
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -57,6 +57,23 @@ def obtain(client: DockerClient, root: Path, store: Store) -> tuple[str, str]:
     }
     if _labels(client, name).items() >= labels.items():
         return name, platform
+    with store.lock(Entry(Room.ROOTFS, entry.name, entry)):
+        # Another rbuild may have made it meanwhile.
+        if not _labels(client, name).items() >= labels.items():
+            _make(client, root, name, platform, labels, store)
+    return name, platform
+
+
+def _make(
+    client: DockerClient,
+    root: Path,
+    name: str,
+    platform: str,
+    labels: Mapping[str, str],
+    store: Store,
+) -> None:
+    """Make the image of a rootfs; the caller holds the lock of its entry."""
+    entry = root.parent
     with store.console.step(f"Making an image of {entry.name} for the Docker engine") as step:
         archive = entry / ".rootfs.tar"
         old = _id(client, name)
@@ -68,7 +85,6 @@ def obtain(client: DockerClient, root: Path, store: Store) -> tuple[str, str]:
             archive.unlink(missing_ok=True)
         if old is not None:
             _remove(client, old)
-    return name, platform
 
 
 def scratch_dockerfile() -> str:

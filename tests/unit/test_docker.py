@@ -225,6 +225,43 @@ def test_an_image_is_built_once(store: Store, sandbox: Sandbox) -> None:
     assert len(api.built) == 1
 
 
+def test_an_image_that_another_rbuild_made_meanwhile(
+    store: Store, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api = Api()
+    runtime = docker(store, api)
+    ready, api.labels = api.labels, {"rbuild.rootfs": "an earlier one"}
+    lock = Store.lock
+
+    def held(self: Store, entry: Any) -> Any:
+        api.labels = ready  # whoever held it has made the image
+        return lock(self, entry)
+
+    monkeypatch.setattr(Store, "lock", held)
+    runtime.prepare(sandbox)
+    assert api.built == []
+
+
+@pytest.mark.parametrize("words", ["no space left on device", "bind source path does not exist"])
+def test_only_a_missing_file_tells_of_an_engine_elsewhere(
+    store: Store, sandbox: Sandbox, words: str
+) -> None:
+    from docker.errors import APIError
+
+    class Refusing(Api):
+        def create_container(self, name: str, command: list[str], **options: Any) -> dict[str, str]:
+            raise APIError(words)
+
+    (store.root / ENGINES).unlink()
+    runtime = docker(store, Refusing())
+    if words.startswith("bind"):
+        assert not runtime._shares_files("image", "linux/arm64")
+    else:
+        with pytest.raises(InfrastructureError, match="no space left"):
+            runtime.run(sandbox, Job(["true"]))
+        assert not (store.root / ENGINES).exists()
+
+
 def test_images_of_what_is_gone_are_removed(store: Store) -> None:
     @dataclass
     class WithImages(Api):
