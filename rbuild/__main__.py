@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import os.path
 import sys
 
@@ -16,7 +17,9 @@ shell runs rbuild to see whether it is there, needn't wait for it.
 def main() -> None:
     """Run the command line; never returns."""
     arguments = sys.argv[1:]
-    if arguments in (["--help"], ["-h"], []):
+    # A shell asks for completions without arguments, too.
+    asked_for_help = arguments in (["--help"], ["-h"], []) and "_RBUILD_COMPLETE" not in os.environ
+    if asked_for_help:
         try:
             with open(HELP, encoding="utf-8") as file:  # noqa: PTH123
                 sys.stdout.write(file.read())

@@ -357,3 +357,15 @@ def test_a_cache_directory_with_a_space_and_an_umlaut(host: Host) -> None:
     cache = host.cache.rename(host.folder / "mein Überzug")
     found = host("--json", "--cache-dir", cache, "kernel", "--profile", host.profile).json
     assert found["artefacts"][0]["path"].startswith(str(cache))
+
+
+def test_a_shell_gets_completions_not_help() -> None:
+    """It calls rbuild without arguments, as somebody does who wants the help."""
+    asked = {"_RBUILD_COMPLETE": "bash_complete", "COMP_WORDS": "rbuild mod", "COMP_CWORD": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "rbuild"],
+        env={**os.environ, **asked},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.split() == ["plain,module"]
