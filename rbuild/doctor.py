@@ -347,10 +347,10 @@ def _memory() -> Finding:
 
 
 def _docker() -> Finding:
-    from rbuild.sandbox.engine import connect  # noqa: PLC0415 - the SDK loads slowly
+    from rbuild.sandbox.engine import LOOK_S, connect  # noqa: PLC0415 - the SDK loads slowly
 
     try:
-        found = connect().version()
+        found = connect(LOOK_S).version()
     except HostLacks as error:
         return Finding("docker (optional)", State.OK, f"no engine: {error.message}")
     text = f"engine {found.get('Version')}, API {found.get('ApiVersion')}, {found.get('Os')}"

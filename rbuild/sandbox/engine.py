@@ -43,6 +43,9 @@ REMEDIES = {
 }
 """What in an engine's or the SDK's words calls for which remedy; the first that fits counts."""
 
+LOOK_S = 5
+"""How long it may take where rbuild only looks whether there is one."""
+
 CANNOT_RUN = re.compile(r"exec format error", re.I)
 
 
@@ -185,8 +188,8 @@ def unreachable(error: Exception) -> HostLacks:
     )
 
 
-def connect() -> DockerClient:
-    """Return a client of the engine; raises HostLacks where none answers."""
+def connect(timeout_s: float = TIMEOUT_S) -> DockerClient:
+    """Return a client of the engine; raises HostLacks where none answers in time."""
     try:
         import docker  # noqa: PLC0415 - the SDK loads slowly
     except ImportError as error:
@@ -195,15 +198,15 @@ def connect() -> DockerClient:
         ) from error
     by_ssh = os.environ.get("DOCKER_HOST", "").startswith("ssh:")
     with explained("be reached"):
-        version = _version() if os.environ.get("DOCKER_TLS_VERIFY") else None
-        client = docker.from_env(version=version, timeout=TIMEOUT_S, use_ssh_client=by_ssh)
+        version = _version(timeout_s) if os.environ.get("DOCKER_TLS_VERIFY") else None
+        client = docker.from_env(version=version, timeout=timeout_s, use_ssh_client=by_ssh)
         if version is not None:
             client.api.trust_env = False
         client.ping()
     return client
 
 
-def _version() -> str:
+def _version(timeout_s: float) -> str:
     """Return the API version of an engine behind TLS.
 
     A REQUESTS_CA_BUNDLE, as hosts with a CA of their own set it, would stand in for the engine's
@@ -212,7 +215,7 @@ def _version() -> str:
     import docker  # noqa: PLC0415 - the SDK loads slowly
     from docker.constants import MINIMUM_DOCKER_API_VERSION  # noqa: PLC0415
 
-    client = docker.from_env(version=MINIMUM_DOCKER_API_VERSION, timeout=TIMEOUT_S)
+    client = docker.from_env(version=MINIMUM_DOCKER_API_VERSION, timeout=timeout_s)
     try:
         client.api.trust_env = False
         return str(client.version(api_version=False)["ApiVersion"])

@@ -6,7 +6,6 @@ there is no mmdebstrap, of the suite's own image with the same packages.
 
 from __future__ import annotations
 
-import io
 import os
 import shlex
 import tarfile
@@ -167,7 +166,6 @@ def build(
     *,
     network: str = "none",
     on_line: Callable[[str], None] | None = None,
-    arguments: Mapping[str, str] | None = None,
 ) -> None:
     """Have the engine build an image of a context, a tar with a Dockerfile in it.
 
@@ -181,7 +179,6 @@ def build(
             tag=name,
             platform=platform,
             labels=dict(labels),
-            buildargs=dict(arguments or {}),
             network_mode=network,
             nocache=True,
             rm=True,
@@ -276,7 +273,7 @@ def _context(
     body = text.encode()
     header = tarfile.TarInfo("Dockerfile")
     header.size = len(body)
-    yield header.tobuf() + io.BytesIO(body).read() + _padding(len(body))
+    yield header.tobuf() + body + _padding(len(body))
     if archive is not None:
         header = tarfile.TarInfo("rootfs.tar")
         header.size = archive.stat().st_size
