@@ -42,7 +42,7 @@ from rbuild.sandbox.engine import (
     explained,
     remove_orphans,
 )
-from rbuild.store import Store, read_json, write_json
+from rbuild.store import Room, Store, read_json, remove_tree, write_json
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -154,6 +154,9 @@ class Docker:
         words = ["docker", "run", "--rm", "--platform", platform, "--hostname", "rbuild"]
         words += ["--network", options["network_mode"], "--user", options["user"]]
         words += ["--read-only"] if options["read_only"] else []
+        words += ["--log-driver", options["log_config"]["Type"]]
+        for limit in options["ulimits"]:
+            words += ["--ulimit", f"{limit['Name']}={limit['Soft']}:{limit['Hard']}"]
         words += [word for name in options["cap_drop"] for word in ("--cap-drop", name)]
         words += [word for name in options["cap_add"] for word in ("--cap-add", name)]
         words += [word for name in options["security_opt"] for word in ("--security-opt", name)]
@@ -263,6 +266,12 @@ class Docker:
             api = self.client.api
             options = self._options(sandbox, job)
             user = options.pop("user")
+            how = api.create_host_config(
+                auto_remove=not attached, mounts=mounts, tmpfs=TMPFS, **options
+            )
+            if terminal:
+                # The SDK doesn't know it yet; an engine before API 1.42 passes over it.
+                how["ConsoleSize"] = list(_window())
             with explained("make a container"):
                 made = api.create_container(
                     name,
@@ -277,9 +286,7 @@ class Docker:
                     platform=platform,
                     # Nothing of an image's own: a rootfs's has none, the suite's has a shell.
                     entrypoint=[],
-                    host_config=api.create_host_config(
-                        auto_remove=not attached, mounts=mounts, tmpfs=TMPFS, **options
-                    ),
+                    host_config=how,
                 )
             container = _Container(self.client, made["Id"], terminal=terminal)
             try:
@@ -318,9 +325,16 @@ class Docker:
         mine = f"{self.engine_id} {os.getuid()}"
         found = read_json(known) or {}
         if mine not in found:
-            shared = self._shares_files(name, platform)
-            found = {**(read_json(known) or {}), mine: {"shares_files": shared}}
-            write_json(known, found)
+            # Named as what interrupted runs leave, so that `clean` removes it, too.
+            probe = self.store.entry(Room.RUNS, "engines", "probe")
+            with self.store.lock(probe):
+                folder = self.store.partial(probe)
+                try:
+                    shared = self._shares_files(name, platform, folder)
+                finally:
+                    remove_tree(folder)
+                found = {**(read_json(known) or {}), mine: {"shares_files": shared}}
+                write_json(known, found)
         if found[mine]["shares_files"]:
             return Shared()
         from rbuild.sandbox.volumes import Volumes  # noqa: PLC0415 - only for engines elsewhere
@@ -328,13 +342,11 @@ class Docker:
         user = User(os.getuid(), os.getgid())
         return Volumes(self.client, name, self.store, user, platform=platform)
 
-    def _shares_files(self, name: str, platform: str) -> bool:
-        """Tell whether the engine sees a file that is made here, by a mount of it."""
+    def _shares_files(self, name: str, platform: str, folder: Path) -> bool:
+        """Tell whether the engine sees a file that is made in ``folder``, by a mount of it."""
         from docker.errors import APIError  # noqa: PLC0415 - the SDK loads slowly
         from docker.types import Mount  # noqa: PLC0415
 
-        folder = self.store.root / f".seen-{uuid.uuid4().hex}"
-        folder.mkdir()
         token = uuid.uuid4().hex
         (folder / "token").write_text(token)
         api = self.client.api
@@ -367,9 +379,6 @@ class Docker:
             raise InfrastructureError(
                 f"The Docker engine can't run a container: {error}"
             ) from error
-        finally:
-            (folder / "token").unlink()
-            folder.rmdir()
         if CANNOT_RUN.search(said.decode(errors="replace")):
             raise cannot_run()
         return bool(said.decode(errors="replace").strip() == token)
@@ -471,12 +480,19 @@ class _Container:
         return data
 
     def _resize(self, *_: Any) -> None:  # noqa: ANN401 - a signal handler's arguments
-        window = fcntl.ioctl(sys.stdin.fileno(), termios.TIOCGWINSZ, b"\0" * 8)
-        rows, columns = struct.unpack("HHxxxx", window)
+        rows, columns = _window()
         from docker.errors import DockerException  # noqa: PLC0415 - the SDK loads slowly
 
         with contextlib.suppress(DockerException):
             self._api.resize(self._name, rows, columns)
+
+
+def _window() -> tuple[int, int]:
+    """Return the rows and columns of the user's terminal."""
+    rows, columns = struct.unpack(
+        "HHxxxx", fcntl.ioctl(sys.stdin.fileno(), termios.TIOCGWINSZ, b"\0" * 8)
+    )
+    return rows, columns
 
 
 def _lines(chunks: Iterator[bytes], mark: str, ending: list[str]) -> Iterator[str]:

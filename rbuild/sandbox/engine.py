@@ -9,13 +9,15 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rbuild.errors import HostLacks, InfrastructureError
+from rbuild.sandbox.tunnel import tunnel
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -27,9 +29,6 @@ TIMEOUT_S = 600
 """How long the engine may take to answer: the removal of a large image takes a while."""
 
 REMEDIES = {
-    "paramiko": "ssh:// is not supported yet. Forward the engine's socket by `ssh -N -L "
-    "/tmp/builder.sock:/var/run/docker.sock HOST`, and name it: "
-    "DOCKER_HOST=unix:///tmp/builder.sock.",
     "CERTIFICATE_VERIFY_FAILED|doesn't match": "Its certificate must be of the CA in "
     "DOCKER_CERT_PATH/ca.pem, and for the name that DOCKER_HOST has (subjectAltName).",
     "alert|certificate required|bad certificate": "DOCKER_CERT_PATH must have a cert.pem and "
@@ -142,6 +141,8 @@ def explained(what: str) -> Iterator[None]:
             raise cannot_run() from error
         raise InfrastructureError(f"The Docker engine can't {what}: {words.strip()}") from error
     except (DockerException, RequestException, OSError) as error:
+        if isinstance(error, OSError) and error.filename is not None:
+            raise  # a file of this host, not the connection
         raise unreachable(error) from error
 
 
@@ -177,8 +178,8 @@ def unreachable(error: Exception) -> HostLacks:
         return HostLacks(
             f"The Docker engine {where} can't be reached.",
             detail=words,
-            hint=f"`ssh {host.removeprefix('ssh://')} docker system dial-stdio` must work without "
-            "a question: it needs a key, a known host, and the docker command there.",
+            hint="ssh connects; the user there must be allowed to use /var/run/docker.sock, or "
+            "DOCKER_HOST must name another: ssh://HOST/run/user/1000/docker.sock.",
         )
     return HostLacks(
         f"No Docker engine answers {where}.",
@@ -191,18 +192,33 @@ def unreachable(error: Exception) -> HostLacks:
 def connect(timeout_s: float = TIMEOUT_S) -> DockerClient:
     """Return a client of the engine; raises HostLacks where none answers in time."""
     try:
-        import docker  # noqa: PLC0415 - the SDK loads slowly
+        import docker  # noqa: F401, PLC0415 - the SDK loads slowly
     except ImportError as error:
         raise HostLacks(
             "The Docker SDK for Python is not installed.", hint="pip install docker"
         ) from error
-    by_ssh = os.environ.get("DOCKER_HOST", "").startswith("ssh:")
-    with explained("be reached"):
-        version = _version(timeout_s) if os.environ.get("DOCKER_TLS_VERIFY") else None
-        client = docker.from_env(version=version, timeout=timeout_s, use_ssh_client=by_ssh)
-        if version is not None:
-            client.api.trust_env = False
-        client.ping()
+    place = os.environ.get("DOCKER_HOST", "")
+    with ExitStack() as stack:
+        behind = place.startswith("ssh://")
+        near = stack.enter_context(tunnel(place, timeout_s)) if behind else None
+        with explained("be reached"):
+            client = _client(near, timeout_s)
+            client.ping()
+        # The way to it lasts as long as the client.
+        weakref.finalize(client, stack.pop_all().close)
+    return client
+
+
+def _client(near: str | None, timeout_s: float) -> DockerClient:
+    """Return a client of the engine at ``near``, else of the one that the variables name."""
+    import docker  # noqa: PLC0415 - the SDK loads slowly
+
+    if near is not None:
+        return docker.DockerClient(base_url=near, timeout=timeout_s)
+    version = _version(timeout_s) if os.environ.get("DOCKER_TLS_VERIFY") else None
+    client = docker.from_env(version=version, timeout=timeout_s)
+    if version is not None:
+        client.api.trust_env = False
     return client
 
 

@@ -1,34 +1,82 @@
-"""A real Docker engine for the tests: on a socket of its own, with nothing of the host's."""
+"""Real Docker engines for the tests: on sockets of their own, with nothing of the host's.
+
+One sees this host's files, the other doesn't, as if it were on another machine.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import shutil
+import socket
 import subprocess
+import tempfile
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-STARTS_WITHIN_S = 60
+from rbuild.sandbox.carrier import Carrier
+from rbuild.sandbox.docker import Docker
+from rbuild.sandbox.volumes import Traffic, Volumes
+
+ROOT = Path("/var/tmp")
+"""Where engines keep their files: nothing of the tests' or of a Store is there."""
+
+HIDDEN = """\
+for folder in $1; do mount -t tmpfs tmpfs "$folder" || exit; done
+shift
+exec "$@"
+"""
+
+FAR = """\
+set -e
+mount -t tmpfs tmpfs "$2"
+mkdir "$2/upper" "$2/work" "$2/root"
+mount -t overlay overlay -o "lowerdir=$1,upperdir=$2/upper,workdir=$2/work" "$2/root"
+cd "$2/root"
+mount --rbind /dev dev
+mount -t proc proc proc
+mount -t tmpfs tmpfs run
+mkdir -p run/sshd root/.ssh
+touch run/docker.sock usr/bin/docker
+mount --bind "$4" run/docker.sock
+mount --bind "$5" usr/bin/docker
+cp "$3/key.pub" root/.ssh/authorized_keys
+install -m 600 "$3/host-key" run/host-key
+exec chroot . /usr/sbin/sshd -D -e -p "$6" -h /run/host-key -o ListenAddress=127.0.0.1 \\
+    -o StrictModes=no -o UsePAM=no
+"""
+"""A machine with an sshd and the docker command, whose engine is the one of the socket."""
 
 
 @dataclass
 class Engine:
-    """A running dockerd; ``prefix`` stands before it, such as to give it other mounts."""
+    """A dockerd: where it keeps its files, and which of the host's folders are empty for it.
+
+    With a ``port`` it listens there, too, by TLS.
+    """
 
     folder: Path
-    prefix: tuple[str, ...] = ()
+    hidden: tuple[Path, ...] = ()
+    port: int | None = None
     process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def socket(self) -> Path:
+        return self.folder / "docker.sock"
 
     @property
     def host(self) -> str:
         """What DOCKER_HOST must be for it."""
-        return f"unix://{self.folder}/docker.sock"
+        return f"unix://{self.socket}"
+
+    @property
+    def certificates(self) -> Path:
+        return self.folder / "certificates"
 
     @property
     def client(self) -> Any:
@@ -38,20 +86,37 @@ class Engine:
 
     def start(self) -> None:
         # Without a network of its own it leaves the host's as it is.
-        words = [*self.prefix, "dockerd", "-H", self.host, "--data-root", self.folder / "data"]
-        words += ["--exec-root", self.folder / "exec", "--pidfile", self.folder / "pid"]
-        words += ["--iptables=false", "--ip6tables=false", "--ip-forward=false", "--bridge=none"]
-        log = (self.folder / "log").open("ab")
-        self.process = subprocess.Popen(
-            [*map(str, words), "--storage-driver=overlay2"], stdout=log, stderr=log
-        )
-        for _ in range(STARTS_WITHIN_S * 10):
-            with contextlib.suppress(Exception):
-                self.client.ping()
-                return
-            assert self.process.poll() is None, (self.folder / "log").read_text()
-            time.sleep(0.1)
-        raise AssertionError((self.folder / "log").read_text())
+        options = {
+            "host": self.host,
+            "data-root": self.folder / "data",
+            "exec-root": self.folder / "exec",
+            "pidfile": self.folder / "pid",
+            "storage-driver": "overlay2",
+            "bridge": "none",
+            "iptables": "false",
+            "ip6tables": "false",
+            "ip-forward": "false",
+        }
+        words = ["dockerd", *(f"--{name}={value}" for name, value in options.items())]
+        if self.port is not None:
+            if not self.certificates.exists():
+                self.certificates.mkdir()
+                certify(self.certificates)
+            words += [f"--host=tcp://127.0.0.1:{self.port}", "--tlsverify"]
+            for name, file in (("cacert", "ca"), ("cert", "server"), ("key", "server-key")):
+                words.append(f"--tls{name}={self.certificates}/{file}.pem")
+        if self.hidden:
+            apart = ["unshare", "--mount", "--propagation", "private", "sh", "-c", HIDDEN, "hidden"]
+            words = [*apart, " ".join(map(str, self.hidden)), *words]
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        wait_for(self.answers, self.process, self.folder / "log")
+
+    def answers(self) -> bool:
+        with contextlib.suppress(Exception):
+            self.client.ping()
+            return True
+        return False
 
     def stop(self) -> None:
         assert self.process is not None
@@ -67,25 +132,116 @@ class Engine:
 
     def remove(self) -> None:
         """Leave nothing of it: neither mounts, nor control groups, nor files."""
-        netns = self.folder / "exec/netns/default"
-        subprocess.run(["umount", str(netns)], capture_output=True)
+        if not self.hidden:  # else it was in a namespace that is gone
+            subprocess.run(["umount", self.folder / "exec/netns/default"], capture_output=True)
         for group in Path("/sys/fs/cgroup").glob("*/docker"):
             with contextlib.suppress(OSError):
                 group.rmdir()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-@pytest.fixture(scope="session")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    """A real engine for the whole session, where dockerd is installed and this is root."""
-    if shutil.which("dockerd") is None or os.geteuid() != 0:
-        pytest.skip("needs dockerd (apt-get install docker.io) and root")
+@contextlib.contextmanager
+def running_engine(*hidden: Path, port: int | None = None) -> Iterator[Engine]:
     # Not below pytest's folders: a socket's path must be short.
-    folder = Path(subprocess.check_output(["mktemp", "-d"], text=True).strip())
-    made = Engine(folder)
+    made = Engine(Path(tempfile.mkdtemp(prefix="rbuild-engine-", dir=ROOT)), hidden, port)
     try:
         made.start()
         yield made
         made.stop()
     finally:
         made.remove()
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[Engine]:
+    """A real engine for the whole session, where dockerd is installed and this is root."""
+    if shutil.which("dockerd") is None or os.geteuid() != 0:
+        pytest.skip("needs dockerd (apt-get install docker.io) and root")
+    with running_engine() as made:
+        yield made
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+def wait_for(true: Callable[[], bool], child: subprocess.Popen[Any], log: Path) -> None:
+    for _ in range(1200):
+        if true():
+            return
+        assert child.poll() is None, log.read_text()
+        time.sleep(0.05)
+    raise AssertionError(log.read_text())
+
+
+def certify(folder: Path) -> None:
+    """Make a CA, a certificate of a server at 127.0.0.1 and one of a client, as docker's names."""
+
+    def openssl(*words: str | Path) -> None:
+        subprocess.run(["openssl", *words], check=True, capture_output=True, cwd=folder)
+
+    key = ("-newkey", "rsa:2048", "-nodes", "-days", "2")
+    authority = ("-keyout", "ca-key.pem", "-out", "ca.pem", "-subj", "/CN=test CA")
+    openssl("req", "-x509", *key, *authority)
+    for name, key_name, extension in (
+        ("server", "server-key", "subjectAltName=IP:127.0.0.1"),
+        ("cert", "key", "extendedKeyUsage=clientAuth"),
+    ):
+        (folder / "extensions").write_text(extension + "\n")
+        openssl("req", *key[:3], "-keyout", f"{key_name}.pem", "-out", "csr", "-subj", "/CN=test")
+        signed = ("-CA", "ca.pem", "-CAkey", "ca-key.pem", "-CAcreateserial", "-days", "2")
+        openssl(
+            *("x509", "-req", "-in", "csr", *signed, "-out", f"{name}.pem"),
+            *("-extfile", "extensions"),
+        )
+
+
+@contextlib.contextmanager
+def ssh_host(here: Engine, root: Path, folder: Path) -> Iterator[int]:
+    """Run an sshd on loopback whose machine has the engine; yield its port.
+
+    ``folder`` then has an ``ssh`` that knows its keys.
+    """
+    docker = shutil.which("docker")
+    assert docker is not None
+    for name in ("key", "host-key"):
+        subprocess.run(
+            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True
+        )
+    port = free_port()
+    known = (folder / "host-key.pub").read_text()
+    (folder / "known").write_text(f"[127.0.0.1]:{port} {known}")
+    (folder / "config").write_text(
+        f"IdentityFile {folder}/key\nIdentitiesOnly yes\nBatchMode yes\n"
+        f"UserKnownHostsFile {folder}/known\nStrictHostKeyChecking yes\n"
+    )
+    (folder / "ssh").write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F {folder}/config "$@"\n')
+    (folder / "ssh").chmod(0o755)
+    (folder / "mount").mkdir()
+    apart = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", FAR, "far"]
+    words = [root, folder / "mount", folder, here.socket, docker, port]
+    with (folder / "log").open("w") as log:
+        child = subprocess.Popen(
+            [*apart, *map(str, words)], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+        )
+    try:
+        wait_for(lambda: "listening on" in (folder / "log").read_text(), child, folder / "log")
+        yield port
+    finally:
+        child.kill()
+        child.wait()
+
+
+@dataclass
+class Recorded(Docker):
+    """The docker runtime, which tells of each job what went to the engine and came from it."""
+
+    journeys: list[Traffic] = field(default_factory=list)
+
+    def _carrier(self, name: str, platform: str) -> Carrier:
+        found = super()._carrier(name, platform)
+        assert isinstance(found, Volumes)
+        self.journeys.append(found.traffic)
+        return found

@@ -16,7 +16,6 @@ from .engine import Engine, engine
 
 __all__ = ["engine"]
 
-pytestmark = pytest.mark.slow
 DOCKER = ("--runtime", "docker")
 GONE_WITHIN_S = 20
 
@@ -82,6 +81,7 @@ def test_a_driver_that_was_built_in_tree_is_the_same_bytes(docker: Rbuild, tmp_p
     assert made["artefacts"][0]["sha256"] == usual["sha256"]
 
 
+@pytest.mark.slow
 def test_an_emulated_module_is_the_same_bytes(docker: Rbuild, rust_stranger: Path) -> None:
     words = ("--json", "module", "--env", "chroot")
     usual = docker(*words, rust_stranger).json
@@ -89,6 +89,7 @@ def test_an_emulated_module_is_the_same_bytes(docker: Rbuild, rust_stranger: Pat
     assert made["artefacts"][0]["sha256"] == usual["artefacts"][0]["sha256"]
 
 
+@pytest.mark.slow
 def test_a_kernel_is_the_same_bytes(docker: Rbuild) -> None:
     usual = docker("--json", "kernel").json["artefacts"]
     made = docker("--json", "kernel", "--clean", *DOCKER).json["artefacts"]

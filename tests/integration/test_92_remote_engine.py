@@ -38,7 +38,7 @@ from rbuild.session import Session
 from rbuild.store import Room, Store
 
 from .conftest import Rbuild
-from .engines import Engine, Recorded, certify, engine, ssh_host
+from .engine import Engine, Recorded, certify, free_port, running_engine, ssh_host
 from .test_9_deploy import PACKAGES
 
 pytestmark = [
@@ -90,8 +90,11 @@ def far(rbuild: Rbuild, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fa
         subprocess.run(["cp", "-a", kdir.entry.path, own / Room.KDIRS], check=True)
         shutil.rmtree(own / Room.KDIRS / kdir.entry.name / "modules", ignore_errors=True)
         hidden = (usual, own, tmp_path_factory.getbasetemp(), data.folder("module"))
-        with engine(*hidden) as here, pytest.MonkeyPatch.context() as patch:
-            patch.setenv("DOCKER_HOST", here.place)
+        with (
+            running_engine(*hidden, port=free_port()) as here,
+            pytest.MonkeyPatch.context() as patch,
+        ):
+            patch.setenv("DOCKER_HOST", here.host)
             client = connect()
             import_rootfs(client, root)
             yield Far(here, client, store, ready.sandbox)
@@ -396,7 +399,6 @@ def test_an_engine_behind_tls(
 def test_an_engine_behind_ssh(
     far: Far, small: Store, rbuild: Rbuild, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("paramiko")  # the SDK needs it even to start the ssh client
     usual = Store(Path(rbuild("--json", "status").json["root"]), Console(verbosity=-1))
     host = architecture.host()
     definition = RootfsDefinition(
@@ -409,10 +411,16 @@ def test_an_engine_behind_ssh(
         monkeypatch.setenv("PATH", f"{keys}:{os.environ['PATH']}")
         monkeypatch.setenv("DOCKER_HOST", f"ssh://root@127.0.0.1:{port}")
         goes_there_and_back(far, small, tmp_path / "folder")
-        monkeypatch.setenv("DOCKER_HOST", f"ssh://stranger@127.0.0.1:{port}")
-        with pytest.raises(HostLacks) as caught:
-            connect()
-        assert "docker system dial-stdio" in str(caught.value.hint)
+        tunnels = Path(tempfile.gettempdir()).glob("rbuild-ssh-*")
+        assert not [path for path in tunnels if f"-{os.getpid()}-" in path.name]
+        for place, hint in (
+            (f"ssh://stranger@127.0.0.1:{port}", f"`ssh -p {port} stranger@127.0.0.1 true`"),
+            (f"ssh://root@127.0.0.1:{port}/run/none.sock", "must name another"),
+        ):
+            monkeypatch.setenv("DOCKER_HOST", place)
+            with pytest.raises(HostLacks) as caught:
+                connect()
+            assert hint in str(caught.value.hint)
 
 
 @pytest.mark.slow

@@ -255,11 +255,12 @@ def test_only_a_missing_file_tells_of_an_engine_elsewhere(
     (store.root / ENGINES).unlink()
     runtime = docker(store, Refusing())
     if words.startswith("bind"):
-        assert not runtime._shares_files("image", "linux/arm64")
+        assert not runtime._shares_files("image", "linux/arm64", store.root)
     else:
         with pytest.raises(InfrastructureError, match="no space left"):
             runtime.run(sandbox, Job(["true"]))
         assert not (store.root / ENGINES).exists()
+        assert not [path for path in store.root.rglob("*") if "token" in path.name]
 
 
 def test_images_of_what_is_gone_are_removed(store: Store) -> None:

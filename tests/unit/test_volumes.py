@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rbuild.console import Console
-from rbuild.errors import InfrastructureError
+from rbuild.errors import HostLacks, InfrastructureError, UsageError
 from rbuild.sandbox import engine
 from rbuild.sandbox.archive import Stream, Unpacker, User, header, pack, parts_of
 from rbuild.sandbox.manifest import (
@@ -26,6 +26,7 @@ from rbuild.sandbox.manifest import (
     parse,
     scan,
 )
+from rbuild.sandbox.tunnel import tunnel
 from rbuild.sandbox.volumes import own, parcel, sweep
 from rbuild.store import Room, Store
 
@@ -317,7 +318,7 @@ def test_a_sweep_takes_what_nobody_has_any_more(store: Store) -> None:
         ("[SSL: WRONG_VERSION_NUMBER] wrong version number", "unset DOCKER_TLS_VERIFY"),
         ("[SSL] record layer failure", "unset DOCKER_TLS_VERIFY"),
         ("TLS configuration is invalid", "cert.pem and key.pem"),
-        ("Connection aborted.", "ssh me@far docker system dial-stdio"),
+        ("Connection aborted.", "ssh://HOST/run/user/1000/docker.sock"),
     ],
 )
 def test_an_engine_that_does_not_answer_has_a_remedy(
@@ -325,3 +326,54 @@ def test_an_engine_that_does_not_answer_has_a_remedy(
 ) -> None:
     monkeypatch.setenv("DOCKER_HOST", "ssh://me@far")
     assert hint in str(engine.unreachable(OSError(words)).hint)
+
+
+@pytest.mark.parametrize(
+    ("place", "argv"),
+    [
+        ("ssh://far", ["-L", "SOCKET:/var/run/docker.sock", "--", "far"]),
+        ("ssh://me@Far/", ["-L", "SOCKET:/var/run/docker.sock", "--", "me@Far"]),
+        ("ssh://me@far:22/x/y", ["-p", "22", "-L", "SOCKET:/x/y", "--", "me@far"]),
+        ("ssh://[fe80::1]:22", ["-p", "22", "-L", "SOCKET:/var/run/docker.sock", "--", "fe80::1"]),
+    ],
+)
+def test_an_engine_behind_ssh_is_forwarded(
+    place: str, argv: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    fake = tmp_path / "ssh"
+    # Told to listen at PATH:THERE, behind -L, it makes PATH.
+    fake.write_text(
+        f"#!/bin/sh\necho $$ >{tmp_path}/pid\nprintf '%s\\n' \"$@\" >{tmp_path}/argv\n"
+        'while [ "$1" != -L ]; do shift; done\n>"${2%%:*}"\nexec sleep 100\n'
+    )
+    fake.chmod(0o755)
+    killed = tmp_path / f"rbuild-ssh-{os.getuid()}-4194305-x"
+    killed.mkdir()
+    with tunnel(place) as near:
+        socket = near.removeprefix("unix://")
+        said = (tmp_path / "argv").read_text().replace(socket, "SOCKET").splitlines()
+        assert said[-len(argv) :] == argv
+        assert not killed.exists()
+    assert not list(tmp_path.glob("rbuild-ssh-*"))
+    assert not Path("/proc", (tmp_path / "pid").read_text().strip()).exists()
+
+
+@pytest.mark.parametrize("place", ["ssh://", "ssh://far:x", "ssh://me:secret@far", "ssh://far?x"])
+def test_a_place_behind_ssh_that_cannot_be(place: str) -> None:
+    with pytest.raises(UsageError) as caught, tunnel(place):
+        pass
+    assert "[:PORT]" in str(caught.value.hint)
+
+
+def test_an_ssh_that_is_refused_says_its_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    (tmp_path / "ssh").write_text("#!/bin/sh\necho 'Permission denied' >&2\nexit 255\n")
+    (tmp_path / "ssh").chmod(0o755)
+    with pytest.raises(HostLacks) as caught, tunnel("ssh://me@far:22"):
+        pass
+    assert caught.value.detail == "Permission denied"
+    assert "`ssh -p 22 me@far true`" in str(caught.value.hint)
