@@ -298,7 +298,6 @@ class Docker:
     def _options(self, sandbox: Sandbox, job: Job) -> dict[str, Any]:
         """Return what locks a container down, by the names that the SDK has for it."""
         scratch = sandbox.scratch is not None
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         nano = None if self.limits.cpus is None else int(self.limits.cpus * 1e9)
         return {
             "user": "0:0" if scratch else f"{os.getuid()}:{os.getgid()}",
@@ -310,8 +309,7 @@ class Docker:
             "mem_limit": self.limits.memory_bytes,
             "nano_cpus": nano,
             "log_config": {"Type": "none"},
-            # As a process of this host has it: some programs go through all that they might have.
-            "ulimits": [{"Name": "nofile", "Soft": soft, "Hard": hard}],
+            "ulimits": _ulimits(),
         }
 
     def _image(self, sandbox: Sandbox) -> tuple[str, str]:
@@ -362,6 +360,7 @@ class Docker:
                     mounts=[Mount("/module", str(folder), type="bind", read_only=True)],
                     network_mode="none",
                     cap_drop=["ALL"],
+                    ulimits=_ulimits(),
                 ),
             )
             try:
@@ -420,7 +419,7 @@ class _Container:
         previous = signal.signal(signal.SIGWINCH, self._resize)
         settings = termios.tcgetattr(sys.stdin)
         try:
-            tty.setraw(sys.stdin)
+            tty.setraw(sys.stdin, termios.TCSADRAIN)  # what was typed ahead stays
             self._resize()
             self._relay()
         finally:
@@ -485,6 +484,17 @@ class _Container:
 
         with contextlib.suppress(DockerException):
             self._api.resize(self._name, rows, columns)
+
+
+def _ulimits() -> list[dict[str, Any]]:
+    """Return limits that a process of this host has, too.
+
+    Some programs go through all the files that they might have open, and an engine that may not
+    raise limits (Podman where it lacks CAP_SYS_RESOURCE) can't start a container with its own.
+    """
+    kinds = {"nofile": resource.RLIMIT_NOFILE, "nproc": resource.RLIMIT_NPROC}
+    found = {name: resource.getrlimit(kind) for name, kind in kinds.items()}
+    return [{"Name": name, "Soft": soft, "Hard": hard} for name, (soft, hard) in found.items()]
 
 
 def _window() -> tuple[int, int]:

@@ -103,7 +103,8 @@ def debian_dockerfile(
 
     suite = rootfs.definition.suite
     named = f" AS {stage}" if stage else ""
-    options = " ".join(shlex.quote(option) for option in NOT_INSTALLED)
+    # An image that isn't whole is never used: nothing need be on the disk at once.
+    options = " ".join(shlex.quote(option) for option in (*NOT_INSTALLED, "force-unsafe-io"))
     packages = " \\\n        ".join(sorted(rootfs.definition.all_packages))
     folders = " ".join(rootfs.mount_points)
     own = ""

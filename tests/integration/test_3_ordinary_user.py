@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 
 from .conftest import Rbuild
+from .engine import Engine, engine
+
+__all__ = ["engine"]
 
 USER = "rbuild-test"
 CHECKOUT = Path(__file__).parents[2]
@@ -52,9 +55,30 @@ def test_setup_and_module_as_an_ordinary_user(
     assert not [path for path in (cache / "rootfs").iterdir() if path.is_dir()]
 
 
+@pytest.mark.root
+@pytest.mark.slow
+def test_containers_of_an_ordinary_user(home: Path, engine: Engine) -> None:
+    """Build by an engine whose socket the user may use: what comes out is the user's."""
+    shared = _readable_copy(home)
+    engine.folder.chmod(0o711)
+    engine.socket.chmod(0o666)
+    to = ("--runtime", "docker", "--profile", "slim-no-rust")
+    _as_user(home, shared, "module", *to, "--output", str(home / "out"), engine=engine.host)
+    assert (home / "out/mfrc522.ko").owner() == USER
+    script = "id -u; echo x >/kdir/x 2>/dev/null; touch /src/x 2>/dev/null || echo no"
+    seen = _as_user(home, shared, "-q", "shell", *to, "--", "sh", "-c", script, engine=engine.host)
+    assert seen.split() == [str(pwd.getpwnam(USER).pw_uid), "no"]
+    foreign = subprocess.run(
+        ["find", home / ".cache/rbuild", "!", "-user", USER], capture_output=True, text=True
+    )
+    assert foreign.stdout == ""
+
+
 def _readable_copy(home: Path) -> Path:
     """Copy the checkout and the virtual environment's packages to where the user can read them."""
     target = home / "checkout"
+    if target.exists():
+        return target
     target.mkdir()
     for name in ("rbuild", "profiles", "rootfs", "module"):
         subprocess.run(["cp", "-a", str(CHECKOUT / name), str(target)], check=True)
@@ -66,12 +90,13 @@ def _readable_copy(home: Path) -> Path:
     return target
 
 
-def _as_user(home: Path, checkout: Path, *words: str) -> str:
+def _as_user(home: Path, checkout: Path, *words: str, engine: str = "") -> str:
     env = [
         "env",
         "-i",
         f"PYTHONPATH={checkout}:{checkout / 'packages'}",
         f"HOME={home}",
+        *([f"DOCKER_HOST={engine}"] if engine else []),
         "PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin",
     ]
     done = subprocess.run(

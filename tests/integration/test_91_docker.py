@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from rbuild.rootfs import host_mirrors
+from rbuild.sandbox.image import scratch_dockerfile
 
 from .conftest import Rbuild
 from .engine import Engine, engine
@@ -126,6 +131,32 @@ def test_the_environment_is_that_of_bubblewrap(docker: Rbuild) -> None:
     assert one - other == {"PWD=/kdir"}
 
 
+def test_a_shell_has_the_user_s_terminal(docker: Rbuild) -> None:
+    import pexpect
+
+    docker("-q", "shell", *DOCKER, "--", "true")  # the image is there
+    child = pexpect.spawn(
+        sys.executable,
+        docker.argv("shell", *DOCKER, "--", "sh")[1:],
+        env=docker.env(),
+        dimensions=(33, 101),
+        encoding="utf-8",
+        timeout=GONE_WITHIN_S,
+    )
+    child.sendline("test -t 0 && echo size: $(stty size)")
+    child.expect_exact("size: 33 101")
+    child.setwinsize(40, 120)
+    child.sendline("sleep 1; echo size: $(stty size)")
+    child.expect_exact("size: 40 120")
+    child.sendline("sleep 100")
+    time.sleep(1)
+    child.sendintr()  # which is the terminal's, and ends what runs there, not rbuild
+    child.sendline("exit 7")
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 7
+
+
 def test_limits_are_those_of_the_container(docker: Rbuild) -> None:
     script = "cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null; true"
     words = ("-q", "shell", *DOCKER, "--memory", "512m", "--cpus", "0.5", "--", "sh", "-c", script)
@@ -214,6 +245,44 @@ def test_bench_compares_the_runtimes(docker: Rbuild) -> None:
     report = docker("--json", "bench", "--env", "cross", *words, *both).json
     assert [row["environment"] for row in report["rows"]] == ["cross", "cross@docker"]
     assert all(one["identical"] for one in report["identity"])
+
+
+@pytest.mark.slow
+def test_an_environment_without_mmdebstrap(
+    docker: Rbuild, engine: Engine, c_stranger: Path, tmp_path: Path
+) -> None:
+    """Provision from an image that stands in for debian:trixie, since no registry is there."""
+    usual = docker("--json", "module", c_stranger).json["artefacts"][0]
+    base = tmp_path / "base"
+    base.mkdir()
+    words = [
+        "mmdebstrap",
+        "--variant=apt",
+        "trixie",
+        str(base / "rootfs.tar"),
+        *host_mirrors("trixie"),
+    ]
+    subprocess.run(words, check=True, capture_output=True)
+    (base / "Dockerfile").write_text(scratch_dockerfile())
+    engine.client.images.build(
+        path=str(base), tag="debian:trixie", platform="linux/amd64", rm=True, network_mode="none"
+    )
+    bin_ = tmp_path / "bin"
+    bin_.mkdir()
+    for folder in os.environ["PATH"].split(":"):
+        for program in Path(folder).glob("*"):
+            if program.name != "mmdebstrap" and not (bin_ / program.name).exists():
+                (bin_ / program.name).symlink_to(program)
+    store = tmp_path / "cache"
+    store.mkdir()
+    # The source is the same; so is what the module is built of, but for the rootfs.
+    given = Path(docker("--json", "status").json["root"])
+    shutil.copytree(given / "trees", store / "trees", symlinks=True)
+    other = Rbuild(store)
+    without = ["env", f"PATH={bin_}"]
+    made = other("--json", "module", *DOCKER, c_stranger, prefix=without).json
+    assert made["artefacts"][0]["sha256"] == usual["sha256"]
+    assert "provision" not in " ".join(str(one["RepoTags"]) for one in engine.client.api.images())
 
 
 def test_the_dockerfile_is_of_the_definition() -> None:
