@@ -161,11 +161,6 @@ def machines(arch: str) -> list[str]:
     return found if virtual is None else [virtual.model, *found]
 
 
-def all_machines() -> list[str]:
-    """Return the names of the machines of every ARCH."""
-    return list(dict.fromkeys(name for arch in kernels() for name in machines(arch)))
-
-
 def machine(name: str, arch: str) -> Machine:
     """Return a machine by its name, or from a YAML file's path.
 

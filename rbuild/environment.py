@@ -16,6 +16,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from rbuild import architecture, data, definition
 from rbuild.architecture import Architecture
+from rbuild.completion import names as known
 from rbuild.definition import Strict
 from rbuild.errors import UsageError
 from rbuild.store import Entry, Room, Store, digest
@@ -80,7 +81,7 @@ class Level(Strict):
     programs: tuple[str, ...] = ()
 
 
-NONE = "none"
+NONE = known.NO_LEVEL
 """The level of every hybrid at which nothing is native."""
 
 
@@ -219,18 +220,7 @@ class Environment:
 
 def names() -> list[str]:
     """Return the names of the environments that are defined, cross first."""
-    found = {path.stem for path in data.folder("rootfs").glob("*.yaml")}
-    usual = [name for name in ("cross", "chroot", "hybrid") if name in found]
-    return usual + sorted(found - set(usual))
-
-
-def levels(name: str) -> list[str]:
-    """Return the names by which an environment's levels are asked for; none if it has none."""
-    path = data.folder("rootfs") / f"{name}.yaml"
-    if not path.is_file() or _model(path) is not HybridDefinition:
-        return []
-    found = definition.load(path, HybridDefinition, under=_extended(path))
-    return [f"{name}:{level}" for level in found.level_names]
+    return known.environments()
 
 
 def load(name: str) -> Environment:

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from rbuild import architecture, data, definition
+from rbuild.completion import names as known
 from rbuild.definition import Strict
 from rbuild.errors import UsageError
 
@@ -200,7 +201,7 @@ class Profile(Strict):
 
 def names() -> list[str]:
     """Return the names of the profiles that come with rbuild."""
-    return sorted(path.stem for path in data.folder("profiles").glob("*.yaml"))
+    return known.profiles()
 
 
 def load(name: str) -> Profile:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import errno
 import importlib
-import os
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -145,8 +144,6 @@ def run(arguments: list[str]) -> int:
 
 def _invoke(arguments: list[str]) -> int:
     """Run the command, without what click's own ``main`` makes of a closed pipe."""
-    if "_RBUILD_COMPLETE" in os.environ:
-        main.main(arguments, prog_name="rbuild")  # answers the shell and ends
     try:
         with main.make_context("rbuild", list(arguments)) as context:
             result = main.invoke(context)

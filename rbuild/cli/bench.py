@@ -18,13 +18,13 @@ import click
 from rbuild import environment, profile
 from rbuild.cli import App
 from rbuild.cli.options import (
-    ENVIRONMENT,
     RUNTIMES,
     limit_options,
     profile_option,
     runtime_named,
     session,
 )
+from rbuild.completion.types import ENVIRONMENT
 from rbuild.errors import BecameSlower
 from rbuild.profile import IN_KERNEL, Driver, Profile
 

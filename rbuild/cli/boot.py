@@ -12,7 +12,6 @@ from rbuild.architecture import Machine
 from rbuild.boot import Booted, Suite, boot, must_pass
 from rbuild.cli import App
 from rbuild.cli.options import (
-    MACHINE,
     ccache_option,
     driver_option,
     env_option,
@@ -24,6 +23,7 @@ from rbuild.cli.options import (
     session,
     summary,
 )
+from rbuild.completion.types import MACHINE, TEST
 from rbuild.console import duration
 from rbuild.errors import UsageError
 from rbuild.guest import must_boot
@@ -69,6 +69,7 @@ Examples:
     "--test",
     "tests",
     multiple=True,
+    type=TEST,
     metavar="NAME",
     help="A single group of tests; may be repeated.",
 )

@@ -8,7 +8,7 @@ import click
 
 from rbuild import profile
 from rbuild.cli import App
-from rbuild.cli.options import PROFILE
+from rbuild.completion.types import PROFILE
 
 EPILOG = """\b
 Examples:
