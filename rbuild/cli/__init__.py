@@ -33,6 +33,7 @@ COMMANDS = {
     "status": "Show what is provisioned and built, with sizes and ages.",
     "clean": "Remove what the cache directory holds.",
     "profiles": "List profiles; show one resolved, or their JSON Schema.",
+    "completion": "Make bash, zsh or fish complete rbuild's command line.",
 }
 """Each command with its line in the help; each lives in the module of its name."""
 

@@ -68,20 +68,21 @@ fi
 
 FISH = """\
 function %(complete_func)s
-    set -l command (commandline -opc)[1]
+    set -l command (string replace -r '^~' $HOME -- (commandline -opc)[1])
+    type -q -- $command; or return
     set -lx %(complete_var)s fish_complete
     set -lx COMP_WORDS (commandline -cp | string collect)
     # Behind an option's "=" a path begins.
-    set -l parts (string match -r '^(--[^=]*=)?(.*)$' -- (commandline -ct))
-    for line in (eval $command 2>/dev/null)
+    set -l before (string match -r '^--[^=]*=' -- (commandline -ct))
+    for line in ($command 2>/dev/null)
         set -l found (string split \\t -- $line)
         switch $found[1]
             case plain
                 printf '%%s\\t%%s\\n' $found[2] $found[3]
             case dir
-                printf '%%s\\n' $parts[2](__fish_complete_directories $parts[3])
+                printf '%%s\\n' "$before"(__fish_complete_directories $found[2])
             case file
-                printf '%%s\\n' $parts[2](__fish_complete_path $parts[3])
+                printf '%%s\\n' "$before"(__fish_complete_path $found[2])
         end
     end
 end
