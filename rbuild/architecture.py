@@ -16,6 +16,7 @@ from pydantic import Field
 from rbuild import data, definition
 from rbuild.definition import Strict
 from rbuild.errors import HostLacks, UsageError
+from rbuild.nearest import nearest
 
 
 class Elf(Strict):
@@ -173,7 +174,7 @@ def machine(name: str, arch: str) -> Machine:
     if "/" not in name and path.suffix not in {".yaml", ".yml"}:
         path = _machines() / f"{name}.yaml"
         if not path.is_file():
-            near = definition.nearest(name, machines(arch))
+            near = nearest(name, machines(arch))
             raise UsageError(f"There is no machine {name!r}.{near}")
     found = definition.load(path, Machine)
     if found.architecture != arch:

@@ -19,6 +19,7 @@ from rbuild.architecture import Architecture
 from rbuild.completion import names as known
 from rbuild.definition import Strict
 from rbuild.errors import UsageError
+from rbuild.nearest import nearest
 from rbuild.store import Entry, Room, Store, digest
 
 HOST = "host"
@@ -247,7 +248,7 @@ def load(name: str) -> Environment:
             "a hybrid's parts must be of the same suite."
         )
     if level is not None and level not in found.level_names:
-        known = definition.nearest(level, found.level_names)
+        known = nearest(level, found.level_names)
         raise UsageError(f"{found.name} has no level {level!r}.{known}")
     own = found.name if level in {None, found.level} else f"{found.name}:{level}"
     chosen = level or found.level
@@ -306,9 +307,7 @@ def _read(name: str) -> RootfsDefinition | HybridDefinition:
     if "/" not in name and path.suffix not in {".yaml", ".yml"}:
         path = data.folder("rootfs") / f"{name}.yaml"
         if not path.is_file():
-            raise UsageError(
-                f"There is no environment {name!r}.{definition.nearest(name, names())}"
-            )
+            raise UsageError(f"There is no environment {name!r}.{nearest(name, names())}")
     found = definition.load(path, _model(path), under=_extended(path))
     return _varied(found, path) if isinstance(found, VariantDefinition) else found
 
@@ -320,7 +319,7 @@ def _extended(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
         return {}
     other = path.parent / f"{name}.yaml"
     if not other.is_file():
-        known = definition.nearest(name, [one.stem for one in path.parent.glob("*.yaml")])
+        known = nearest(name, [one.stem for one in path.parent.glob("*.yaml")])
         raise UsageError(f"{path}: extends: there is no {other.name} beside it.{known}")
     if other in seen:
         raise UsageError(f"{path}: extends: {name} extends itself.")

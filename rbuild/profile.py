@@ -13,6 +13,7 @@ from rbuild import architecture, data, definition
 from rbuild.completion import names as known
 from rbuild.definition import Strict
 from rbuild.errors import UsageError
+from rbuild.nearest import nearest
 
 SYMBOL = re.compile(r"[A-Z0-9][A-Z0-9_a-z]*")
 
@@ -214,7 +215,7 @@ def load(name: str) -> Profile:
         path = data.folder("profiles") / f"{name}.yaml"
         if not path.is_file():
             raise UsageError(
-                f"There is no profile {name!r}.{definition.nearest(name, names())}",
+                f"There is no profile {name!r}.{nearest(name, names())}",
                 hint="`rbuild profiles` lists them; a path to a YAML file works too.",
             )
     profile = definition.load(path, Profile)

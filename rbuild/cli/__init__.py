@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import errno
 import importlib
 import signal
@@ -15,6 +14,7 @@ from typing import Any
 import click
 
 from rbuild import __version__
+from rbuild.cli.typo import Group
 from rbuild.console import Console, abandon
 from rbuild.errors import INTERRUPTED, InfrastructureError, RbuildError
 from rbuild.store import Store
@@ -55,7 +55,7 @@ class App:
     console: Console
 
 
-class Commands(click.Group):
+class Commands(Group):
     """A group that knows its commands' names and help, and imports one when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
@@ -74,16 +74,6 @@ class Commands(click.Group):
         """Write the list of commands without importing any."""
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command; for a mistyped name say which is nearest."""
-        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            close = difflib.get_close_matches(args[0], COMMANDS, n=1)
-            more = f" Did you mean {close[0]!r}?" if close else ""
-            ctx.fail(f"No such command {args[0]!r}.{more}")
-        return super().resolve_command(ctx, args)
 
 
 def _cache_directory(given: str | None) -> Path:

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from rbuild.cli import App
+from rbuild.cli.typo import Choice
 from rbuild.completion.shells import SHELLS, script
 from rbuild.store import write_text
 
@@ -21,7 +22,7 @@ Examples:
 
 
 @click.command(epilog=EPILOG)
-@click.argument("shell", required=False, type=click.Choice(list(SHELLS)))
+@click.argument("shell", required=False, type=Choice(list(SHELLS)))
 @click.option("--install", is_flag=True, help="Put it where the shell looks by itself.")
 @click.pass_obj
 def command(app: App, shell: str | None, install: bool) -> None:

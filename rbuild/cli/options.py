@@ -10,6 +10,7 @@ import click
 
 from rbuild import environment
 from rbuild.cli import App
+from rbuild.cli.typo import Choice
 from rbuild.completion.types import ENVIRONMENT, PROFILE
 from rbuild.kernel import Kdir, prepare
 from rbuild.profile import Driver, Kind, Profile
@@ -44,7 +45,7 @@ profile_option = click.option(
 )
 driver_option = click.option(
     "--driver",
-    type=click.Choice([driver.value for driver in Driver]),
+    type=Choice([driver.value for driver in Driver]),
     help="Which of our drivers [default: the profile's].",
 )
 RUNTIMES = ("bwrap", "docker")
@@ -98,7 +99,7 @@ def runtime_option(function: Function) -> Function:
     """Add --runtime, and what limits the one that can be limited."""
     return click.option(
         "--runtime",
-        type=click.Choice(RUNTIMES),
+        type=Choice(RUNTIMES),
         default=RUNTIMES[0],
         show_default=True,
         envvar="RBUILD_RUNTIME",

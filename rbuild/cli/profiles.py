@@ -8,6 +8,7 @@ import click
 
 from rbuild import profile
 from rbuild.cli import App
+from rbuild.cli.typo import Group
 from rbuild.completion.types import PROFILE
 
 EPILOG = """\b
@@ -18,7 +19,7 @@ Examples:
 """
 
 
-@click.group(invoke_without_command=True, epilog=EPILOG)
+@click.group(cls=Group, invoke_without_command=True, epilog=EPILOG)
 @click.pass_context
 def command(ctx: click.Context) -> None:
     """List the profiles; show one resolved, or the JSON Schema of them all."""
