@@ -34,6 +34,7 @@ COMMANDS = {
     "clean": "Remove what the cache directory holds.",
     "profiles": "List profiles; show one resolved, or their JSON Schema.",
     "completion": "Make bash, zsh or fish complete rbuild's command line.",
+    "man": "Print the manual page; --install lets man(1) find it.",
 }
 """Each command with its line in the help; each lives in the module of its name."""
 
