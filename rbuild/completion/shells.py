@@ -14,8 +14,10 @@ from rbuild.completion import table
 VARIABLE = "_RBUILD_COMPLETE"
 """What a shell asks by: its name and ``_source`` or ``_complete``."""
 
-# Each script gives rbuild the line as typed up to the cursor (COMP_WORDS), since bash splits words
-# where we don't, and calls the very rbuild that was typed, which may be in no folder of PATH.
+LINE = "_RBUILD_LINE"
+"""The line as it was typed, up to the cursor: bash splits words where we don't."""
+
+# Each script calls the very rbuild that was typed, which may be in no folder of PATH.
 BASH = """\
 %(complete_func)s() {
     local line=${COMP_LINE:0:COMP_POINT} command=${1/#\\~/$HOME}
@@ -34,7 +36,7 @@ BASH = """\
             dir) compopt -o dirnames ;;
             file) compopt -o default ;;
         esac
-    done < <(%(complete_var)s=bash_complete COMP_WORDS=$line "$command" 2>/dev/null)
+    done < <(%(complete_var)s=bash_complete _RBUILD_LINE=$line "$command" 2>/dev/null)
 }
 
 complete -o nosort -F %(complete_func)s %(prog_name)s
@@ -47,7 +49,7 @@ ZSH = """\
     local answer kind value text
     local -a found
     local line="${(j: :)words[1,CURRENT-1]} $PREFIX"
-    answer=$(%(complete_var)s=zsh_complete COMP_WORDS=$line ${~words[1]} 2>/dev/null)
+    answer=$(%(complete_var)s=zsh_complete _RBUILD_LINE=$line ${~words[1]} 2>/dev/null)
     while IFS=$'\\t' read -r kind value text; do
         case $kind in
             plain) found+=("${value//:/\\\\:}${text:+:$text}") ;;
@@ -71,7 +73,7 @@ function %(complete_func)s
     set -l command (string replace -r '^~' $HOME -- (commandline -opc)[1])
     type -q -- $command; or return
     set -lx %(complete_var)s fish_complete
-    set -lx COMP_WORDS (commandline -cp | string collect)
+    set -lx _RBUILD_LINE (commandline -cp | string collect)
     # Behind an option's "=" a path begins.
     set -l before (string match -r '^--[^=]*=' -- (commandline -ct))
     for line in ($command 2>/dev/null)
@@ -96,7 +98,7 @@ class Shell(ShellComplete):
 
     def get_completion_args(self) -> tuple[list[str], str]:
         """Return the complete words behind rbuild's name, and the one that the cursor is in."""
-        line = os.environ["COMP_WORDS"]
+        line = os.environ[LINE]
         words = split_arg_string(line)[1:]
         if not words or (line[-1].isspace() and not line.endswith("\\ ")):
             return words, ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -35,11 +36,17 @@ class Named(click.ParamType[str]):
         if not self._files:
             return [CompletionItem(name) for name in found]
         if "/" not in incomplete:
-            here = (path.name for path in Path().iterdir() if path.suffix in DEFINITIONS)
-            found += sorted(name for name in here if name.startswith(incomplete))
+            found += sorted(name for name in _files_here() if name.startswith(incomplete))
         if not found:
             return [CompletionItem(incomplete, type="file")]
         return [CompletionItem(name) for name in found]
+
+
+def _files_here() -> list[str]:
+    """Return the names of the files in this folder that may be definitions."""
+    with suppress(OSError):
+        return [path.name for path in Path().iterdir() if path.suffix in DEFINITIONS]
+    return []
 
 
 ENVIRONMENT = Named("environment", names.environments_and_levels)

@@ -349,7 +349,7 @@ def test_a_cache_directory_with_a_space_and_an_umlaut(host: Host) -> None:
 
 def test_a_shell_gets_completions_not_help() -> None:
     """It calls rbuild without arguments, as somebody does who wants the help."""
-    asked = {"_RBUILD_COMPLETE": "bash_complete", "COMP_WORDS": "rbuild mod", "COMP_CWORD": "1"}
+    asked = {"_RBUILD_COMPLETE": "bash_complete", "_RBUILD_LINE": "rbuild mod"}
     done = subprocess.run(
         [sys.executable, "-m", "rbuild"],
         env={**os.environ, **asked},

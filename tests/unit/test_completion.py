@@ -28,7 +28,7 @@ PROGRAM = Path(sys.executable).with_name("rbuild")
 
 def offered(line: str, monkeypatch, shell: str = "zsh") -> list[str]:
     """Return what is offered for a line that ends at the cursor."""
-    monkeypatch.setenv("COMP_WORDS", line)
+    monkeypatch.setenv("_RBUILD_LINE", line)
     found = shells.SHELLS[shell](table.read(), {}, "rbuild", shells.VARIABLE)
     return [item.split("\t")[1] for item in found.complete().splitlines()]
 
@@ -65,7 +65,7 @@ def test_nothing_heavy_is_imported() -> None:
     )
     done = subprocess.run(
         [sys.executable, "-c", program],
-        env={**os.environ, "COMP_WORDS": "rbuild kernel --env "},
+        env={**os.environ, "_RBUILD_LINE": "rbuild kernel --env "},
         capture_output=True,
         text=True,
     )
@@ -124,7 +124,7 @@ def test_files_are_offered_beside_names(tmp_path: Path, monkeypatch) -> None:
     ],
 )
 def test_paths_are_left_to_the_shell(line: str, kind: str, monkeypatch) -> None:
-    monkeypatch.setenv("COMP_WORDS", line)
+    monkeypatch.setenv("_RBUILD_LINE", line)
     found = shells.Bash(table.read(), {}, "rbuild", shells.VARIABLE).complete()
     assert found.startswith(f"{kind}\t")
 
@@ -139,7 +139,7 @@ def test_a_broken_definition_is_no_matter_of_the_shells(tmp_path: Path, monkeypa
     (folder / "binary.yaml").write_bytes(b"\xff\xfe")
     monkeypatch.setattr("rbuild.data.folder", lambda name: folder)
     for line in ("kernel --env ", "kernel --profile ", "boot --machine ", "boot --test "):
-        monkeypatch.setenv("COMP_WORDS", f"rbuild {line}")
+        monkeypatch.setenv("_RBUILD_LINE", f"rbuild {line}")
         shells.answer("bash_complete")
     seen = capfd.readouterr()
     assert seen.err == ""
@@ -148,7 +148,7 @@ def test_a_broken_definition_is_no_matter_of_the_shells(tmp_path: Path, monkeypa
 
 @pytest.mark.parametrize("asked", ["", "bash", "bash_", "tcsh_complete", "bash_complete"])
 def test_a_shell_that_asks_oddly_gets_nothing(asked: str, monkeypatch, capfd) -> None:
-    monkeypatch.delenv("COMP_WORDS", raising=False)
+    monkeypatch.delenv("_RBUILD_LINE", raising=False)
     assert shells.answer(asked) == 1
     assert capfd.readouterr() == ("", "")
 
@@ -186,8 +186,8 @@ def folder(tmp_path: Path, monkeypatch) -> Path:
     return tmp_path
 
 
-def typed(argv: list[str], setup: str, keys: str, folder: Path) -> str:
-    """Type into a shell on a terminal; return its line after the completion."""
+def typed(argv: list[str], setup: str, lines: list[str], folder: Path) -> list[str]:
+    """Type lines into a shell on a terminal; return what each is after the completion."""
     outer, inner = pty.openpty()
     env = {**os.environ, "TERM": "dumb", "PS1": "$ ", "HISTFILE": "", "HOME": str(folder)}
     with subprocess.Popen(
@@ -205,12 +205,16 @@ def typed(argv: list[str], setup: str, keys: str, folder: Path) -> str:
             # Not before its prompt is there does it read keys.
             os.write(outer, f"stty cols 300; {setup}; PS1='rea''dy> '\n".encode())
             until(outer, "ready> ")
-            # "@" behind the cursor shows where the completion ended.
-            os.write(outer, f"{keys}\t@".encode())
-            return until(outer, "@")
+            return [complete(outer, keys) for keys in lines]
         finally:
             child.kill()
             os.close(outer)
+
+
+def complete(terminal: int, keys: str) -> str:
+    # "@" behind the cursor shows where the completion ended; Ctrl-U takes the line away.
+    os.write(terminal, f"{keys}\t@\x15".encode())
+    return clean(until(terminal, "@"))
 
 
 def until(descriptor: int, word: str) -> str:
@@ -223,31 +227,34 @@ def until(descriptor: int, word: str) -> str:
     return seen
 
 
-TYPED = [
-    ("rbuild mod", "rbuild module "),
-    ("rbuild module --env hybrid:c", "rbuild module --env hybrid:compilers "),
-    ("rbuild module --env=hybrid:c", "rbuild module --env=hybrid:compilers "),
-    ("rbuild module --driver=ru", "rbuild module --driver=rust "),
-    ("rbuild kernel --profile my", "rbuild kernel --profile my-board.yaml "),
-    ("rbuild module --output=it", "rbuild module --output=its\\ profiles/"),
-    (
-        "rbuild kernel --profile its\\ profiles/o",
-        "rbuild kernel --profile its\\ profiles/own.yaml ",
-    ),
-    (f"{PROGRAM} clean --what ru", f"{PROGRAM} clean --what runs "),
-]
+TYPED = {
+    "rbuild mod": "rbuild module ",
+    "rbuild module --env hybrid:c": "rbuild module --env hybrid:compilers ",
+    "rbuild module --env=hybrid:c": "rbuild module --env=hybrid:compilers ",
+    "rbuild module --driver=ru": "rbuild module --driver=rust ",
+    "rbuild kernel --profile my": "rbuild kernel --profile my-board.yaml ",
+    "rbuild module --output=it": "rbuild module --output=its\\ profiles/",
+    "rbuild kernel --profile its\\ profiles/o": "rbuild kernel --profile its\\ profiles/own.yaml ",
+    "rbuild kernel --profile 'slim-d": "rbuild kernel --profile 'slim-debug' ",
+    f"{PROGRAM} clean --what ru": f"{PROGRAM} clean --what runs ",
+    "/no/such/rbuild clean --what ru": "/no/such/rbuild clean --what ru",
+}
+"""What is typed, and what the shell makes of it."""
 
 
-@pytest.mark.parametrize(("keys", "line"), TYPED)
-def test_bash(keys: str, line: str, folder: Path) -> None:
+def check(found: list[str]) -> None:
+    for line, shown in zip(TYPED.values(), found, strict=True):
+        assert f"{line}@" in shown
+
+
+def test_bash(folder: Path) -> None:
     argv = [shell("bash"), "--norc", "--noprofile", "-i"]
-    assert f"{line}@" in clean(typed(argv, "source .script.bash", keys, folder))
+    check(typed(argv, "source .script.bash", list(TYPED), folder))
 
 
-@pytest.mark.parametrize(("keys", "line"), TYPED)
-def test_zsh(keys: str, line: str, folder: Path) -> None:
+def test_zsh(folder: Path) -> None:
     setup = "autoload -Uz compinit; compinit -u -D; source .script.zsh"
-    assert f"{line}@" in clean(typed([shell("zsh"), "-f", "-i"], setup, keys, folder))
+    check(typed([shell("zsh"), "-f", "-i"], setup, list(TYPED), folder))
 
 
 @pytest.mark.parametrize(
@@ -341,7 +348,7 @@ def test_zsh_finds_what_was_installed(home: Path, bare: Host, folder: Path) -> N
     argv = [shell("zsh"), "-f", "-i"]
     lines = bare("completion", "zsh", "--install").out.splitlines()[1:]
     setup = "; ".join(lines).replace("&& compinit", "&& compinit -u -D")
-    assert "rbuild module @" in clean(typed(argv, setup, "rbuild mod", folder))
+    assert "rbuild module @" in typed(argv, setup, ["rbuild mod"], folder)[0]
 
 
 def test_fish_finds_what_was_installed(home: Path, bare: Host, folder: Path) -> None:
