@@ -17,9 +17,11 @@ shell runs rbuild to see whether it is there, needn't wait for it.
 def main() -> None:
     """Run the command line; never returns."""
     arguments = sys.argv[1:]
-    # A shell asks for completions without arguments, too.
-    asked_for_help = arguments in (["--help"], ["-h"], []) and "_RBUILD_COMPLETE" not in os.environ
-    if asked_for_help:
+    if (asked := os.environ.get("_RBUILD_COMPLETE")) is not None:
+        from rbuild.completion.shells import answer  # noqa: PLC0415 - see HELP
+
+        sys.exit(answer(asked))
+    if arguments in (["--help"], ["-h"], []):
         try:
             with open(HELP, encoding="utf-8") as file:  # noqa: PTH123
                 sys.stdout.write(file.read())

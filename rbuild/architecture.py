@@ -16,6 +16,7 @@ from pydantic import Field
 from rbuild import data, definition
 from rbuild.definition import Strict
 from rbuild.errors import HostLacks, UsageError
+from rbuild.nearest import nearest
 
 
 class Elf(Strict):
@@ -161,11 +162,6 @@ def machines(arch: str) -> list[str]:
     return found if virtual is None else [virtual.model, *found]
 
 
-def all_machines() -> list[str]:
-    """Return the names of the machines of every ARCH."""
-    return list(dict.fromkeys(name for arch in kernels() for name in machines(arch)))
-
-
 def machine(name: str, arch: str) -> Machine:
     """Return a machine by its name, or from a YAML file's path.
 
@@ -178,7 +174,7 @@ def machine(name: str, arch: str) -> Machine:
     if "/" not in name and path.suffix not in {".yaml", ".yml"}:
         path = _machines() / f"{name}.yaml"
         if not path.is_file():
-            near = definition.nearest(name, machines(arch))
+            near = nearest(name, machines(arch))
             raise UsageError(f"There is no machine {name!r}.{near}")
     found = definition.load(path, Machine)
     if found.architecture != arch:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from rbuild.errors import UsageError
+from rbuild.nearest import nearest
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -57,14 +57,6 @@ def parse(text: str) -> tuple[yaml.Node | None, Any]:
         return node, None if node is None else loader.construct_document(node)
     finally:
         loader.dispose()
-
-
-def nearest(word: str, known: list[str]) -> str:
-    """Return `` Did you mean 'x'?`` for the nearest known word, or the list of what is known."""
-    close = difflib.get_close_matches(word, known, n=1)
-    if close:
-        return f" Did you mean {close[0]!r}?"
-    return f" Known: {', '.join(sorted(known))}." if known else ""
 
 
 def _explain(fault: Any, path: Path, node: yaml.Node | None, model: type[BaseModel]) -> str:  # noqa: ANN401

@@ -16,8 +16,10 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from rbuild import architecture, data, definition
 from rbuild.architecture import Architecture
+from rbuild.completion import names as known
 from rbuild.definition import Strict
 from rbuild.errors import UsageError
+from rbuild.nearest import nearest
 from rbuild.store import Entry, Room, Store, digest
 
 HOST = "host"
@@ -80,7 +82,7 @@ class Level(Strict):
     programs: tuple[str, ...] = ()
 
 
-NONE = "none"
+NONE = known.NO_LEVEL
 """The level of every hybrid at which nothing is native."""
 
 
@@ -219,18 +221,7 @@ class Environment:
 
 def names() -> list[str]:
     """Return the names of the environments that are defined, cross first."""
-    found = {path.stem for path in data.folder("rootfs").glob("*.yaml")}
-    usual = [name for name in ("cross", "chroot", "hybrid") if name in found]
-    return usual + sorted(found - set(usual))
-
-
-def levels(name: str) -> list[str]:
-    """Return the names by which an environment's levels are asked for; none if it has none."""
-    path = data.folder("rootfs") / f"{name}.yaml"
-    if not path.is_file() or _model(path) is not HybridDefinition:
-        return []
-    found = definition.load(path, HybridDefinition, under=_extended(path))
-    return [f"{name}:{level}" for level in found.level_names]
+    return known.environments()
 
 
 def load(name: str) -> Environment:
@@ -257,7 +248,7 @@ def load(name: str) -> Environment:
             "a hybrid's parts must be of the same suite."
         )
     if level is not None and level not in found.level_names:
-        known = definition.nearest(level, found.level_names)
+        known = nearest(level, found.level_names)
         raise UsageError(f"{found.name} has no level {level!r}.{known}")
     own = found.name if level in {None, found.level} else f"{found.name}:{level}"
     chosen = level or found.level
@@ -316,9 +307,7 @@ def _read(name: str) -> RootfsDefinition | HybridDefinition:
     if "/" not in name and path.suffix not in {".yaml", ".yml"}:
         path = data.folder("rootfs") / f"{name}.yaml"
         if not path.is_file():
-            raise UsageError(
-                f"There is no environment {name!r}.{definition.nearest(name, names())}"
-            )
+            raise UsageError(f"There is no environment {name!r}.{nearest(name, names())}")
     found = definition.load(path, _model(path), under=_extended(path))
     return _varied(found, path) if isinstance(found, VariantDefinition) else found
 
@@ -330,7 +319,7 @@ def _extended(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
         return {}
     other = path.parent / f"{name}.yaml"
     if not other.is_file():
-        known = definition.nearest(name, [one.stem for one in path.parent.glob("*.yaml")])
+        known = nearest(name, [one.stem for one in path.parent.glob("*.yaml")])
         raise UsageError(f"{path}: extends: there is no {other.name} beside it.{known}")
     if other in seen:
         raise UsageError(f"{path}: extends: {name} extends itself.")

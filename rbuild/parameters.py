@@ -13,9 +13,9 @@ import re
 import struct
 from collections.abc import Iterator, Mapping
 
-from rbuild.definition import nearest
 from rbuild.errors import UsageError
 from rbuild.fdt import Node
+from rbuild.nearest import nearest
 
 CELL = re.compile(r"(?P<property>[^:;.#?=]+):(?P<offset>\d+)")
 """What sets a 32-bit cell of a property, at an offset in bytes."""

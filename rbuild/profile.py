@@ -10,8 +10,10 @@ from typing import Any
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from rbuild import architecture, data, definition
+from rbuild.completion import names as known
 from rbuild.definition import Strict
 from rbuild.errors import UsageError
+from rbuild.nearest import nearest
 
 SYMBOL = re.compile(r"[A-Z0-9][A-Z0-9_a-z]*")
 
@@ -200,7 +202,7 @@ class Profile(Strict):
 
 def names() -> list[str]:
     """Return the names of the profiles that come with rbuild."""
-    return sorted(path.stem for path in data.folder("profiles").glob("*.yaml"))
+    return known.profiles()
 
 
 def load(name: str) -> Profile:
@@ -213,7 +215,7 @@ def load(name: str) -> Profile:
         path = data.folder("profiles") / f"{name}.yaml"
         if not path.is_file():
             raise UsageError(
-                f"There is no profile {name!r}.{definition.nearest(name, names())}",
+                f"There is no profile {name!r}.{nearest(name, names())}",
                 hint="`rbuild profiles` lists them; a path to a YAML file works too.",
             )
     profile = definition.load(path, Profile)

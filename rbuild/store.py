@@ -53,11 +53,16 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_json(path: Path, data: Any) -> None:  # noqa: ANN401
-    """Write JSON by writing aside and renaming, so that a reader never sees half of it."""
+def write_text(path: Path, text: str) -> None:
+    """Write a file by writing aside and renaming, so that a reader never sees half of it."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(json.dumps(data, indent=2, sort_keys=True, default=str) + "\n")
+    aside.write_text(text, encoding="utf-8")
     aside.replace(path)
+
+
+def write_json(path: Path, data: Any) -> None:  # noqa: ANN401
+    """Write JSON as ``write_text`` writes a text."""
+    write_text(path, json.dumps(data, indent=2, sort_keys=True, default=str) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import errno
 import importlib
-import os
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -16,6 +14,7 @@ from typing import Any
 import click
 
 from rbuild import __version__
+from rbuild.cli.typo import Group
 from rbuild.console import Console, abandon
 from rbuild.errors import INTERRUPTED, InfrastructureError, RbuildError
 from rbuild.store import Store
@@ -34,6 +33,8 @@ COMMANDS = {
     "status": "Show what is provisioned and built, with sizes and ages.",
     "clean": "Remove what the cache directory holds.",
     "profiles": "List profiles; show one resolved, or their JSON Schema.",
+    "completion": "Make bash, zsh or fish complete rbuild's command line.",
+    "man": "Print the manual page; --install lets man(1) find it.",
 }
 """Each command with its line in the help; each lives in the module of its name."""
 
@@ -55,7 +56,7 @@ class App:
     console: Console
 
 
-class Commands(click.Group):
+class Commands(Group):
     """A group that knows its commands' names and help, and imports one when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
@@ -74,16 +75,6 @@ class Commands(click.Group):
         """Write the list of commands without importing any."""
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command; for a mistyped name say which is nearest."""
-        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            close = difflib.get_close_matches(args[0], COMMANDS, n=1)
-            more = f" Did you mean {close[0]!r}?" if close else ""
-            ctx.fail(f"No such command {args[0]!r}.{more}")
-        return super().resolve_command(ctx, args)
 
 
 def _cache_directory(given: str | None) -> Path:
@@ -145,8 +136,6 @@ def run(arguments: list[str]) -> int:
 
 def _invoke(arguments: list[str]) -> int:
     """Run the command, without what click's own ``main`` makes of a closed pipe."""
-    if "_RBUILD_COMPLETE" in os.environ:
-        main.main(arguments, prog_name="rbuild")  # answers the shell and ends
     try:
         with main.make_context("rbuild", list(arguments)) as context:
             result = main.invoke(context)

@@ -18,13 +18,14 @@ import click
 from rbuild import environment, profile
 from rbuild.cli import App
 from rbuild.cli.options import (
-    ENVIRONMENT,
     RUNTIMES,
     limit_options,
     profile_option,
     runtime_named,
     session,
 )
+from rbuild.cli.typo import Choice
+from rbuild.completion.types import ENVIRONMENT
 from rbuild.errors import BecameSlower
 from rbuild.profile import IN_KERNEL, Driver, Profile
 
@@ -118,14 +119,14 @@ def _file(name: str, text: str) -> Callable[..., Any]:
     "--kind",
     "kinds",
     multiple=True,
-    type=click.Choice(TARGETS),
+    type=Choice(TARGETS),
     help="What is built; may be repeated [default: out-of-tree, in-tree].",
 )
 @click.option(
     "--driver",
     "drivers",
     multiple=True,
-    type=click.Choice([driver.value for driver in Driver]),
+    type=Choice([driver.value for driver in Driver]),
     help="A driver; may be repeated [default: rust, c].",
 )
 @click.option(
@@ -133,7 +134,7 @@ def _file(name: str, text: str) -> Callable[..., Any]:
     "scenarios",
     multiple=True,
     default=("clean",),
-    type=click.Choice(SCENARIOS),
+    type=Choice(SCENARIOS),
     show_default=True,
     help="What a run starts from; may be repeated.",
 )
@@ -193,7 +194,7 @@ def _file(name: str, text: str) -> Callable[..., Any]:
     "--runtime",
     "runtimes",
     multiple=True,
-    type=click.Choice(RUNTIMES),
+    type=Choice(RUNTIMES),
     default=RUNTIMES[:1],
     show_default=True,
     envvar="RBUILD_RUNTIME",

@@ -12,7 +12,6 @@ from rbuild.architecture import Machine
 from rbuild.boot import Booted, Suite, boot, must_pass
 from rbuild.cli import App
 from rbuild.cli.options import (
-    MACHINE,
     ccache_option,
     driver_option,
     env_option,
@@ -24,11 +23,15 @@ from rbuild.cli.options import (
     session,
     summary,
 )
+from rbuild.cli.typo import Choice
+from rbuild.completion import names
+from rbuild.completion.types import MACHINE, TEST
 from rbuild.console import duration
 from rbuild.errors import UsageError
 from rbuild.guest import must_boot
 from rbuild.kernel import Kdir, build
 from rbuild.module import Built
+from rbuild.nearest import nearest
 from rbuild.process import Limits
 from rbuild.profile import Driver, Kind
 
@@ -62,13 +65,14 @@ Examples:
     "--suite",
     "suites",
     multiple=True,
-    type=click.Choice([suite.value for suite in Suite]),
+    type=Choice([suite.value for suite in Suite]),
     help="Which tests; may be repeated [default: functional and soak, with PATH load].",
 )
 @click.option(
     "--test",
     "tests",
     multiple=True,
+    type=TEST,
     metavar="NAME",
     help="A single group of tests; may be repeated.",
 )
@@ -120,8 +124,8 @@ def command(
     if tap_file is not None and not tap_file.parent.is_dir():
         raise click.UsageError(f"--tap: {tap_file.parent} is not a folder.")
     for name in tests:
-        if not name.replace("_", "").isalnum():
-            raise click.UsageError(f"--test: {name!r} is no name of a test.")
+        if name not in (known := names.tests()):
+            raise click.UsageError(f"--test: {name!r} is no name of a test.{nearest(name, known)}")
     made = session(app, "boot", runtime, jobs, ccache=ccache)
     found = profile.load(profile_name)
     wanted, how = Driver(driver or found.driver), Kind(kind or found.kind)

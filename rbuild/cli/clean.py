@@ -7,6 +7,7 @@ import time
 import click
 
 from rbuild.cli import App
+from rbuild.cli.typo import Choice
 from rbuild.console import size
 from rbuild.sandbox.carrier import FOLDER
 from rbuild.store import Entry, Room, Store, remove_tree, tree_size
@@ -25,7 +26,7 @@ DAY_S = 86400
 @click.option(
     "--what",
     multiple=True,
-    type=click.Choice([*[room.value for room in Room], "all"]),
+    type=Choice([*[room.value for room in Room], "all"]),
     help="What to remove; may be given more than once [default: kdirs and runs].",
 )
 @click.option(

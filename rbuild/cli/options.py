@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import click
-from click.shell_completion import CompletionItem
 
-from rbuild import architecture, environment, profile
+from rbuild import environment
 from rbuild.cli import App
+from rbuild.cli.typo import Choice
+from rbuild.completion.types import ENVIRONMENT, PROFILE
 from rbuild.kernel import Kdir, prepare
 from rbuild.profile import Driver, Kind, Profile
 from rbuild.provision import make_ready, runtime_for
@@ -21,33 +22,6 @@ from rbuild.source import obtain
 from rbuild.store import Store
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-
-
-class _Named(click.ParamType[str]):
-    """A name that the shell can complete; whether it exists is checked where it is loaded."""
-
-    def __init__(self, name: str, names: Callable[[], list[str]]) -> None:
-        self.name = name
-        self._names = names
-
-    def shell_complete(
-        self,
-        ctx: click.Context,  # noqa: ARG002
-        param: click.Parameter,  # noqa: ARG002
-        incomplete: str,
-    ) -> list[CompletionItem]:
-        return [CompletionItem(name) for name in self._names() if name.startswith(incomplete)]
-
-
-def _environments() -> list[str]:
-    """Return all environments, and those with levels by each level, too."""
-    names = environment.names()
-    return [*names, *(level for name in names for level in environment.levels(name))]
-
-
-ENVIRONMENT = _Named("environment", _environments)
-PROFILE = _Named("profile", profile.names)
-MACHINE = _Named("machine", architecture.all_machines)
 
 env_option = click.option(
     "--env",
@@ -71,7 +45,7 @@ profile_option = click.option(
 )
 driver_option = click.option(
     "--driver",
-    type=click.Choice([driver.value for driver in Driver]),
+    type=Choice([driver.value for driver in Driver]),
     help="Which of our drivers [default: the profile's].",
 )
 RUNTIMES = ("bwrap", "docker")
@@ -125,7 +99,7 @@ def runtime_option(function: Function) -> Function:
     """Add --runtime, and what limits the one that can be limited."""
     return click.option(
         "--runtime",
-        type=click.Choice(RUNTIMES),
+        type=Choice(RUNTIMES),
         default=RUNTIMES[0],
         show_default=True,
         envvar="RBUILD_RUNTIME",

@@ -20,6 +20,7 @@ from rbuild.cli.options import (
     session,
     summary,
 )
+from rbuild.cli.typo import Choice
 from rbuild.console import size
 from rbuild.kernel import Kdir
 from rbuild.package import WHOLE_KERNEL, Artefact, Contents, Format, make
@@ -44,7 +45,7 @@ Examples:
 @click.option(
     "--format",
     "formats",
-    type=click.Choice([form.value for form in Format]),
+    type=Choice([form.value for form in Format]),
     multiple=True,
     help="Make packages of this format; may be repeated [default: all].",
 )

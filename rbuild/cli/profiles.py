@@ -8,7 +8,8 @@ import click
 
 from rbuild import profile
 from rbuild.cli import App
-from rbuild.cli.options import PROFILE
+from rbuild.cli.typo import Group
+from rbuild.completion.types import PROFILE
 
 EPILOG = """\b
 Examples:
@@ -16,9 +17,20 @@ Examples:
   rbuild profiles show slim
   rbuild profiles schema > profile.schema.json
 """
+SHOW_EPILOG = """\b
+Examples:
+  rbuild profiles show slim
+  rbuild profiles show my-board.yaml
+  rbuild --json profiles show slim
+"""
+SCHEMA_EPILOG = """\b
+Examples:
+  rbuild profiles schema
+  rbuild profiles schema > profile.schema.json
+"""
 
 
-@click.group(invoke_without_command=True, epilog=EPILOG)
+@click.group(cls=Group, invoke_without_command=True, epilog=EPILOG)
 @click.pass_context
 def command(ctx: click.Context) -> None:
     """List the profiles; show one resolved, or the JSON Schema of them all."""
@@ -33,7 +45,7 @@ def command(ctx: click.Context) -> None:
     )
 
 
-@command.command()
+@command.command(epilog=SHOW_EPILOG)
 @click.argument("name", type=PROFILE)
 @click.pass_obj
 def show(app: App, name: str) -> None:
@@ -49,7 +61,7 @@ def show(app: App, name: str) -> None:
     app.console.result(text, {**data, "fragment_texts": texts})
 
 
-@command.command()
+@command.command(epilog=SCHEMA_EPILOG)
 @click.pass_obj
 def schema(app: App) -> None:
     """Print the JSON Schema of a profile, for editors and checks."""

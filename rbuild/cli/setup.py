@@ -6,7 +6,8 @@ import click
 
 from rbuild import environment
 from rbuild.cli import App
-from rbuild.cli.options import ENVIRONMENT, runtime_option, session
+from rbuild.cli.options import runtime_option, session
+from rbuild.completion.types import ENVIRONMENT
 from rbuild.console import duration
 from rbuild.profile import DEFAULT_ARCHITECTURE
 from rbuild.provision import Ready, make_ready, maker

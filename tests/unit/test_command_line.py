@@ -112,18 +112,6 @@ def test_help_fits_80_columns(name: str) -> None:
     assert max(map(len, text.splitlines())) <= 80
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_the_examples_of_the_help_are_accepted(name: str) -> None:
-    command = cli.main.get_command(click.Context(cli.main), name)
-    assert command is not None
-    assert command.epilog
-    for line in command.epilog.splitlines():
-        words = re.split(r"\s{2,}", line.strip())[0].removeprefix("sudo ").split()
-        if words[:1] == ["rbuild"] and not {">", "--"} & set(words) and "~" not in line:
-            assert name in words
-            command.make_context(name, words[words.index(name) + 1 :])
-
-
 # Streams.
 
 
@@ -368,4 +356,4 @@ def test_a_shell_gets_completions_not_help() -> None:
         capture_output=True,
         text=True,
     )
-    assert done.stdout.split() == ["plain,module"]
+    assert done.stdout.startswith("plain\tmodule\t")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from rbuild import environment
+from rbuild.completion import names
 from rbuild.console import Console
 from rbuild.errors import UsageError
 from rbuild.sandbox import Bind
@@ -112,8 +113,8 @@ def test_only_a_hybrid_has_levels(bare: Host) -> None:
     assert "Did you mean 'compilers'?" in bare("setup", "hybrid:compiler", code=2).err
     assert "cross has no levels" in bare("setup", "cross:all", code=2).err
     assert "There is no environment" in bare("setup", "hybird:all", code=2).err
-    assert environment.levels("hybrid") == ["hybrid:none", "hybrid:compilers", "hybrid:all"]
-    assert environment.levels("cross") == []
+    assert names.levels("hybrid") == ["hybrid:none", "hybrid:compilers", "hybrid:all"]
+    assert names.levels("cross") == []
 
 
 def rootfs(folder: Path, **programs: str) -> Path:
