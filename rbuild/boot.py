@@ -23,6 +23,7 @@ from rbuild.guest import initramfs, userland
 from rbuild.kernel import Kdir, Stage
 from rbuild.module import Built
 from rbuild.process import Limits, Usage
+from rbuild.reproduce import SCRIPT, guest
 from rbuild.session import Phase, Session
 from rbuild.store import sha256_file
 
@@ -123,9 +124,10 @@ def boot(
     program = program_for(kdir)
     argv = command_line(kdir, archive, [driver, *tests], machine)
     console = session.run_folder / "console.log"
+    title = f"Testing {driver} on {kdir.release} in QEMU"
+    session.script = guest(argv, title, session.line(), session.run_folder / SCRIPT)
     listener = Listener()
     usage = None
-    title = f"Testing {driver} on {kdir.release} in QEMU"
     with session.console.step(title) as step, console.open("w", encoding="utf-8") as log:
 
         def hear(line: str) -> None:

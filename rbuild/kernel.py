@@ -26,6 +26,7 @@ from rbuild.kbuild import Kbuild, Made, kernel_release, locate, read_config, unm
 from rbuild.process import Usage
 from rbuild.profile import Config, Profile
 from rbuild.provision import Ready
+from rbuild.reproduce import SCRIPT, Recipe, write
 from rbuild.sandbox import KDIR, SRC
 from rbuild.seed import Request
 from rbuild.session import CacheUse, Phase, Session
@@ -204,7 +205,10 @@ def build(kdir: Kdir, session: Session) -> Kdir:
     Raises BuildFailed with the compiler's words.
     """
     store = session.store
+    kbuild = Kbuild(session, kdir.ready, kdir.tree, kdir.path)
     if kdir.stage is Stage.BUILT and _intact(kdir):
+        script = kdir.entry.path / SCRIPT
+        session.script = script if script.exists() else _reproducer(kdir, kbuild)
         return kdir
     with store.lock(kdir.entry):
         current = _found(kdir.entry, kdir.profile, kdir.tree, kdir.ready)
@@ -212,7 +216,7 @@ def build(kdir: Kdir, session: Session) -> Kdir:
             raise InfrastructureError(f"{kdir.entry.name} was removed while it was needed.")
         if current.stage is Stage.BUILT and _intact(current):
             return current
-        kbuild = Kbuild(session, kdir.ready, kdir.tree, kdir.path)
+        session.script = _reproducer(kdir, kbuild)
         made = kbuild.make(
             f"Building {_title(kdir.tree, kdir.ready)}",
             kernel_targets(kdir.profile),
@@ -231,6 +235,15 @@ def build(kdir: Kdir, session: Session) -> Kdir:
     found = _found(kdir.entry, kdir.profile, kdir.tree, kdir.ready)
     assert found is not None
     return _with_phases(found, phases)
+
+
+def _reproducer(kdir: Kdir, kbuild: Kbuild) -> Path:
+    session = kbuild.session
+    recipe = Recipe(session.store.root, session.runtime, kdir.ready.sandbox)
+    jobs = [kbuild.job(["olddefconfig"]), kbuild.job(kernel_targets(kdir.profile))]
+    title = f"Building {_title(kdir.tree, kdir.ready)}"
+    lines = recipe.kernel(kdir.path, jobs)
+    return write(recipe, title, session.line(), lines, kdir.entry.path / SCRIPT)
 
 
 def kernel_targets(profile: Profile) -> list[str]:

@@ -22,7 +22,8 @@ from rbuild.errors import BuildFailed, UsageError
 from rbuild.kbuild import Kbuild, Made
 from rbuild.kernel import Kdir, Stage, prepare_in_tree
 from rbuild.profile import Driver, Kind
-from rbuild.sandbox import MODULE
+from rbuild.reproduce import SCRIPT, Recipe, write
+from rbuild.sandbox import MODULE, SRC
 from rbuild.session import Phase, Session
 from rbuild.source import IN_TREE_FOLDER, exported_symbols, exports_are_known
 from rbuild.store import digest, read_json, remove_tree, sha256_file, write_json
@@ -123,10 +124,26 @@ class Workplace:
 
     def make(self) -> Made:
         """Call make; raises as ``Kbuild.make`` does."""
+        extra = self._extra()
+        return self.kbuild.make(self.title, self.targets, module=self.module, extra=extra)
+
+    def reproducer(self, path: Path) -> Path:
+        """Write the script that builds this without rbuild; return its path."""
+        session = self.kbuild.session
+        recipe = Recipe(session.store.root, session.runtime, self.kdir.ready.sandbox)
+        job = self.kbuild.job(self.targets, module=self.module, extra=self._extra())
+        files = list(_files(self.origin, self.only))
+        if self.module is not None:
+            lines = recipe.module(self.origin, files, job)
+        else:
+            target = f"{SRC}/{IN_TREE_FOLDER}"
+            lines = recipe.in_tree(self.origin, files, self.kbuild.kdir, self.outputs, job, target)
+        return write(recipe, self.title, session.line(), lines, path)
+
+    def _extra(self) -> list[str]:
         known = "Module.symvers" if self.module is not None else "vmlinux.o"
         # Where modpost can't know which symbols exist it may only warn; ``check`` does its work.
-        extra = [] if (self.kbuild.kdir / known).exists() else ["KBUILD_MODPOST_WARN=1"]
-        return self.kbuild.make(self.title, self.targets, module=self.module, extra=extra)
+        return [] if (self.kbuild.kdir / known).exists() else ["KBUILD_MODPOST_WARN=1"]
 
     def products(self) -> tuple[Built, ...]:
         """Return the modules that make has built, each checked."""
@@ -220,18 +237,22 @@ def in_tree_kdir(kdir: Kdir, session: Session) -> tuple[Path, Kdir]:
 
 def _build(place: Workplace, kdir: Kdir, folder: Path, session: Session) -> Result:
     """Build what changed since the result in ``folder``; where nothing did, wait for no one."""
+    script = folder / SCRIPT
     if (found := _unchanged(folder, _inputs(kdir, place))) is not None:
+        session.script = script if script.exists() else place.reproducer(script)
         return found
     with session.store.lock(kdir.entry):
         inputs = _inputs(kdir, place)
         if (found := _unchanged(folder, inputs)) is not None:
+            session.script = script if script.exists() else place.reproducer(script)
             return found
+        folder.mkdir(parents=True, exist_ok=True)
+        session.script = place.reproducer(script)
         return _build_locked(place, inputs, folder)
 
 
 def _build_locked(place: Workplace, inputs: dict[str, Any], folder: Path) -> Result:
     # From here on the old result no longer holds, whatever becomes of the build.
-    folder.mkdir(parents=True, exist_ok=True)
     (folder / STATE).unlink(missing_ok=True)
     place.sync()
     made = place.make()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -66,7 +66,8 @@ class Phase:
 class Session:
     """What every part of a command needs: made once by the command line, passed down.
 
-    ``ccache`` lets C be taken from a cache of what was compiled before.
+    ``ccache`` lets C be taken from a cache of what was compiled before.  ``line`` is the command
+    line that has the same result again, and ``script`` does it without rbuild, where there is one.
     """
 
     command: str
@@ -74,6 +75,9 @@ class Session:
     runtime: Runtime
     jobs: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
     ccache: bool = False
+    line: Callable[[], str] = lambda: "rbuild"
+    script: Path | None = None
+    settled: dict[str, Any] = field(default_factory=dict)
     _held: ExitStack = field(default_factory=ExitStack, init=False, repr=False)
 
     @property
@@ -87,6 +91,13 @@ class Session:
         folder = self.store.new_run(self.command)
         self._held.enter_context(self.store.use(folder))
         return folder
+
+    def reproduce(self) -> dict[str, str | None]:
+        """Return how to have this run's result again, as the command line's contract has it."""
+        return {
+            "rbuild": self.line(),
+            "script": None if self.script is None else str(self.script),
+        }
 
     def close(self) -> None:
         """Let this run's folder go: `rbuild clean` may remove it."""

@@ -16,7 +16,7 @@ import click
 from rbuild import __version__
 from rbuild.cli.typo import Group
 from rbuild.console import Console, abandon
-from rbuild.errors import INTERRUPTED, InfrastructureError, RbuildError
+from rbuild.errors import INTERRUPTED, BuildFailed, InfrastructureError, RbuildError
 from rbuild.store import Store
 
 COMMANDS = {
@@ -37,6 +37,9 @@ COMMANDS = {
     "man": "Print the manual page; --install lets man(1) find it.",
 }
 """Each command with its line in the help; each lives in the module of its name."""
+
+SESSION = "rbuild.session"
+"""Where click's context keeps the Session of the command that runs, if it has one."""
 
 EPILOG = """\b
 Examples:
@@ -138,7 +141,13 @@ def _invoke(arguments: list[str]) -> int:
     """Run the command, without what click's own ``main`` makes of a closed pipe."""
     try:
         with main.make_context("rbuild", list(arguments)) as context:
-            result = main.invoke(context)
+            try:
+                result = main.invoke(context)
+            except RbuildError as error:
+                made = context.meta.get(SESSION)
+                if made is not None and error.exit_code == BuildFailed.exit_code:
+                    error.result = {**error.result, "reproduce": made.reproduce()}
+                raise
     except click.exceptions.Exit as end:
         return end.exit_code
     return result if isinstance(result, int) else 0
@@ -147,6 +156,11 @@ def _invoke(arguments: list[str]) -> int:
 def _show(error: RbuildError, console: Console) -> int:
     log = "" if error.log is None else f" The full log: {error.log}"
     console.error(error.message + log, hint=error.hint, detail=error.detail)
+    if "reproduce" in error.result:
+        from rbuild.cli.again import again  # noqa: PLC0415 - most runs don't fail
+
+        for line in again(error.result["reproduce"]):
+            console.note(line)
     return _answer(
         console, error.message, error.exit_code, error.hint, error.log, result=error.result
     )

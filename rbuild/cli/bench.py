@@ -249,11 +249,16 @@ def command(
     else:
         made = session(app, "bench", runtimes[0], None)
         made.ccache = ccache
-        report = _measured(
-            _plan(envs, kinds, drivers, scenarios, runs, warmup, jobs, runtimes),
-            profile.load(profile_name),
-            made,
+        plan = _plan(envs, kinds, drivers, scenarios, runs, warmup, jobs, runtimes)
+        made.settled.update(
+            envs=tuple(dict.fromkeys(mode.environment for mode in plan.modes)),
+            kinds=tuple(dict.fromkeys(mode.target for mode in plan.modes)),
+            drivers=tuple(
+                dict.fromkeys(mode.driver for mode in plan.modes if mode.driver is not None)
+            ),
+            jobs=tuple(dict.fromkeys(mode.jobs for mode in plan.modes)),
         )
+        report = _measured(plan, profile.load(profile_name), made)
     compared = None if earlier is None else compare.compare(earlier, report)
     outputs.write(report, compared)
     text = words.tables(report, app.console)

@@ -131,7 +131,10 @@ def command(
     wanted, how = Driver(driver or found.driver), Kind(kind or found.kind)
     chosen = [*suites, *tests] or ([Suite.LOAD] if path else [Suite.FUNCTIONAL, Suite.SOAK])
 
+    if path is None:
+        made.settled.update(driver=wanted, kind=how)
     machine = architecture.machine(machine_name or found.machine, found.architecture)
+    made.settled.update(machine_name=machine.model, suites=() if tests else chosen)
     prepared = kdir_for(found, env, made)
     must_boot(prepared, machine)
     kdir = build(prepared, made)

@@ -73,6 +73,8 @@ def command(
     wanted, how = Driver(driver or found.driver), Kind(kind or found.kind)
     if path is not None:
         how = Kind.OUT_OF_TREE
+    else:
+        made.settled.update(driver=wanted, kind=how)
     kdir = kdir_for(found, env, made)
     if path is not None:
         result = module.build_out_of_tree(kdir, path, made)

@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 import click
 
 from rbuild import environment
-from rbuild.cli import App
+from rbuild.cli import SESSION, App
+from rbuild.cli.again import again, command_line
 from rbuild.cli.typo import Choice
 from rbuild.completion.types import ENVIRONMENT, PROFILE
 from rbuild.kernel import Kdir, prepare
@@ -148,10 +149,14 @@ def session(
     app: App, command: str, runtime: str, jobs: int | None, *, ccache: bool = False
 ) -> Session:
     """Return the session of a command."""
+    context = click.get_current_context()
     made = Session(command, app.store, runtime_named(runtime, app.store), ccache=ccache)
-    click.get_current_context().call_on_close(made.close)
+    context.call_on_close(made.close)
+    context.meta[SESSION] = made
     if jobs is not None:
         made.jobs = jobs
+    made.settled.update(context.meta.get(LIMITS, {}), jobs=made.jobs)
+    made.line = lambda: command_line(context, made.settled)
     return made
 
 
@@ -169,6 +174,14 @@ def cache_words(phases: Iterable[Phase]) -> str:
     return f", {use.hits} of {asked} compilations from ccache" if asked else ""
 
 
+def told(made: Session) -> dict[str, str | None]:
+    """Return how to have a run's result again; with -v it is said, too."""
+    found = made.reproduce()
+    for line in again(found):
+        made.console.verbose(line)
+    return found
+
+
 def summary(command: str, kdir: Kdir, made: Session) -> dict[str, Any]:
     """Return the fields that every build's JSON has."""
     return {
@@ -183,4 +196,5 @@ def summary(command: str, kdir: Kdir, made: Session) -> dict[str, Any]:
         "toolchain": dict(kdir.ready.toolchain),
         "kernel_release": kdir.release,
         "log": str(made.log_path) if made.has_log else None,
+        "reproduce": told(made),
     }

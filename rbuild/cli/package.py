@@ -85,6 +85,7 @@ def command(
     found = profile.load(profile_name)
     chosen = [Format(name) for name in formats] or list(Format)
     wanted, how = Driver(driver or found.driver), Kind(kind or found.kind)
+    made.settled.update(formats=chosen, driver=wanted, kind=how)
     kdir = kdir_for(found, env, made)
     if WHOLE_KERNEL & set(chosen):
         kdir = kernel.build(kdir, made)

@@ -69,6 +69,10 @@ class Runtime(Protocol):
         """The word that chooses it on the command line."""
         ...
 
+    def argv(self, sandbox: Sandbox, job: Job) -> list[str]:
+        """Return a command line that runs a job in the same way, from any shell."""
+        ...
+
     def prepare(self, sandbox: Sandbox) -> None:
         """Make what it needs to enter a sandbox, if it isn't there."""
         ...

@@ -106,6 +106,7 @@ def test_module_json_is_the_contract(host: Host) -> None:
         "toolchain",
         "kernel_release",
         "log",
+        "reproduce",
     }
     assert found["kernel_release"] == "6.12.5"
     (one,) = found["artefacts"]
