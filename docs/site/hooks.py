@@ -25,8 +25,8 @@ OUTSIDE = "project"
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Fill the menu: a folder stands for its pages, those with a number or the index first."""
-    config.nav = _menu(config.nav, Path(config.docs_dir))
+    """Fill the menu: a folder stands for its pages that aren't named there, by their names."""
+    config.nav = _menu(config.nav, Path(config.docs_dir), set(_named(config.nav)))
     return config
 
 
@@ -58,18 +58,26 @@ def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
     return LINK.sub(inside, text)
 
 
-def _menu(items: list[Any], docs: Path) -> list[Any]:
+def _named(item: Any) -> Iterator[str]:  # noqa: ANN401 - whatever YAML holds
+    if isinstance(item, str):
+        yield item
+    else:
+        for inner in item.values() if isinstance(item, dict) else item:
+            yield from _named(inner)
+
+
+def _menu(item: Any, docs: Path, named: set[str]) -> Any:  # noqa: ANN401
+    if isinstance(item, dict):
+        return {title: _menu(inner, docs, named) for title, inner in item.items()}
+    if isinstance(item, str):
+        return item
     menu: list[Any] = []
-    for item in items:
-        if isinstance(item, dict):
-            menu += [{title: _menu(inner, docs)} for title, inner in item.items()]
-        elif item.endswith("/"):
-            pages = sorted(
-                (docs / item).glob("*.md"), key=lambda path: (path.stem != "index", path.stem)
-            )
-            menu += [item + path.name for path in pages]
+    for inner in item:
+        if isinstance(inner, str) and inner.endswith("/"):
+            pages = [inner + path.name for path in sorted((docs / inner).glob("*.md"))]
+            menu += [page for page in pages if page not in named]
         else:
-            menu.append(item)
+            menu.append(_menu(inner, docs, named))
     return menu
 
 

@@ -5,9 +5,10 @@ Each function returns Markdown; PARTS has their names.
 
 from __future__ import annotations
 
+import html
 import inspect
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import click
@@ -19,6 +20,12 @@ from rbuild.bench.result import Report
 from rbuild.environment import HybridDefinition, RootfsDefinition, VariantDefinition
 from rbuild.profile import Profile
 
+WIDTH = 80
+"""How wide the help is, whoever makes the pages."""
+
+Row = tuple[str, ...]
+"""A row of a table."""
+
 
 def commands() -> str:
     """Return a section for each command: its help as rbuild prints it."""
@@ -26,15 +33,16 @@ def commands() -> str:
     for command, context in walk():
         with context:
             name = context.command_path
-            level = 1 + len(name.split())
-            title = f"{'#' * max(level, 2)} {name}"
+            title = f"{'#' * (1 + len(name.split()))} {name}"
             parts.append(f"{title}\n\n```text\n{command.get_help(context)}\n```\n")
     return "\n".join(parts)
 
 
 def walk() -> Iterator[tuple[click.Command, click.Context]]:
     """Yield each command and each subcommand, with a context that knows its whole name."""
-    context = click.Context(cli.main, info_name="rbuild", **cli.main.context_settings)
+    context = click.Context(
+        cli.main, info_name="rbuild", terminal_width=WIDTH, **cli.main.context_settings
+    )
     yield from _walk(cli.main, context)
 
 
@@ -54,21 +62,15 @@ def variables() -> str:
     """Return a table of the environment variables that stand for options."""
     found: dict[str, tuple[str, str, list[str]]] = {}
     for command, context in walk():
+        where = "all" if command is cli.main else context.command_path.removeprefix("rbuild ")
         for option in command.params:
-            if not isinstance(option, click.Option) or not option.envvar:
-                continue
-            assert isinstance(option.envvar, str)
-            _, _, where = found.setdefault(
-                option.envvar, ("/".join([*option.opts, *option.secondary_opts]), option.help, [])
-            )
-            where.append(context.command_path.removeprefix("rbuild ").strip())
+            if isinstance(option, click.Option) and option.envvar:
+                names = [option.envvar] if isinstance(option.envvar, str) else option.envvar
+                words = "/".join([*option.opts, *option.secondary_opts])
+                for name in names:
+                    found.setdefault(name, (words, option.help or "", []))[2].append(where)
     rows = [
-        (
-            f"`{name}`",
-            f"`{option}`",
-            _line(text),
-            ", ".join(where) if "rbuild" not in where else "all",
-        )
+        (f"`{name}`", f"`{option}`", _line(text), ", ".join(where))
         for name, (option, text, where) in sorted(found.items())
     ]
     return _table(("variable", "option", "what it says", "commands"), rows)
@@ -107,7 +109,7 @@ def fields(*models: type[BaseModel], level: int = 2) -> str:
 
 def _section(name: str, schema: dict[str, Any], known: dict[str, Any], level: int) -> str:
     required = set(schema.get("required", ()))
-    rows: list[tuple[str, ...]] = [
+    rows: list[Row] = [
         (
             f"`{field}`",
             _kind(one, known),
@@ -117,7 +119,7 @@ def _section(name: str, schema: dict[str, Any], known: dict[str, Any], level: in
         for field, one in schema["properties"].items()
     ]
     text = _prose(schema.get("description", ""))
-    head = ("field", "value", "default", "what it is")
+    head: Row = ("field", "value", "default", "what it is")
     if not any(row[-1] for row in rows):
         head, rows = head[:-1], [row[:-1] for row in rows]
     return f"{'#' * level} {name}\n\n{text}\n\n{_table(head, rows)}"
@@ -168,14 +170,17 @@ def _default(schema: dict[str, Any]) -> str:
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _table(head: Row, rows: Sequence[Row]) -> str:
     lines = [head, ("---",) * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
 def _prose(docstring: str) -> str:
-    """Return a docstring as Markdown."""
-    return re.sub(r"``([^`]+)``", r"`\1`", inspect.cleandoc(docstring))
+    """Return a docstring as Markdown: outside of code, what looks like HTML is none."""
+    text = re.sub(r"``([^`]+)``", r"`\1`", inspect.cleandoc(docstring))
+    parts = text.split("`")
+    parts[::2] = [html.escape(part, quote=False) for part in parts[::2]]
+    return "`".join(parts)
 
 
 def _line(text: str | None) -> str:

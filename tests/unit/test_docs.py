@@ -179,6 +179,7 @@ def test_each_field_and_code_and_variable_is_in_the_reference(site: Path) -> Non
     text = parsed(site / "reference/profiles.html").text
     for name in Profile.model_fields:
         assert f"\n{name}\n" in text
+    assert "module/patches/<kernel version>/" in text
     text = parsed(site / "reference/exit-codes.html").text
     for error in (errors.BuildFailed, errors.UsageError, errors.HostLacks):
         assert f"\n{error.exit_code}\n{error.__name__}\n" in text
