@@ -116,10 +116,12 @@ def test_a_page_loads_nothing_from_elsewhere(site: Path) -> None:
 def test_what_is_wrong_with_a_page_is_an_error(tmp_path: Path) -> None:
     docs = tmp_path / "docs"
     shutil.copytree(DOCS, docs)
-    (tmp_path / "module").symlink_to(PROJECT / "module")
+    for name in ("module", "README.md"):
+        (tmp_path / name).symlink_to(PROJECT / name)
     (docs / "forgotten.md").write_text("# Not in the menu\n")
     (docs / "how-to/new.md").write_text(
-        "# New\n\n[a](no-such.md) [b](docker.md#no-such) [c](../../module/no-such)\n"
+        "# New\n\n[a](no-such.md) [b](docker.md#no-such) [c](../../module/no-such)\n\n"
+        "[d](../../README.md#start)\n"
     )
     found = build(docs, tmp_path / "out")
     assert found.returncode != 0
@@ -130,8 +132,9 @@ def test_what_is_wrong_with_a_page_is_an_error(tmp_path: Path) -> None:
         "'../../module/no-such'",
     ):
         assert words in found.stderr, found.stderr
-    # A page in a folder of the menu is picked up.
+    # A page in a folder of the menu is picked up; one of the project's own may be linked to.
     assert "- how-to/new.md" not in found.stderr
+    assert "README" not in found.stderr
 
 
 @pytest.mark.parametrize("name", ["README.md", "module/glue/README.md", *PAGES])
