@@ -35,9 +35,9 @@ class Elf(Strict):
 class Word(Strict):
     """A word of the vermagic: there if all of ``when`` are set and none of ``unless`` is."""
 
-    word: str
-    when: tuple[str, ...] = ()
-    unless: tuple[str, ...] = ()
+    word: str = Field(description="the word, as in `modinfo`")
+    when: tuple[str, ...] = Field((), description="options that must be y")
+    unless: tuple[str, ...] = Field((), description="options that must not be y")
 
     def applies(self, config: Mapping[str, str]) -> bool:
         """Tell whether a configuration has it."""
@@ -50,11 +50,11 @@ class Machine(Strict):
     """A machine that QEMU can be, and what a kernel must have to say something on it."""
 
     model: str = Field(description="QEMU's -machine")
-    description: str = ""
+    description: str = Field("", description="a line for people")
     architecture: str = Field(description="the kernel's ARCH")
     cpu: str | None = Field(None, description="QEMU's -cpu, where it isn't the machine's own")
-    processors: int = Field(1, ge=1)
-    memory_mib: int = Field(512, ge=64)
+    processors: int = Field(1, ge=1, description="how many QEMU has")
+    memory_mib: int = Field(512, ge=64, description="its memory in MiB")
     console: str = Field(description="the kernel's console=, such as ttyAMA0")
     serial_port: int = Field(0, ge=0, description="which of QEMU's -serial that is")
     device_tree: str | None = Field(
@@ -89,14 +89,14 @@ class Architecture(Strict):
     ``kernel`` and ``virtual`` are None for one that is a host's, and not a target's.
     """
 
-    debian: str = Field(pattern="^[a-z0-9]+$")
+    debian: str = Field(pattern="^[a-z0-9]+$", description="Debian's name, and the file's")
     machine: str = Field(description="uname -m")
     triplet: str = Field(description="gcc's and Debian's multiarch triplet")
     rust_triplet: str = Field(description="rustc's target for programs")
     rust_bare: str = Field(description="rustc's target for code without an operating system")
     qemu: str = Field(description="QEMU's name of it, as in qemu-NAME and qemu-system-NAME")
-    elf: Elf
-    kernel: Kernel | None = None
+    elf: Elf = Field(description="how its programs are recognised")
+    kernel: Kernel | None = Field(None, description="what Kbuild calls it, for a target")
     virtual: Machine | None = Field(None, description="QEMU's machine with fewest assumptions")
 
     def fill(self, path: str) -> str:

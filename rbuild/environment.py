@@ -26,21 +26,23 @@ HOST = "host"
 """The architecture of a definition that means the host's own."""
 
 
+NAME = "what --env calls it, and the Store's entries begin with"
+DESCRIPTION = "a line for people"
 EXTENDS = "a definition beside this one, whose fields hold where this one has none"
 
 
 class RootfsDefinition(Strict):
     """A rootfs of its own: what mmdebstrap is asked for, and how builds run in it."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
-    description: str = ""
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", description=NAME)
+    description: str = Field("", description=DESCRIPTION)
     extends: str | None = Field(None, description=EXTENDS)
     suite: str = Field(description="a Debian suite, such as trixie")
     architecture: str = Field(description=f"Debian's name of one, or {HOST}: this host's own")
     target: str | None = Field(
         None, description="the architecture that kernels are built for, where it is another"
     )
-    packages: tuple[str, ...] = Field(min_length=1)
+    packages: tuple[str, ...] = Field(min_length=1, description="Debian packages to install")
     more_packages: tuple[str, ...] = Field(
         (), description="packages besides, for a definition that extends another"
     )
@@ -78,8 +80,8 @@ class RootfsDefinition(Strict):
 class Level(Strict):
     """What a level of a hybrid adds to those before it: folders and programs that are native."""
 
-    folders: tuple[str, ...] = ()
-    programs: tuple[str, ...] = ()
+    folders: tuple[str, ...] = Field((), description="whole folders; `{triplet}` is filled in")
+    programs: tuple[str, ...] = Field((), description="names in the native rootfs' PATH")
 
 
 NONE = known.NO_LEVEL
@@ -92,14 +94,14 @@ class HybridDefinition(Strict):
     Each of the ``levels`` includes those before it; ``level`` is the one meant where none is named.
     """
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
-    description: str = ""
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", description=NAME)
+    description: str = Field("", description=DESCRIPTION)
     extends: str | None = Field(None, description=EXTENDS)
-    base: str
-    native: str
-    level: str
+    base: str = Field(description="the environment that is entered")
+    native: str = Field(description="the one whose programs are bound over it")
+    level: str = Field(description="the level that is meant where none is named")
     levels: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")], Level] = Field(
-        min_length=1
+        min_length=1, description="the levels, the least first; `none` needs no definition"
     )
 
     @model_validator(mode="after")
@@ -131,10 +133,12 @@ class VariantDefinition(Strict):
     What is built in it is the same, so it shares rootfs and KDIRs with its base.
     """
 
-    base: str
-    description: str = ""
-    emulator: tuple[str, ...] = ()
-    emulated_variables: dict[str, str] = Field({})
+    base: str = Field(description="the environment that it is a variant of")
+    description: str = Field("", description=DESCRIPTION)
+    emulator: tuple[str, ...] = Field((), description="instead of the base's `emulator`")
+    emulated_variables: dict[str, str] = Field(
+        {}, description="instead of the base's `emulated_variables`"
+    )
 
 
 @dataclass(frozen=True)

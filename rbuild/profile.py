@@ -136,15 +136,18 @@ class Config(Strict):
 class Objects(Strict):
     """About how many objects each phase makes: what progress counts against the first time."""
 
-    prepare: int = Field(0, ge=0)
-    kernel: int = Field(0, ge=0)
+    prepare: int = Field(0, ge=0, description="of `make modules_prepare`")
+    kernel: int = Field(0, ge=0, description="of a whole kernel's build")
 
 
 class Profile(Strict):
     """What to build.  Relative paths in it start where its file is."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
-    description: str = ""
+    name: str = Field(
+        pattern=r"^[a-z0-9][a-z0-9._-]*$",
+        description="what the Store's entries begin with: small letters, digits, `.`, `_`, `-`",
+    )
+    description: str = Field("", description="a line for `rbuild profiles`")
     architecture: str = Field(
         DEFAULT_ARCHITECTURE,
         description="the kernel's ARCH",
@@ -154,14 +157,14 @@ class Profile(Strict):
         min_length=1, description="where the kernel's source comes from; the first that can be had"
     )
     patches: bool = Field(True, description="apply module/patches/<kernel version>/ to the source")
-    config: Config = Config()
+    config: Config = Field(Config(), description="how it is configured")
     machine: str = Field("virt", description="what QEMU is when its kernel is booted")
     device_trees: tuple[str, ...] = Field(
         (), description="targets of the kernel's dtbs, such as broadcom/bcm2837-rpi-3-b.dtb"
     )
-    driver: Driver = Driver.RUST
-    kind: Kind = Kind.OUT_OF_TREE
-    objects: Objects = Objects()
+    driver: Driver = Field(Driver.RUST, description="our driver that is built unless --driver says")
+    kind: Kind = Field(Kind.OUT_OF_TREE, description="how, unless --in-tree or --out-of-tree says")
+    objects: Objects = Field(Objects(), description="what the first build's progress counts to")
     _path: Path = PrivateAttr(default=Path())
 
     @property
