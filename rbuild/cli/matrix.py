@@ -11,10 +11,11 @@ import click
 
 from rbuild import profile
 from rbuild.cli import App
-from rbuild.cli.options import ENVIRONMENT, PROFILE, session
+from rbuild.cli.options import ENVIRONMENT, PROFILE, cluster_options, session
 from rbuild.profile import IN_KERNEL, Driver
 
 if TYPE_CHECKING:
+    from rbuild.matrix.meeting import Meeting
     from rbuild.matrix.plan import Plan
     from rbuild.matrix.report import Report, Row
     from rbuild.session import Session
@@ -26,6 +27,7 @@ Examples:
   rbuild matrix
   rbuild matrix --profile slim --profile slim-debug --env cross --env hybrid
   rbuild matrix --kind kernel --env cross --env chroot --export-json matrix.json
+  rbuild matrix --scheduler tcp://127.0.0.1:8786
 """
 
 
@@ -66,6 +68,16 @@ Examples:
     metavar="F",
     help="Write the report there, too.",
 )
+@cluster_options(required=False)
+@click.option(
+    "--wait",
+    "wait_s",
+    type=click.FloatRange(min=0),
+    default=60,
+    show_default=True,
+    metavar="S",
+    help="With --scheduler: how long to wait, in seconds, where no machine is left.",
+)
 @click.pass_obj
 def command(
     app: App,
@@ -74,20 +86,37 @@ def command(
     kinds: tuple[str, ...],
     drivers: tuple[str, ...],
     export_json: Path | None,
+    scheduler: str | None,
+    tls_ca: Path | None,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    wait_s: float,
 ) -> int:
-    """Build every combination (profile x environment x kind x driver), one after another.
+    """Build every combination (profile x environment x kind x driver).
+
+    On this machine, one after another; with --scheduler on all that run `rbuild worker`, one at
+    a time each.
 
     What can't be, such as the Rust driver of a kernel without Rust, is skipped, and the report
     says why; it also says whether the bytes agree.  A build that fails doesn't stop the others:
     the exit code is then 1, or 4 if it was no build's own fault.
     """
+    from rbuild.matrix import meeting  # noqa: PLC0415
     from rbuild.matrix.report import Report  # noqa: PLC0415 - its models are slow to import
 
     if export_json is not None and not export_json.parent.is_dir():
         raise click.UsageError(f"--export-json: {export_json.parent} is not a folder.")
+    found = None
+    if scheduler is not None:
+        found = meeting.meeting(scheduler, tls_ca, tls_cert, tls_key)
+        meeting.require()
+        _must_travel(envs)
+    elif tls_ca or tls_cert or tls_key:
+        raise click.UsageError("--tls-* go with --scheduler.")
     plan = _plan(profiles, envs, kinds, drivers)
     made = session(app, "matrix", "bwrap", None)
-    report = Report(plan, tuple(_rows(plan, made)))
+    rows = sorted(_rows(plan, made, found, wait_s), key=lambda row: plan.builds.index(row.build))
+    report = Report(plan, tuple(rows), None if found is None else found.address)
     return _show(report, app, export_json)
 
 
@@ -108,10 +137,24 @@ def _plan(
     )
 
 
-def _rows(plan: Plan, made: Session) -> Iterator[Row]:
-    from rbuild.matrix import local  # noqa: PLC0415
+def _must_travel(envs: tuple[str, ...]) -> None:
+    """Refuse an environment that other machines don't have."""
+    for env in envs:
+        if "/" in env or env.endswith((".yaml", ".yml")):
+            raise click.UsageError(
+                f"--env {env}: a definition in a file of its own doesn't travel; in the folder "
+                "rootfs/ of every machine's rbuild, it is one by name."
+            )
 
-    return local.execute(plan, made)
+
+def _rows(plan: Plan, made: Session, found: Meeting | None, wait_s: float) -> Iterator[Row]:
+    if found is None:
+        from rbuild.matrix import local  # noqa: PLC0415
+
+        return local.execute(plan, made)
+    from rbuild.matrix import cluster  # noqa: PLC0415 - it needs Dask
+
+    return cluster.execute(plan, made, found, wait_s)
 
 
 def _show(report: Report, app: App, export_json: Path | None) -> int:
