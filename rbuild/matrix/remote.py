@@ -24,6 +24,8 @@ from rbuild.matrix.meeting import Meeting
 from rbuild.matrix.task import Outcome, Place, Task, failure, perform
 
 AT_WORK = {Status.running, Status.paused}
+EXECUTING = "executing"
+"""Dask's word for a task that runs, and whose result is awaited."""
 GREET_S = 10.0
 """How long the scheduler may take to answer."""
 END_S = 15.0
@@ -40,6 +42,7 @@ class Host(WorkerPlugin):
         self.console = console
         self.idle = threading.Event()
         self.idle.set()
+        self.leaving = threading.Event()
 
     @contextlib.contextmanager
     def busy(self) -> Iterator[None]:
@@ -74,13 +77,12 @@ def build(task: Task, ticket: Ticket) -> Outcome:
         event = {"event": what, "key": str(key), "machine": host.place.machine}
         worker.log_event(ticket.topic, event)
 
+    def ends() -> bool:
+        return host.leaving.is_set() or worker.status not in AT_WORK
+
     def unwanted() -> bool:
         known = worker.state.tasks.get(key)
-        return (
-            worker.status not in AT_WORK
-            or known is None
-            or known.state not in {"executing", "ready"}
-        )
+        return ends() or known is None or known.state != EXECUTING
 
     say("start")
     with host.busy(), host.console.step(ticket.title) as step:
@@ -88,7 +90,7 @@ def build(task: Task, ticket: Ticket) -> Outcome:
             outcome = perform(task, host.place, host.console.teller(step), unwanted)
         except Unwanted:
             step.failed = True
-            if worker.status in AT_WORK:
+            if not ends():
                 raise
             # Another machine takes it, which is no fault of the build's.
             say("left")
@@ -119,6 +121,11 @@ async def _serve(meeting: Meeting, place: Place, console: Console) -> None:
     lost, ended = asyncio.ensure_future(worker.finished()), asyncio.ensure_future(told.wait())
     await asyncio.wait({lost, ended}, return_when=asyncio.FIRST_COMPLETED)
     by_choice = told.is_set()
+    if by_choice:
+        # First the build leaves, and says so; a worker that is paused gets no other.
+        host.leaving.set()
+        worker.status = Status.paused
+        await asyncio.to_thread(host.idle.wait, END_S)
     await worker.close(timeout=END_S, reason="told to end")
     for waiting in (lost, ended):
         waiting.cancel()
