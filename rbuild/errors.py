@@ -92,6 +92,13 @@ class TimedOut(RbuildError):  # noqa: N818
         self.silent = silent
 
 
+class Unwanted(RbuildError):  # noqa: N818
+    """A program was ended since nobody wants its result any more."""
+
+    def __init__(self) -> None:
+        super().__init__("It was ended, since its result is no longer wanted.")
+
+
 class ProcessFailed(RbuildError):  # noqa: N818
     """A program ended with a status other than 0; callers say what that means to the user."""
 

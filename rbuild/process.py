@@ -15,13 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from rbuild.errors import HostLacks, ProcessFailed, TimedOut
+from rbuild.errors import HostLacks, ProcessFailed, TimedOut, Unwanted
 
 TAIL_LINES = 400
 """How many of a program's last lines are kept in memory for a failure's message."""
 
 GRACE_S = 3.0
 """How long a program that is told to end may take before it is killed."""
+
+POLL_S = 0.5
+"""How often somebody who may want a program to end is asked."""
 
 
 @dataclass(frozen=True)
@@ -75,13 +78,15 @@ def run(
     limits: Limits = NO_LIMITS,
     stdin: IO[bytes] | None = None,
     ends: bytes = b"\n",
+    unwanted: Callable[[], bool] | None = None,
 ) -> Completed:
     """Run a program to its end, its stdout and stderr together, line by line.
 
     The program gets no standard input but ``stdin``, a file, and a session of its own, so that
     Ctrl-C reaches rbuild alone, which then ends the program.  Each byte in ``ends`` ends a line.
     Raises HostLacks if the program isn't there, TimedOut if it had to be ended for its limits,
-    and, with ``check``, ProcessFailed if it ends with a status other than 0.
+    Unwanted if ``unwanted`` came to say so, and, with ``check``, ProcessFailed if it ends with a
+    status other than 0.
     """
     words = tuple(str(word) for word in argv)
     if log is not None:
@@ -92,7 +97,7 @@ def run(
     child = _start(words, env=env, cwd=cwd, stdin=subprocess.DEVNULL if stdin is None else stdin)
     assert child.stdout is not None
     try:
-        for line in _lines(child.stdout, limits, ends):
+        for line in _lines(child.stdout, limits, ends, unwanted):
             tail.append(line)
             if log is not None:
                 log.write(line + "\n")
@@ -231,10 +236,15 @@ def _start(
         ) from error
 
 
-def _lines(out: IO[bytes], limits: Limits, ends: bytes = b"\n") -> Iterator[str]:
+def _lines(
+    out: IO[bytes],
+    limits: Limits,
+    ends: bytes = b"\n",
+    unwanted: Callable[[], bool] | None = None,
+) -> Iterator[str]:
     """Yield a program's lines as they come, the last one too if nothing ends it.
 
-    Raises TimedOut when a limit is reached, after the line that was not finished.
+    Raises TimedOut when a limit is reached, after the line that was not finished, and Unwanted.
     """
     last = None if limits.total_s is None else time.monotonic() + limits.total_s
     newlines = bytes.maketrans(ends, b"\n" * len(ends))
@@ -242,7 +252,7 @@ def _lines(out: IO[bytes], limits: Limits, ends: bytes = b"\n") -> Iterator[str]
     while True:
         left = None if last is None else last - time.monotonic()
         waits = [one for one in (left, limits.silence_s) if one is not None]
-        ready, _, _ = select.select([out], [], [], max(0.0, min(waits)) if waits else None)
+        ready = _ready(out, max(0.0, min(waits)) if waits else None, unwanted)
         chunk = os.read(out.fileno(), 65536) if ready else b""
         *lines, pending = (pending + chunk).translate(newlines).split(b"\n")
         for raw in lines:
@@ -256,6 +266,21 @@ def _lines(out: IO[bytes], limits: Limits, ends: bytes = b"\n") -> Iterator[str]
             raise TimedOut(limits.silence_s, silent=True)
         assert limits.total_s is not None
         raise TimedOut(limits.total_s, silent=False)
+
+
+def _ready(out: IO[bytes], seconds: float | None, unwanted: Callable[[], bool] | None) -> bool:
+    """Tell whether a program writes (or ends) within some time; raise Unwanted if it may end."""
+    last = None if seconds is None else time.monotonic() + seconds
+    while True:
+        if unwanted is not None and unwanted():
+            raise Unwanted
+        left = None if last is None else max(0.0, last - time.monotonic())
+        waits = [one for one in (left, None if unwanted is None else POLL_S) if one is not None]
+        ready, _, _ = select.select([out], [], [], min(waits) if waits else None)
+        if ready:
+            return True
+        if last is not None and time.monotonic() >= last:
+            return False
 
 
 def _text(raw: bytes) -> str:

@@ -28,6 +28,8 @@ COMMANDS = {
     "package": "Make packages for a board: .deb, tar, DKMS.",
     "boot": "Boot the kernel in QEMU, and test the driver there.",
     "bench": "Time the ways of building against each other.",
+    "matrix": "Build every combination, here or on several machines.",
+    "worker": "Make this machine one that a matrix is built on.",
     "deploy": "Bring the driver, or a whole kernel, to a board over ssh.",
     "shell": "Open a shell in an environment, as a build sees it.",
     "status": "Show what is provisioned and built, with sizes and ages.",

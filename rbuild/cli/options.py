@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -143,6 +144,33 @@ def kind_options(function: Function) -> Function:
             f"--{kind.value}", "kind", flag_value=kind.value, type=str, help=text
         )(function)
     return function
+
+
+def cluster_options(*, required: bool) -> Callable[[Function], Function]:
+    """Return what adds --scheduler, and the three files that TLS needs."""
+
+    def add(function: Function) -> Function:
+        for name, text in (
+            ("key", "The key of that certificate (RBUILD_TLS_KEY)."),
+            ("cert", "This machine's certificate (RBUILD_TLS_CERT)."),
+            ("ca", "For tls://, the certificate of the cluster's own CA (RBUILD_TLS_CA)."),
+        ):
+            function = click.option(
+                f"--tls-{name}",
+                type=click.Path(exists=True, dir_okay=False, path_type=Path),
+                envvar=f"RBUILD_TLS_{name.upper()}",
+                metavar="F.pem",
+                help=text,
+            )(function)
+        return click.option(
+            "--scheduler",
+            required=required,
+            envvar="RBUILD_SCHEDULER",
+            metavar="ADDRESS",
+            help="The Dask scheduler, such as tls://buildbox:8786 (RBUILD_SCHEDULER).",
+        )(function)
+
+    return add
 
 
 def session(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import shutil
 import socket
 import subprocess
@@ -138,6 +139,40 @@ class Engine:
             with contextlib.suppress(OSError):
                 group.rmdir()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@dataclass
+class PodmanEngine(Engine):
+    """Podman's service, which speaks Docker's API."""
+
+    def start(self) -> None:
+        # As a host without CAP_SYS_RESOURCE, or with cgroups of both versions, needs it.
+        soft, hard = resource.getrlimit(resource.RLIMIT_NPROC)
+        (self.folder / "containers.conf").write_text(
+            f'[containers]\ndefault_ulimits = ["nproc={soft}:{hard}"]\n'
+        )
+        (self.folder / "storage.conf").write_text(
+            f'[storage]\ndriver = "overlay"\nrunroot = "{self.folder}/exec"\n'
+            f'graphroot = "{self.folder}/data"\n'
+        )
+        words = ["podman", "--cgroup-manager=cgroupfs", "--runtime=runc", "system", "service"]
+        configured = {
+            "CONTAINERS_CONF": str(self.folder / "containers.conf"),
+            "CONTAINERS_STORAGE_CONF": str(self.folder / "storage.conf"),
+        }
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [*words, "--time=0", self.host],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **configured},
+            )
+        wait_for(self.answers, self.process, self.folder / "log")
+
+    def remove(self) -> None:
+        subprocess.run(["umount", self.folder / "data/overlay"], capture_output=True)
+        shutil.rmtree(self.folder)
 
 
 @contextlib.contextmanager

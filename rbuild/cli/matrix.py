@@ -1,0 +1,167 @@
+"""``rbuild matrix``: build every combination, here or on several machines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from rbuild import profile
+from rbuild.cli import App
+from rbuild.cli.options import cluster_options, session
+from rbuild.completion.types import ENVIRONMENT, PROFILE
+from rbuild.profile import IN_KERNEL, Driver
+
+if TYPE_CHECKING:
+    from rbuild.matrix.meeting import Meeting
+    from rbuild.matrix.plan import Plan
+    from rbuild.matrix.report import Report, Row
+    from rbuild.session import Session
+
+TARGETS = ("out-of-tree", "in-tree", "kernel")
+
+EPILOG = """\b
+Examples:
+  rbuild matrix
+  rbuild matrix --profile slim --profile slim-debug --env cross --env hybrid
+  rbuild matrix --kind kernel --env cross --env chroot --export-json matrix.json
+  rbuild matrix --scheduler tcp://127.0.0.1:8786
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.option(
+    "--profile",
+    "profiles",
+    multiple=True,
+    type=PROFILE,
+    metavar="P",
+    help="A profile: a name, or a YAML file's path; may be repeated [default: slim].",
+)
+@click.option(
+    "--env",
+    "envs",
+    multiple=True,
+    type=ENVIRONMENT,
+    metavar="E",
+    help="An environment; may be repeated [default: cross, hybrid].",
+)
+@click.option(
+    "--kind",
+    "kinds",
+    multiple=True,
+    type=click.Choice(TARGETS),
+    help="What is built; may be repeated [default: out-of-tree, in-tree].",
+)
+@click.option(
+    "--driver",
+    "drivers",
+    multiple=True,
+    type=click.Choice([driver.value for driver in Driver]),
+    help="A driver; may be repeated [default: rust, c].",
+)
+@click.option(
+    "--export-json",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="F",
+    help="Write the report there, too.",
+)
+@cluster_options(required=False)
+@click.option(
+    "--wait",
+    "wait_s",
+    type=click.FloatRange(min=0),
+    default=60,
+    show_default=True,
+    metavar="S",
+    help="With --scheduler: how long to wait, in seconds, where no machine is left.",
+)
+@click.pass_obj
+def command(
+    app: App,
+    profiles: tuple[str, ...],
+    envs: tuple[str, ...],
+    kinds: tuple[str, ...],
+    drivers: tuple[str, ...],
+    export_json: Path | None,
+    scheduler: str | None,
+    tls_ca: Path | None,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    wait_s: float,
+) -> int:
+    """Build every combination (profile x environment x kind x driver).
+
+    On this machine, one after another; with --scheduler on all that run `rbuild worker`, one at
+    a time each.
+
+    What can't be, such as the Rust driver of a kernel without Rust, is skipped, and the report
+    says why; it also says whether the bytes agree.  A build that fails doesn't stop the others:
+    the exit code is then 1, or 4 if it was no build's own fault.
+    """
+    from rbuild.matrix import meeting  # noqa: PLC0415
+    from rbuild.matrix.report import Report  # noqa: PLC0415 - its models are slow to import
+
+    if export_json is not None and not export_json.parent.is_dir():
+        raise click.UsageError(f"--export-json: {export_json.parent} is not a folder.")
+    found = None
+    if scheduler is not None:
+        found = meeting.meeting(scheduler, tls_ca, tls_cert, tls_key)
+        meeting.require()
+        _must_travel(envs)
+    elif tls_ca or tls_cert or tls_key:
+        raise click.UsageError("--tls-* go with --scheduler.")
+    plan = _plan(profiles, envs, kinds, drivers)
+    made = session(app, "matrix", "bwrap", None)
+    rows = sorted(_rows(plan, made, found, wait_s), key=lambda row: plan.builds.index(row.build))
+    report = Report(plan, tuple(rows), None if found is None else found.address)
+    return _show(report, app, export_json)
+
+
+def _plan(
+    profiles: tuple[str, ...],
+    envs: tuple[str, ...],
+    kinds: tuple[str, ...],
+    drivers: tuple[str, ...],
+) -> Plan:
+    from rbuild.bench.plan import Target  # noqa: PLC0415
+    from rbuild.matrix.plan import combine  # noqa: PLC0415
+
+    return combine(
+        [profile.load(name) for name in dict.fromkeys(profiles or ("slim",))],
+        list(dict.fromkeys(envs)) or ["cross", "hybrid"],
+        [Target(kind) for kind in dict.fromkeys(kinds)] or [Target.OUT_OF_TREE, Target.IN_TREE],
+        [Driver(driver) for driver in dict.fromkeys(drivers)] or list(IN_KERNEL),
+    )
+
+
+def _must_travel(envs: tuple[str, ...]) -> None:
+    """Refuse an environment that other machines don't have."""
+    for env in envs:
+        if "/" in env or env.endswith((".yaml", ".yml")):
+            raise click.UsageError(
+                f"--env {env}: a definition in a file of its own doesn't travel; in the folder "
+                "rootfs/ of every machine's rbuild, it is one by name."
+            )
+
+
+def _rows(plan: Plan, made: Session, found: Meeting | None, wait_s: float) -> Iterator[Row]:
+    if found is None:
+        from rbuild.matrix import local  # noqa: PLC0415
+
+        return local.execute(plan, made)
+    from rbuild.matrix import cluster  # noqa: PLC0415 - it needs Dask
+
+    return cluster.execute(plan, made, found, wait_s)
+
+
+def _show(report: Report, app: App, export_json: Path | None) -> int:
+    """Print and write the report; return the exit code."""
+    data = report.as_json()
+    if export_json is not None:
+        export_json.write_text(json.dumps(data, indent=1, default=str) + "\n", encoding="utf-8")
+    app.console.result("" if app.console.json else report.text(app.console.table), data)
+    return report.exit_code

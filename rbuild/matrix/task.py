@@ -1,0 +1,154 @@
+"""One build of a matrix on the machine that makes it: an rbuild of its own, in that one's Store."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rbuild import process
+from rbuild.bench import machine
+from rbuild.bench.plan import Target
+from rbuild.bench.result import Machine
+from rbuild.errors import InfrastructureError
+from rbuild.matrix.plan import Build
+from rbuild.matrix.travel import Packed, unpack
+
+LOG_BYTES = 1 << 20
+"""How much of a log's end is reported: what failed stands there."""
+
+RBUILD = (sys.executable, "-m", "rbuild")
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a machine is asked to build: rbuild's arguments but for --profile, and the profile."""
+
+    words: tuple[str, ...]
+    profile: Packed
+
+
+@dataclass(frozen=True)
+class Place:
+    """A machine as a task finds it: its name, its Store, a folder for what lies about meanwhile.
+
+    ``rbuild`` is how rbuild is called.
+    """
+
+    machine: str
+    store: Path
+    folder: Path
+    rbuild: tuple[str, ...] = field(default=RBUILD)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a task: rbuild's exit code, its JSON, the end of its log, and where it was.
+
+    A negative code is the signal that ended rbuild.
+    """
+
+    exit_code: int
+    result: dict[str, Any]
+    log: str
+    machine: str
+    description: Machine
+
+    @property
+    def error(self) -> str | None:
+        """Why it wasn't built, in rbuild's words."""
+        if self.exit_code == 0:
+            return None
+        said = self.result.get("error")
+        return str(said) if said else f"rbuild ended with status {self.exit_code}."
+
+    @property
+    def is_final(self) -> bool:
+        """Whether another machine would come to the same: it is built, or the build is at fault."""
+        return self.exit_code in {0, 1, 2}
+
+
+def task_of(build: Build, packed: Packed) -> Task:
+    """Return what a machine has to do for a build."""
+    if build.target is Target.KERNEL:
+        words = ["kernel"]
+    else:
+        assert build.driver is not None
+        words = ["module", f"--{build.target}", "--driver", build.driver.value]
+    return Task((*words, "--env", build.env), packed)
+
+
+def perform(
+    task: Task,
+    place: Place,
+    on_line: Callable[[str], None] | None = None,
+    unwanted: Callable[[], bool] | None = None,
+) -> Outcome:
+    """Build; ``unwanted`` is asked now and then whether to give up.
+
+    A build that fails is an outcome, too.  Raises Unwanted if it was given up.
+    """
+    before = machine.moment()
+    with tempfile.TemporaryDirectory(prefix="build-", dir=place.folder) as name:
+        folder = Path(name)
+        profile = unpack(task.profile, folder)
+        words = [*place.rbuild, "--cache-dir", str(place.store), "--json", "--verbose"]
+        words += [*task.words, "--profile", str(profile)]
+        output = folder / "output"
+        with output.open("w", encoding="utf-8", errors="surrogateescape") as file:
+            done = process.run(
+                process.dies_with_parent(words),
+                on_line=on_line,
+                log=file,
+                check=False,
+                unwanted=unwanted,
+            )
+        log, result = _parted(output.read_text(encoding="utf-8", errors="replace"))
+        # Where a profile is unpacked is of no interest to whoever has it elsewhere.
+        log = log.replace(f"{folder}/", "")
+        if isinstance(result.get("error"), str):
+            result["error"] = result["error"].replace(f"{folder}/", "")
+    return Outcome(
+        done.returncode,
+        result,
+        _end(log),
+        place.machine,
+        machine.describe(before, machine.moment(), place.store),
+    )
+
+
+def failure(error: Exception, place: Place) -> Outcome:
+    """Return the outcome of a task that couldn't even be begun."""
+    now = machine.moment()
+    code = getattr(error, "exit_code", InfrastructureError.exit_code)
+    said = f"{error}" or type(error).__name__
+    return Outcome(
+        code, {"error": said}, said, place.machine, machine.describe(now, now, place.store)
+    )
+
+
+def _parted(text: str) -> tuple[str, dict[str, Any]]:
+    """Return what rbuild said, and the JSON object at the end of it; an empty one if it has none.
+
+    Within the object, which is indented, no line is a bare brace.
+    """
+    said, brace, rest = f"\n{text}".rpartition("\n{\n")
+    if brace:
+        try:
+            result = json.loads("{\n" + rest)
+        except ValueError:
+            return text, {}
+        return said.lstrip("\n") + "\n", result
+    return text, {}
+
+
+def _end(log: str) -> str:
+    """Return as much of a log's end as is reported, in whole lines."""
+    if len(log) <= LOG_BYTES:
+        return log
+    _, _, kept = log[-LOG_BYTES:].partition("\n")
+    return f"[{len(log) - len(kept)} characters before this are left out]\n{kept}"

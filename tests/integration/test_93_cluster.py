@@ -1,0 +1,334 @@
+"""The ways of a matrix on a cluster: Dask's own scheduler and workers, with fakes of rbuild that do as told."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from rbuild import profile
+from rbuild.bench.plan import Target
+from rbuild.console import Console
+from rbuild.errors import InfrastructureError
+from rbuild.matrix import cluster
+from rbuild.matrix.meeting import Meeting
+from rbuild.matrix.plan import Plan, combine
+from rbuild.matrix.report import Row, State
+from rbuild.profile import Driver
+from rbuild.sandbox.bwrap import Bwrap
+from rbuild.session import Session
+from rbuild.store import Store
+
+FAKE = """\
+import json, os, sys, time
+words = sys.argv[1:]
+store = words[words.index("--cache-dir") + 1]
+with open(f"{store}/calls", "a") as file:
+    file.write(f"{os.getpid()}\\n")
+with open(f"{store}/told") as file:
+    told = file.read()
+if told == "hang":
+    time.sleep(1000)
+code = int(told)
+print("compiling", file=sys.stderr)
+print(json.dumps({"error": "No.", "exit_code": code} if code else {"phases": []}, indent=2))
+sys.exit(code)
+"""
+
+WORKER = """\
+import sys
+from pathlib import Path
+from rbuild.console import Console
+from rbuild.matrix.meeting import Meeting, require
+require()
+from rbuild.matrix import remote
+from rbuild.matrix.task import Place
+address, name, store, fake, other = sys.argv[1:]
+if other:
+    remote.identity = lambda: f"rbuild-{other}"
+place = Place(name, Path(store), Path(store), (sys.executable, "-IS", fake))
+remote.serve(Meeting(address, None), place, Console())
+"""
+
+
+@dataclass
+class Machine:
+    """A worker with a Store of its own."""
+
+    store: Path
+    process: subprocess.Popen[str]
+    ready: bool = False
+
+    def tell(self, what: object) -> None:
+        (self.store / "told").write_text(str(what))
+
+    @property
+    def calls(self) -> list[int]:
+        """The processes that built here."""
+        path = self.store / "calls"
+        return [int(line) for line in path.read_text().split()] if path.exists() else []
+
+    def until_called(self, times: int = 1) -> int:
+        until(lambda: len(self.calls) >= times)
+        return self.calls[-1]
+
+    def end(self, number: int = signal.SIGKILL) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(timeout=60)
+
+
+def until(condition: Callable[[], object]) -> None:
+    for _ in range(3000):
+        if condition():
+            return
+        time.sleep(0.02)
+    raise AssertionError("it never came so far")
+
+
+def alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+@dataclass
+class Cluster:
+    """A scheduler with the machines of one test."""
+
+    address: str
+    folder: Path
+    machines: list[Machine] = field(default_factory=list)
+
+    def machine(self, name: str, told: object = 0, *, other: str = "") -> Machine:
+        """Begin to start a machine; ``other`` is the identity of another rbuild."""
+        store = self.folder / name
+        store.mkdir()
+        fake = self.folder / "fake.py"
+        fake.write_text(FAKE)
+        words = [self.address, name, str(store), str(fake), other]
+        process = subprocess.Popen(
+            [sys.executable, "-c", WORKER, *words], stderr=subprocess.PIPE, text=True
+        )
+        made = Machine(store, process)
+        self.machines.append(made)
+        made.tell(told)
+        return made
+
+    def gather(self) -> None:
+        """Wait for the machines that are on their way."""
+        for one in self.machines:
+            assert one.process.stderr is not None
+            if not one.ready:
+                first = one.process.stderr.readline()
+                assert "takes builds" in first, first
+                threading.Thread(target=one.process.stderr.read, daemon=True).start()
+                one.ready = True
+
+    def matrix(self, count: int = 1, wait_s: float = 20) -> list[Row]:
+        """Build that many things; return their ends in the order of the plan."""
+        self.gather()
+        plan = plan_of(count)
+        store = Store(self.folder / "client", Console(verbosity=0))
+        made = Session("matrix", store, Bwrap())
+        try:
+            rows = list(cluster.execute(plan, made, Meeting(self.address, None), wait_s))
+        finally:
+            made.close()
+        return sorted(rows, key=lambda row: plan.builds.index(row.build))
+
+    def beside(self, count: int = 1, wait_s: float = 20) -> Callable[[], list[Row]]:
+        """Do so in a thread; return what waits for it."""
+        rows: list[Row] = []
+        thread = threading.Thread(target=lambda: rows.extend(self.matrix(count, wait_s)))
+        thread.start()
+
+        def wait() -> list[Row]:
+            thread.join(timeout=120)
+            assert not thread.is_alive()
+            return rows
+
+        return wait
+
+
+def plan_of(count: int) -> Plan:
+    found = [profile.load("slim"), profile.load("slim-debug")]
+    whole = combine(found, ["cross"], [Target.OUT_OF_TREE, Target.IN_TREE], list(Driver))
+    return Plan(whole.builds[:count], ())
+
+
+@pytest.fixture(scope="module")
+def scheduler() -> Iterator[str]:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    address = f"tcp://127.0.0.1:{port}"
+    words = ["--host", "127.0.0.1", "--port", str(port), "--no-dashboard"]
+    child = subprocess.Popen(
+        [sys.executable, "-m", "distributed.cli.dask_scheduler", *words],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert child.stderr is not None
+    while "Scheduler at" not in (line := child.stderr.readline()):
+        assert line
+    threading.Thread(target=child.stderr.read, daemon=True).start()
+    yield address
+    child.terminate()
+    child.wait()
+
+
+@pytest.fixture
+def machines(scheduler: str, tmp_path: Path) -> Iterator[Cluster]:
+    found = Cluster(scheduler, tmp_path)
+    yield found
+    for one in found.machines:
+        if one.process.poll() is None:
+            one.end()
+
+
+def test_one_build_at_a_time_each_and_all_come_back(machines: Cluster) -> None:
+    one, two = machines.machine("one"), machines.machine("two")
+    rows = machines.matrix(8)
+    assert [row.state for row in rows] == [State.BUILT] * 8
+    assert len(one.calls) + len(two.calls) == 8
+    assert one.calls
+    assert two.calls
+    for row in rows:
+        assert row.log is not None
+        assert "compiling" in Path(row.log).read_text()
+        assert [one.ended for one in row.attempts] == [0]
+
+
+def test_a_build_that_fails_is_not_tried_again(machines: Cluster) -> None:
+    one, two = machines.machine("one", 1), machines.machine("two", 1)
+    (row,) = machines.matrix()
+    assert row.state is State.FAILED
+    assert row.why == "No."
+    assert len(one.calls) + len(two.calls) == 1
+
+
+def test_what_a_machine_lacks_another_one_tries_and_no_third(machines: Cluster) -> None:
+    found = [machines.machine(name, 4) for name in ("one", "two", "three")]
+    (row,) = machines.matrix()
+    assert row.state is State.NOT_RUN
+    assert sorted(len(one.calls) for one in found) == [0, 1, 1]
+    assert [one.ended for one in row.attempts] == [4, 4]
+    assert len({one.machine for one in row.attempts}) == 2
+
+
+def test_what_a_machine_lacks_another_one_has(machines: Cluster) -> None:
+    machines.machine("poor", 3)
+    machines.machine("rich", 0)
+    rows = machines.matrix(4)
+    assert [row.state for row in rows] == [State.BUILT] * 4
+    assert {row.attempts[-1].machine for row in rows} == {"rich"}
+
+
+def test_the_builds_of_a_lost_machine_go_elsewhere(machines: Cluster) -> None:
+    one = machines.machine("one", "hang")
+    wait = machines.beside(2)
+    build = one.until_called()
+    two = machines.machine("two")
+    one.end()
+    first, second = wait()
+    assert (first.state, second.state) == (State.BUILT, State.BUILT)
+    assert [(one.machine, one.ended) for one in first.attempts] == [("one", None), ("two", 0)]
+    assert [(one.machine, one.ended) for one in second.attempts] == [("two", 0)]
+    assert len(two.calls) == 2
+    until(lambda: not alive(build))
+
+
+def test_a_build_that_loses_its_machines_ends(machines: Cluster) -> None:
+    one, two = machines.machine("one", "hang"), machines.machine("two", "hang")
+    three = machines.machine("three", "hang")
+    wait = machines.beside()
+    for _ in range(2):
+        until(lambda: any(it.calls and it.process.poll() is None for it in (one, two, three)))
+        next(it for it in (one, two, three) if it.calls and it.process.poll() is None).end()
+    (row,) = wait()
+    assert row.state is State.NOT_RUN
+    assert "were lost while they built it" in str(row.why)
+    assert [one.ended for one in row.attempts] == [None, None]
+    last = next(it for it in (one, two, three) if it.process.poll() is None)
+    until(lambda: not any(map(alive, last.calls)))
+
+
+def test_a_machine_that_is_told_to_end_leaves_its_build_to_another(machines: Cluster) -> None:
+    one = machines.machine("one", "hang")
+    wait = machines.beside()
+    build = one.until_called()
+    machines.machine("two")
+    machines.gather()
+    assert one.end(signal.SIGTERM) == 0
+    assert not alive(build)
+    (row,) = wait()
+    assert row.state is State.BUILT
+    assert [(one.machine, one.ended) for one in row.attempts] == [("two", 0)]
+
+
+def test_without_a_machine_what_is_left_is_not_run(machines: Cluster) -> None:
+    one = machines.machine("one", "hang")
+    wait = machines.beside(2, wait_s=1)
+    one.until_called()
+    one.end()
+    first, second = wait()
+    assert (first.state, second.state) == (State.NOT_RUN, State.NOT_RUN)
+    assert "No machine was at" in str(second.why)
+    with pytest.raises(InfrastructureError, match="No machine with this rbuild"):
+        machines.matrix(wait_s=0)
+
+
+def test_a_machine_with_another_rbuild_gets_nothing(
+    machines: Cluster, capfd: pytest.CaptureFixture[str]
+) -> None:
+    other = machines.machine("other", other="0.0.1-abc")
+    machines.machine("same")
+    rows = machines.matrix(3)
+    assert {row.attempts[-1].machine for row in rows} == {"same"}
+    assert other.calls == []
+    assert "other has another rbuild (rbuild-0.0.1-abc" in capfd.readouterr().err
+
+
+def test_who_stops_waiting_ends_what_is_under_way(machines: Cluster) -> None:
+    one = machines.machine("one", "hang")
+    program = (
+        "import sys; from rbuild import cli; sys.exit(cli.run(sys.argv[1:]))",
+        *("--cache-dir", str(machines.folder / "client"), "matrix", "--scheduler"),
+        *(machines.address, "--env", "cross"),
+    )
+    for number, code in ((signal.SIGINT, 130), (signal.SIGKILL, -9)):
+        child = subprocess.Popen([sys.executable, "-c", *program], stderr=subprocess.PIPE)
+        calls = len(one.calls)
+        build = one.until_called(calls + 1)
+        child.send_signal(number)
+        assert child.wait(timeout=60) == code
+        assert child.stderr is not None
+        assert b"Traceback" not in child.stderr.read()
+        until(lambda pid=build: not alive(pid))
+    one.tell(0)
+    (row,) = machines.matrix()
+    assert row.state is State.BUILT
+
+
+def test_a_name_that_is_taken_is_named(machines: Cluster) -> None:
+    machines.machine("one")
+    machines.gather()
+    store = machines.folder / "store"
+    words = ["--cache-dir", str(store), "worker", "--scheduler", machines.address, "--name", "one"]
+    found = subprocess.run(
+        [sys.executable, "-m", "rbuild", *words], capture_output=True, text=True, env=os.environ
+    )
+    assert found.returncode == 4
+    assert "has a worker named one already" in found.stderr
+    assert "Traceback" not in found.stderr
