@@ -46,6 +46,9 @@ ENVIRONMENT = {
 
 SEE_ALSO = ("bwrap(1)", "make(1)", "qemu-system-aarch64(1)", "mmdebstrap(1)", "ssh_config(5)")
 
+CONTINUED = re.compile(r" \\\n\s*")
+"""What a shell takes for one line."""
+
 MARKED = re.compile(r"`([^`]+)`")
 ROOM = 69
 """How long a line may be that isn't broken, in 80 columns."""
@@ -178,7 +181,8 @@ def _paragraphs(text: str) -> Iterator[str]:
         if not unbroken:
             yield _prose(" ".join(paragraph.split()))
             continue
-        lines = paragraph.removeprefix(UNBROKEN).strip("\n").splitlines()
+        whole = CONTINUED.sub(" ", paragraph.removeprefix(UNBROKEN))
+        lines = whole.strip("\n").splitlines()
         if not lines[0].startswith(" "):
             yield from ([".PP"] if number else [])
             yield _prose(lines.pop(0))

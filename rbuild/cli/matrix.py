@@ -12,6 +12,7 @@ import click
 from rbuild import profile
 from rbuild.cli import App
 from rbuild.cli.options import cluster_options, session
+from rbuild.cli.typo import Choice
 from rbuild.completion.types import ENVIRONMENT, PROFILE
 from rbuild.profile import IN_KERNEL, Driver
 
@@ -27,7 +28,7 @@ EPILOG = """\b
 Examples:
   rbuild matrix
   rbuild matrix --profile slim --profile slim-debug --env cross --env hybrid
-  rbuild matrix --kind kernel --env cross --env chroot --export-json matrix.json
+  rbuild matrix --kind kernel --env cross --env chroot --export-json m.json
   rbuild matrix --scheduler tcp://127.0.0.1:8786
 """
 
@@ -53,14 +54,14 @@ Examples:
     "--kind",
     "kinds",
     multiple=True,
-    type=click.Choice(TARGETS),
+    type=Choice(TARGETS),
     help="What is built; may be repeated [default: out-of-tree, in-tree].",
 )
 @click.option(
     "--driver",
     "drivers",
     multiple=True,
-    type=click.Choice([driver.value for driver in Driver]),
+    type=Choice([driver.value for driver in Driver]),
     help="A driver; may be repeated [default: rust, c].",
 )
 @click.option(

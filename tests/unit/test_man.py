@@ -77,7 +77,7 @@ def test_the_page_has_every_command_option_and_example(file: Path) -> None:
             if isinstance(param, click.Option):
                 assert all(re.search(rf"(^|\s){opt}\b", own) for opt in param.opts)
         flat = " ".join(own.replace(" \\\n", "").split())
-        for line in (command.epilog or "").splitlines():
+        for line in manual.CONTINUED.sub(" ", command.epilog or "").splitlines():
             assert " ".join(line.strip("\b").split()) in flat
 
 
