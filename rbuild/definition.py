@@ -69,7 +69,8 @@ def _explain(fault: Any, path: Path, node: yaml.Node | None, model: type[BaseMod
     if fault["type"] == "missing":
         message = "this field is required"
     got = "" if fault["type"] in {"missing", "value_error"} else f" (got {fault['input']!r})"
-    return f"{path}:{line}: {field}: {message}{got}."
+    end = "" if message.endswith("?") else "."
+    return f"{path}:{line}: {field}: {message}{got}{end}"
 
 
 def _locate(node: yaml.Node | None, where: tuple[str | int, ...]) -> tuple[int, str]:

@@ -33,6 +33,8 @@ EXIT_CODES = {
 FILES = {
     "~/.cache/rbuild": "The cache directory: environments, kernel trees, builds and logs "
     "($XDG_CACHE_HOME, --cache-dir). `rbuild status` lists it, `rbuild clean` empties it.",
+    "rbuild.yaml": "A project's configuration, in this folder or one above: `rbuild config`.",
+    "~/.config/rbuild/rbuild.yaml": "Your own configuration ($XDG_CONFIG_HOME, $RBUILD_CONFIG).",
     "profiles/*.yaml": "The profiles, beside rbuild's code: what is built.",
     "profiles/machines/*.yaml": "The machines that QEMU can be.",
     "rootfs/*.yaml": "The environments: where it is built.",
@@ -40,6 +42,7 @@ FILES = {
 
 ENVIRONMENT = {
     "NO_COLOR": "Set to anything: no colours.",
+    "RBUILD_CONFIG": "Your configuration file, if it isn't the usual one.",
     "SHELL": "Whose script `rbuild completion` prints.",
 }
 """The variables that no option has for its own."""

@@ -19,6 +19,7 @@ from rbuild.architecture import Architecture, Machine
 from rbuild.bench.result import Report
 from rbuild.environment import HybridDefinition, RootfsDefinition, VariantDefinition
 from rbuild.profile import Profile
+from rbuild.settings import Settings
 
 WIDTH = 80
 """How wide the help is, whoever makes the pages."""
@@ -196,6 +197,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "profile": lambda: fields(Profile),
     "environments": lambda: fields(RootfsDefinition, HybridDefinition, VariantDefinition),
     "machines": lambda: fields(Machine, Architecture),
+    "configuration": lambda: fields(Settings),
     "bench-result": lambda: fields(Report, level=3),
 }
 """What a page can ask for."""

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import errno
 import importlib
+import os
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import click
 
 from rbuild import __version__
+from rbuild.cli.defaults import WITHOUT, Defaults
 from rbuild.cli.typo import Group
+from rbuild.config import VARIABLES
 from rbuild.console import Console, abandon
 from rbuild.errors import INTERRUPTED, BuildFailed, InfrastructureError, RbuildError
 from rbuild.store import Store
@@ -35,6 +39,7 @@ COMMANDS = {
     "status": "Show what is provisioned and built, with sizes and ages.",
     "clean": "Remove what the cache directory holds.",
     "profiles": "List profiles; show one resolved, or their JSON Schema.",
+    "config": "Show values from configuration files, and their origins.",
     "completion": "Make bash, zsh or fish complete rbuild's command line.",
     "man": "Print the manual page; --install lets man(1) find it.",
 }
@@ -113,7 +118,28 @@ def main(
     if verbose and quiet:
         raise click.UsageError("--verbose and --quiet exclude each other.")
     console = Console(json=as_json, verbosity=1 if verbose else -1 if quiet else 0)
+    _heed(ctx, console)
     ctx.obj = App(Store(_cache_directory(cache_dir), console), console)
+
+
+def _heed(ctx: click.Context, console: Console) -> None:
+    """Say what is to be said of configuration files, and set what other programs read."""
+    defaults = ctx.default_map
+    if not isinstance(defaults, Defaults):
+        return
+    for note in defaults.notes:
+        console.warn(note)
+    command = str(ctx.invoked_subcommand)
+    if defaults.fault is not None and not (command in WITHOUT or defaults.asks_help):
+        raise defaults.fault
+    if defaults.fault is not None and command != "config":  # which says it itself
+        console.warn(defaults.fault.message)
+    engine = defaults.found.get("docker_host")
+    variable = VARIABLES["docker_host"]
+    if engine is not None and variable not in os.environ:
+        # The Docker SDK and docker(1) look there.
+        os.environ[variable] = str(engine.value)
+        defaults.exported.add(variable)
 
 
 def run(arguments: list[str]) -> int:
@@ -142,7 +168,9 @@ def run(arguments: list[str]) -> int:
 def _invoke(arguments: list[str]) -> int:
     """Run the command, without what click's own ``main`` makes of a closed pipe."""
     try:
-        with main.make_context("rbuild", list(arguments)) as context:
+        asks_help = bool({"-h", "--help"} & set(takewhile(lambda word: word != "--", arguments)))
+        defaults = Defaults(main, asks_help)
+        with main.make_context("rbuild", list(arguments), default_map=defaults) as context:
             try:
                 result = main.invoke(context)
             except RbuildError as error:

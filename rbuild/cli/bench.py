@@ -141,6 +141,7 @@ def _file(name: str, text: str) -> Callable[..., Any]:
 @click.option(
     "--runs",
     type=click.IntRange(min=1),
+    envvar="RBUILD_RUNS",
     default=5,
     show_default=True,
     metavar="N",
@@ -149,6 +150,7 @@ def _file(name: str, text: str) -> Callable[..., Any]:
 @click.option(
     "--warmup",
     type=click.IntRange(min=0),
+    envvar="RBUILD_WARMUP",
     default=1,
     show_default=True,
     metavar="N",

@@ -22,6 +22,7 @@ from rbuild.cli.options import (
     runtime_option,
     session,
     summary,
+    was_typed,
 )
 from rbuild.cli.typo import Choice
 from rbuild.completion import names
@@ -58,6 +59,7 @@ Examples:
     "--machine",
     "machine_name",
     type=MACHINE,
+    envvar="RBUILD_MACHINE",
     metavar="M",
     help="What QEMU is: virt, raspi3b ..., or a YAML file [default: the profile's].",
 )
@@ -117,7 +119,7 @@ def command(
     built from that folder is tested instead. A test that fails, a panic, a splat in the kernel's
     log, or a guest that hangs is a failure; -v shows the guest's console.
     """
-    if path is not None and (driver is not None or kind == Kind.IN_TREE):
+    if path is not None and (was_typed("driver") or kind == Kind.IN_TREE):
         raise click.UsageError("PATH is built out-of-tree, and goes without --driver.")
     if tap_file == Path("-") and app.console.json:
         raise click.UsageError("--tap - and --json both write on stdout; choose one.")

@@ -20,6 +20,7 @@ from rbuild.cli.options import (
     runtime_option,
     session,
     summary,
+    was_typed,
 )
 from rbuild.console import duration, size
 from rbuild.kernel import Kdir
@@ -66,7 +67,7 @@ def command(
     PATH is a folder with a Kbuild or Makefile, of a C or a Rust module; it is left as it is.
     The .ko is checked: machine, vermagic, and that each symbol it needs is exported.
     """
-    if path is not None and (driver is not None or kind == Kind.IN_TREE):
+    if path is not None and (was_typed("driver") or kind == Kind.IN_TREE):
         raise click.UsageError("PATH is built out-of-tree, and goes without --driver.")
     made = session(app, "module", runtime, jobs, ccache=ccache)
     found = profile.load(profile_name)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from rbuild import environment
 from rbuild.cli import SESSION, App
@@ -48,6 +49,7 @@ profile_option = click.option(
 driver_option = click.option(
     "--driver",
     type=Choice([driver.value for driver in Driver]),
+    envvar="RBUILD_DRIVER",
     help="Which of our drivers [default: the profile's].",
 )
 RUNTIMES = ("bwrap", "docker")
@@ -119,6 +121,7 @@ jobs_option = click.option(
     "-j",
     "--jobs",
     type=click.IntRange(min=1),
+    envvar="RBUILD_JOBS",
     metavar="N",
     help="How many commands make runs at once [default: one a processor].",
 )
@@ -186,6 +189,11 @@ def session(
     made.settled.update(context.meta.get(LIMITS, {}), jobs=made.jobs)
     made.line = lambda: command_line(context, made.settled)
     return made
+
+
+def was_typed(name: str) -> bool:
+    """Tell whether the parameter was given on the command line, not by a variable or a file."""
+    return click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE
 
 
 def kdir_for(found: Profile, env: str, made: Session) -> Kdir:
