@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any
 
+from rbuild import workflow
+
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
@@ -95,6 +97,12 @@ class Console:
     verbosity: int = 0
     out: IO[str] = field(default_factory=lambda: sys.stdout)
     err: IO[str] = field(default_factory=lambda: sys.stderr)
+    _open: list[Step] = field(default_factory=list, repr=False, compare=False)
+
+    @property
+    def github(self) -> bool:
+        """Whether GitHub Actions reads stderr, and obeys the workflow commands in it."""
+        return os.environ.get("GITHUB_ACTIONS") == "true" and not self.err.isatty()
 
     @property
     def live(self) -> bool:
@@ -117,18 +125,28 @@ class Console:
             self._say(text)
 
     def verbose(self, text: str) -> None:
-        """Show a line of a program's output if the user asked for it."""
-        if self.verbosity > 0:
+        """Show a line of a program's output if the user asked for it, or can unfold its group."""
+        folded = self.verbosity == 0 and bool(self._open) and self.github
+        if self.verbosity > 0 or folded:
             self._say(text)
 
     def warn(self, text: str) -> None:
         """Warn, even when quiet."""
+        if self.github:
+            self._write(workflow.command("warning", text, title="rbuild"))
+            return
         self._say(f"{self._paint('warning:', '33')} {text}")
 
     def error(self, message: str, *, hint: str | None = None, detail: str = "") -> None:
         """Show an error: the failed program's own words, then ours, then the remedy."""
         if detail:
             self._say(detail.rstrip("\n") + "\n")
+        if self.github:
+            found = workflow.place(detail)
+            where = {} if found is None else found._asdict()
+            words = f"{message}\nhint: {hint}" if hint else message
+            self._write(workflow.command("error", words, title="rbuild", **where))
+            return
         self._say(f"{self._paint('error:', '1;31')} {message}")
         if hint:
             self._say(f"{self._paint('hint:', '36')} {hint}")
@@ -142,10 +160,27 @@ class Console:
                 step._bar = (bar, bar.add_task(title, total=total, detail=""))
                 yield step
         else:
-            self.note(f"==> {title}")
-            yield step
+            with self._grouped(step):
+                yield step
         ended = self._paint("failed", "31") if step.failed else self._paint("ok", "32")
         self.note(f"  {ended} {title} ({duration(step.elapsed_s)})")
+
+    @contextmanager
+    def _grouped(self, step: Step) -> Iterator[None]:
+        """Say that a step begins; on GitHub Actions fold what follows, up to the step's end."""
+        # Groups don't nest there: a step within a step is a line of the outer one's group.
+        group = self.github and self.verbosity >= 0 and not self._open
+        if group:
+            self._write(workflow.command("group", step.title))
+        else:
+            self.note(f"==> {step.title}")
+        self._open.append(step)
+        try:
+            yield
+        finally:
+            self._open.pop()
+            if group:
+                self._write(workflow.command("endgroup"))
 
     def teller(self, step: Step) -> Callable[[str], None]:
         """Return what a program's lines are given to: shown if asked for, and the step's detail."""
@@ -217,6 +252,9 @@ class Console:
 
     def _say(self, text: str) -> None:
         """Write a line to stderr; if nobody reads there any more, the work goes on without."""
+        self._write(workflow.harmless(text) if self.github else text)
+
+    def _write(self, text: str) -> None:
         try:
             self.err.write(text + "\n")
             self.err.flush()
