@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,8 @@ from typing import IO, TYPE_CHECKING, Any
 from rbuild import workflow
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
+    from rbuild.estimates import Estimate, Estimates
+    from rbuild.view import View
 
 PLAIN_INTERVAL_S = 30.0
 """How often a long step says how far it is when there is no terminal to draw on."""
@@ -49,11 +51,20 @@ def abandon(descriptor: int) -> None:
     os.close(nowhere)
 
 
+def about(seconds: float) -> str:
+    """Return a duration that is only expected: no more exact than it is worth."""
+    if seconds < 60:
+        return f"{max(5, 5 * round(seconds / 5))} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{seconds / 3600:.1f} h"
+
+
 @dataclass
 class Step:
     """A long piece of work under way: what, how far (``done`` of ``total``), and what just now.
 
-    ``failed`` is for work that ends badly without an exception.
+    ``failed`` is for work that ends badly without an exception; ``estimate`` is what it took
+    before.
     """
 
     title: str
@@ -62,14 +73,46 @@ class Step:
     detail: str = ""
     failed: bool = False
     started: float = field(default_factory=time.monotonic)
-    _console: Console | None = None
-    _bar: tuple[Progress, TaskID] | None = None
-    _spoke: float = field(default_factory=time.monotonic)
+    estimate: Estimate | None = None
 
     @property
     def elapsed_s(self) -> float:
         """Seconds since the step began."""
         return time.monotonic() - self.started
+
+    @property
+    def whole(self) -> int | None:
+        """How many there will be, as far as that is known; never less than there are."""
+        known = self.total or (None if self.estimate is None else self.estimate.count)
+        return None if not known else max(known, self.done)
+
+    @property
+    def part(self) -> float | None:
+        """How much is done, from 0 to 1; None where nothing tells."""
+        if self.whole is not None:
+            return self.done / self.whole
+        if self.estimate is not None:
+            return min(self.elapsed_s / self.estimate.seconds, 0.99)
+        return None
+
+    def far(self, *, brief: bool = False) -> str:
+        """Return in words how far it is, how long it took, and what is left, if that is known."""
+        words = []
+        if self.whole is not None:
+            words.append(
+                f"{self.done}/{self.whole}" if brief else f"{self.done} of about {self.whole}"
+            )
+        elif self.done:
+            words.append(f"{self.done} done")
+        words.append(
+            duration(round(self.elapsed_s)) if self.elapsed_s >= 60 else f"{self.elapsed_s:.0f} s"
+        )
+        left = None
+        if self.estimate is not None:
+            left = self.estimate.left_s(self.elapsed_s, self.done, self.whole)
+        if left is not None:
+            words.append(f"{'~' if brief else 'about '}{about(left)} left")
+        return ", ".join(words)
 
     def update(
         self, detail: str = "", *, done: int | None = None, total: int | None = None
@@ -78,15 +121,19 @@ class Step:
         self.detail = detail or self.detail
         self.done = self.done if done is None else done
         self.total = self.total if total is None else total
-        if self._bar is not None:
-            bar, task = self._bar
-            # An estimate that proves too low must not show more than 100 %.
-            whole = None if self.total is None else max(self.total, self.done)
-            bar.update(task, completed=self.done, total=whole, detail=self.detail[-60:])
-        elif self._console is not None and time.monotonic() - self._spoke > PLAIN_INTERVAL_S:
-            self._spoke = time.monotonic()
-            far = f"{self.done} of about {self.total}, " if self.total else ""
-            self._console.note(f"    {far}{duration(self.elapsed_s)}: {self.detail}")
+
+
+@dataclass
+class _Now:
+    """The steps under way, the innermost last, and what tells of them meanwhile."""
+
+    steps: list[Step] = field(default_factory=list)
+    view: View | None = None
+    ended: threading.Event = field(default_factory=threading.Event)
+    beat: threading.Thread | None = None
+
+    def current(self) -> Step | None:
+        return self.steps[-1] if self.steps else None
 
 
 @dataclass(frozen=True)
@@ -97,7 +144,8 @@ class Console:
     verbosity: int = 0
     out: IO[str] = field(default_factory=lambda: sys.stdout)
     err: IO[str] = field(default_factory=lambda: sys.stderr)
-    _open: list[Step] = field(default_factory=list, repr=False, compare=False)
+    estimates: Estimates | None = None
+    _now: _Now = field(default_factory=_Now, repr=False, compare=False)
 
     @property
     def github(self) -> bool:
@@ -126,7 +174,7 @@ class Console:
 
     def verbose(self, text: str) -> None:
         """Show a line of a program's output if the user asked for it, or can unfold its group."""
-        folded = self.verbosity == 0 and bool(self._open) and self.github
+        folded = self.verbosity == 0 and bool(self._now.steps) and self.github
         if self.verbosity > 0 or folded:
             self._say(text)
 
@@ -152,35 +200,78 @@ class Console:
             self._say(f"{self._paint('hint:', '36')} {hint}")
 
     @contextmanager
-    def step(self, title: str, *, total: int | None = None) -> Iterator[Step]:
-        """Show progress on ``title`` while the body runs, and how long it took at its end."""
-        step = Step(title, total, _console=self)
-        if self.live:
-            with self._progress() as bar:
-                step._bar = (bar, bar.add_task(title, total=total, detail=""))
-                yield step
-        else:
-            with self._grouped(step):
-                yield step
+    def step(
+        self, title: str, *, total: int | None = None, key: str | None = None
+    ) -> Iterator[Step]:
+        """Show progress on ``title`` while the body runs, and how long it took at its end.
+
+        How long it may take is learned under ``key``, by default its title.
+        """
+        name = key or title
+        learned = self.estimates
+        step = Step(title, total, estimate=None if learned is None else learned.of(name))
+        with self._drawn(step) if self.live else self._told(step):
+            yield step
+        if learned is not None and not step.failed:
+            learned.learn(name, step.elapsed_s, step.done)
         ended = self._paint("failed", "31") if step.failed else self._paint("ok", "32")
         self.note(f"  {ended} {title} ({duration(step.elapsed_s)})")
 
     @contextmanager
-    def _grouped(self, step: Step) -> Iterator[None]:
-        """Say that a step begins; on GitHub Actions fold what follows, up to the step's end."""
+    def _drawn(self, step: Step) -> Iterator[None]:
+        """Have a step in the view on the terminal, which is one, however many steps there are."""
+        from rbuild.view import View  # noqa: PLC0415 - rich loads slowly
+
+        now = self._now
+        now.steps.append(step)
+        first = now.view is None
+        if now.view is None:
+            now.view = View(self.err, now.current)
+            now.view.start()
+        try:
+            yield
+        finally:
+            now.steps[:] = [one for one in now.steps if one is not step]
+            if first and now.view is not None:
+                now.view.stop()
+                now.view = None
+
+    @contextmanager
+    def _told(self, step: Step) -> Iterator[None]:
+        """Say that a step begins, and from time to time that it goes on.
+
+        On GitHub Actions what follows is folded, up to the step's end.
+        """
         # Groups don't nest there: a step within a step is a line of the outer one's group.
-        group = self.github and self.verbosity >= 0 and not self._open
+        now = self._now
+        first = not now.steps
+        group = self.github and self.verbosity >= 0 and first
         if group:
             self._write(workflow.command("group", step.title))
         else:
             self.note(f"==> {step.title}")
-        self._open.append(step)
+        now.steps.append(step)
+        if first and self.verbosity >= 0:
+            now.ended.clear()
+            now.beat = threading.Thread(target=self._beat, daemon=True)
+            now.beat.start()
         try:
             yield
         finally:
-            self._open.pop()
+            now.steps[:] = [one for one in now.steps if one is not step]
+            if first and now.beat is not None:
+                now.ended.set()
+                now.beat.join()
+                now.beat = None
             if group:
                 self._write(workflow.command("endgroup"))
+
+    def _beat(self) -> None:
+        """Say now and then how far the innermost step is, also where its program is silent."""
+        while not self._now.ended.wait(PLAIN_INTERVAL_S):
+            step = self._now.current()
+            if step is not None:
+                self.note(f"    {step.far()}{': ' if step.detail else ''}{step.detail}")
 
     def teller(self, step: Step) -> Callable[[str], None]:
         """Return what a program's lines are given to: shown if asked for, and the step's detail."""
@@ -215,33 +306,6 @@ class Console:
             screen.print(table)
         return "\n".join(line.rstrip() for line in captured.get().splitlines())
 
-    def _progress(self) -> Progress:
-        from rich.console import Console as Rich  # noqa: PLC0415
-        from rich.progress import (  # noqa: PLC0415
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            SpinnerColumn,
-            TextColumn,
-            TimeElapsedColumn,
-        )
-        from rich.table import Column  # noqa: PLC0415
-
-        screen = Rich(file=self.err)
-        # What is being done just now gets the room that is left, down to none.
-        rest = Column(ratio=1, no_wrap=True, overflow="ellipsis")
-        return Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True)),
-            BarColumn(bar_width=24 if screen.width >= 120 else 8),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[detail]}", markup=False, table_column=rest),
-            console=screen,
-            transient=True,
-            expand=True,
-        )
-
     def _print(self, text: str) -> None:
         """Write to stdout; what it can't encode, such as an odd file name, as Python writes it."""
         try:
@@ -255,7 +319,11 @@ class Console:
         self._write(workflow.harmless(text) if self.github else text)
 
     def _write(self, text: str) -> None:
+        view = self._now.view
         try:
+            if view is not None:
+                view.print(text)
+                return
             self.err.write(text + "\n")
             self.err.flush()
         except BrokenPipeError:

@@ -121,7 +121,7 @@ class Kbuild:
         console = self.session.console
         objects = 0
         with (
-            console.step(title, total=expected) as step,
+            console.step(title, total=expected, key=self._key(title, targets)) as step,
             self.session.log() as log,
             ccache.opened(self.ready, self.session) as cache,
         ):
@@ -140,6 +140,12 @@ class Kbuild:
             except ProcessFailed as error:
                 raise explain(error, title, self.session.log_path) from error
             return Made(done.usage, objects, cache.use() if cache is not None else None)
+
+    def _key(self, title: str, targets: Sequence[str]) -> str:
+        """Return what decides how long a make takes: the KDIR's name has all of it hashed."""
+        kdir = self.kdir.parent.name.removeprefix(".").removesuffix(".partial")
+        jobs = self.jobs or self.session.jobs
+        return f"{title} ({kdir}) {' '.join(targets)} -j{jobs} {self.ready.runtime.name}"
 
     def run(self, argv: Sequence[str], title: str, *, module: Path | None = None) -> str:
         """Run a short command where make would run; return what it prints."""

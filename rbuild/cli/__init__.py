@@ -21,6 +21,7 @@ from rbuild.cli.typo import Group
 from rbuild.config import VARIABLES
 from rbuild.console import Console, abandon
 from rbuild.errors import INTERRUPTED, BuildFailed, InfrastructureError, RbuildError
+from rbuild.estimates import Estimates
 from rbuild.store import Store
 
 COMMANDS = {
@@ -117,9 +118,11 @@ def main(
     """Build a Linux kernel and a driver for a 64-bit Arm board, and measure each way."""
     if verbose and quiet:
         raise click.UsageError("--verbose and --quiet exclude each other.")
-    console = Console(json=as_json, verbosity=1 if verbose else -1 if quiet else 0)
+    root = _cache_directory(cache_dir)
+    verbosity = 1 if verbose else -1 if quiet else 0
+    console = Console(json=as_json, verbosity=verbosity, estimates=Estimates(root))
     _heed(ctx, console)
-    ctx.obj = App(Store(_cache_directory(cache_dir), console), console)
+    ctx.obj = App(Store(root, console), console)
 
 
 def _heed(ctx: click.Context, console: Console) -> None:

@@ -16,7 +16,7 @@ import click
 import pytest
 import yaml
 
-from rbuild import __version__, cli, console, definition, doctor, profile
+from rbuild import __version__, cli, definition, doctor, profile
 from rbuild.cli import COMMANDS
 from rbuild.console import Console
 from rbuild.doctor import Finding, State
@@ -199,18 +199,6 @@ def test_progress_on_a_terminal_leaves_one_line_a_step(host: Host) -> None:
     assert child.returncode == 0, text
     assert not re.search(r"\x1b\[[0-9;]*m", text)
     assert text.count("ok Building 6.12.5 in cross") == 1
-
-
-def test_a_step_says_now_and_then_how_far_it_is(monkeypatch) -> None:
-    monkeypatch.setattr(console, "PLAIN_INTERVAL_S", -1)
-    err = io.StringIO()
-    with Console(err=err).step("Building", total=10) as step:
-        step.update("CC a.o", done=3)
-    first, far, last = err.getvalue().splitlines()
-    assert first == "==> Building"
-    assert "3 of about 10" in far
-    assert "CC a.o" in far
-    assert last.startswith("  ok Building")
 
 
 def test_a_step_that_fails_is_not_called_ok() -> None:

@@ -1,11 +1,28 @@
 """What a person or a CI service sees of the work under way."""
 
 import io
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from rbuild import console as console_module
 from rbuild import workflow
-from rbuild.console import Console
+from rbuild.console import Console, Step, about
+from rbuild.estimates import FILE, FORMAT, KEYS, RUNS, Estimate, Estimates, read
+from rbuild.view import View
+
+from .conftest import Host
 
 
 class Terminal(io.StringIO):
@@ -105,3 +122,231 @@ def test_elsewhere_there_are_no_commands(monkeypatch) -> None:
     console.error("broken")
     assert "::" not in err.getvalue()
     assert "CC" not in err.getvalue()
+
+
+# Lines, where there is no terminal.
+
+
+def wait_until(said: io.StringIO, count: int) -> None:
+    """Wait until so many lines were said."""
+    for _ in range(1000):
+        if said.getvalue().count("\n") >= count:
+            return
+        time.sleep(0.01)
+    raise AssertionError(said.getvalue())
+
+
+def test_a_step_says_now_and_then_how_far_it_is_though_nothing_happens(monkeypatch) -> None:
+    monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
+    monkeypatch.setattr(console_module, "PLAIN_INTERVAL_S", 0.02)
+    err = io.StringIO()
+    console = Console(err=err)
+    with console.step("Building", total=10) as step:
+        step.update("CC a.o", done=3)
+        wait_until(err, 2)
+        with console.step("Within"):
+            wait_until(err, 5)
+    lines = err.getvalue().splitlines()
+    assert lines[0] == "==> Building"
+    assert lines[1] == "    3 of about 10, 0 s: CC a.o"
+    assert "    0 s" in lines
+    assert lines[-1].startswith("  ok Building")
+    after = err.getvalue()
+    assert threading.active_count() == 1 or not any(
+        "_beat" in thread.name for thread in threading.enumerate()
+    )
+    time.sleep(0.1)
+    assert err.getvalue() == after
+
+
+def test_a_step_that_fails_is_silent_afterwards(monkeypatch) -> None:
+    monkeypatch.setattr(console_module, "PLAIN_INTERVAL_S", 0.01)
+    err = io.StringIO()
+    with pytest.raises(ValueError), Console(err=err).step("Building"):
+        raise ValueError
+    after = err.getvalue()
+    time.sleep(0.05)
+    assert err.getvalue() == after
+    assert "ok" not in after
+
+
+# The view on a terminal.
+
+
+def drawn(step: Step, width: int) -> list[str]:
+    view = View(Terminal(), lambda: step)
+    screen = view.screen
+    screen.width = width
+    with screen.capture() as captured:
+        screen.print(view, end="")
+    return captured.get().splitlines()
+
+
+@pytest.mark.parametrize("width", [20, 40, 80, 200])
+def test_the_view_is_two_lines_however_wide_it_is(monkeypatch, width: int) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    step = Step("Building Linux 6.12.118 in hybrid:compilers", 2345, 1200)
+    step.started -= 125
+    step.estimate = Estimate(250.0, 2345)
+    step.detail = "CC drivers/gpu/drm/amd/amdgpu/../display/dc/resource/dcn32/dcn32_resource.o"
+    lines = drawn(step, width)
+    assert len(lines) == 2
+    assert all(len(line) <= width for line in lines)
+    if width >= 80:
+        assert "1200/2345" in lines[0] or "1200 of about 2345" in lines[0]
+        assert "2 min left" in lines[0]
+        assert "load " in lines[1]
+    if width == 200:
+        assert step.title in lines[0]
+        assert step.detail in lines[1]
+        assert "1200 of about 2345, 2 min 05 s, about 2 min left" in lines[0]
+
+
+def test_an_estimate_that_was_too_low_is_not_exceeded() -> None:
+    step = Step("x", 10, 12)
+    assert (step.whole, step.part) == (12, 1.0)
+    assert Step("x", estimate=Estimate(1e-9)).part == 0.99
+    assert "left" not in Step("x", estimate=Estimate(1e-9)).far()
+    assert Step("x").part is None
+    assert Step("x", 0).whole is None
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.1, "5 s"), (12, "10 s"), (58, "60 s"), (61, "1 min"), (150, "2 min"), (7200, "2.0 h")],
+)
+def test_what_is_expected_is_said_no_more_exactly_than_it_is_known(
+    seconds: float, words: str
+) -> None:
+    assert about(seconds) == words
+
+
+@given(st.floats(0.5, 1e5), st.floats(0, 1e5), st.integers(0, 10_000), st.integers(0, 10_000))
+def test_what_is_left_is_never_less_than_nothing(
+    seconds: float, elapsed: float, done: int, total: int
+) -> None:
+    left = Estimate(seconds).left_s(elapsed, done, total)
+    assert left is None or left >= 0
+    if total and done >= total:
+        assert left == 0
+
+
+@pytest.mark.skipif(shutil.which("tmux") is None, reason="needs tmux")
+@pytest.mark.parametrize("width", [80, 200])
+def test_in_a_real_terminal(host: Host, tmp_path: Path, width: int) -> None:
+    """While a step is under way its view is there, at the end nothing of it but what was done."""
+    socket = ["tmux", "-L", f"rbuild-test-{os.getpid()}-{width}"]
+    script = tmp_path / "show.py"
+    script.write_text(
+        "import sys, time, pathlib\n"
+        "from rbuild.console import Console\n"
+        "gate = pathlib.Path(sys.argv[1])\n"
+        "with Console().step('Building Linux', total=100) as step:\n"
+        "    step.update('CC drivers/spi/spi.o', done=42)\n"
+        "    while not gate.exists(): time.sleep(0.05)\n"
+    )
+    gate = tmp_path / "gate"
+    words = ["env", "TERM=screen", "NO_COLOR=1", sys.executable, str(script), str(gate)]
+    line = f"{shlex.join(words)}; echo ended; sleep 60"
+    subprocess.run(
+        [*socket, "new-session", "-d", "-x", str(width), "-y", "24", "sh", "-c", line], check=True
+    )
+
+    def screen(until: str) -> str:
+        for _ in range(600):
+            done = subprocess.run([*socket, "capture-pane", "-p"], capture_output=True, text=True)
+            if until in done.stdout:
+                return done.stdout
+            time.sleep(0.05)
+        raise AssertionError(done.stdout + done.stderr)
+
+    try:
+        during = [one for one in screen("spi.o").splitlines() if one.strip()]
+        assert len(during) == 2
+        assert "Building Linux" in during[0]
+        assert "42" in during[0]
+        assert "load" in during[1]
+        gate.touch()
+        after = [one for one in screen("ended").splitlines() if one.strip()]
+        assert re.fullmatch(r"  ok Building Linux \(.*\)", after[0])
+        assert after[1] == "ended"
+    finally:
+        subprocess.run([*socket, "kill-server"], capture_output=True)
+
+
+# What is learned.
+
+
+def test_a_step_is_learned_from_those_before(tmp_path: Path) -> None:
+    err = io.StringIO()
+
+    def run(seconds: float, done: int, *, failed: bool = False) -> Step:
+        console = Console(err=err, estimates=Estimates(tmp_path))
+        with console.step("Building") as step:
+            step.started -= seconds
+            step.update(done=done)
+            step.failed = failed
+        return step
+
+    assert run(100, 50).estimate is None
+    assert run(100, 50).part == 1.0
+    for seconds in (10, 20, 3000):
+        run(seconds, 60)
+    run(5, 1, failed=True)
+    estimate = run(1.5, 60).estimate
+    assert estimate is not None
+    assert estimate.seconds == pytest.approx(100, abs=1)
+    assert estimate.count == 60
+    assert len(json.loads((tmp_path / FILE).read_text())["steps"]["Building"]) == RUNS
+    assert not list(tmp_path.glob(".*.json.*"))
+
+
+def test_nothing_is_learned_of_what_is_short_or_where_no_store_is(tmp_path: Path) -> None:
+    Estimates(tmp_path / "none").learn("x", 100, 1)
+    Estimates(tmp_path).learn("x", 0.5, 1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_old_keys_fall_out(tmp_path: Path) -> None:
+    known = {f"k{number}": [[2.0, 1]] for number in range(KEYS)}
+    (tmp_path / FILE).write_text(json.dumps({"format": FORMAT, "steps": known}))
+    learned = Estimates(tmp_path)
+    learned.learn("k0", 5, 1)
+    learned.learn("new", 5, 1)
+    found = read(tmp_path / FILE)
+    assert len(found) == KEYS
+    assert "k0" in found
+    assert "new" in found
+    assert "k1" not in found
+
+
+def test_a_newer_file_is_left_out_and_one_that_cannot_be_written_is_no_error(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / FILE).write_text(json.dumps({"format": FORMAT + 1, "steps": {"x": [[2, 1]]}}))
+    assert Estimates(tmp_path).of("x") is None
+    (tmp_path / FILE).unlink()
+    (tmp_path / FILE).mkdir()
+    Estimates(tmp_path).learn("x", 5, 1)
+
+
+documents = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5)),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.dictionaries(st.sampled_from(["format", "steps", "x"]), inner),
+    ),
+)
+
+
+@given(st.one_of(st.text().map(str.encode), documents.map(lambda one: json.dumps(one).encode())))
+def test_whatever_is_in_the_file_it_is_only_passed_over(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes
+) -> None:
+    folder = tmp_path_factory.mktemp("x")
+    (folder / FILE).write_bytes(content)
+    learned = Estimates(folder)
+    found = learned.of("x")
+    assert found is None or found.seconds > 0
+    learned.learn("x", 7, 3)
+    assert Estimates(folder).of("x") is not None
