@@ -26,7 +26,7 @@ EPILOG = """\b
 Examples:
   rbuild matrix
   rbuild matrix --profile slim --profile slim-debug --env cross --env hybrid
-  rbuild matrix --kind kernel --env cross --env chroot --export-json matrix.json
+  rbuild matrix --kind kernel --env cross --env chroot --export-json all.json
   rbuild matrix --scheduler tcp://127.0.0.1:8786
 """
 
