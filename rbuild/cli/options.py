@@ -160,7 +160,7 @@ def cluster_options(*, required: bool) -> Callable[[Function], Function]:
         ):
             function = click.option(
                 f"--tls-{name}",
-                type=click.Path(exists=True, dir_okay=False, path_type=Path),
+                type=click.Path(dir_okay=False, path_type=Path),
                 envvar=f"RBUILD_TLS_{name.upper()}",
                 metavar="F.pem",
                 help=text,

@@ -15,8 +15,7 @@ from rbuild.cli.options import cluster_options, session
 EPILOG = """\b
 Examples:
   rbuild worker --scheduler tcp://127.0.0.1:8786
-  rbuild worker --scheduler tls://buildbox:8786 --tls-ca ca.pem \\
-      --tls-cert this.pem --tls-key this.key
+  rbuild worker --scheduler tls://buildbox:8786 --name pi5
 """
 
 

@@ -82,6 +82,7 @@ def execute(plan: Plan, session: Session, meeting: Meeting, wait_s: float) -> It
     ]
     client = _client(meeting)
     try:
+        _check(client, meeting)
         run = _Run(client, session, meeting, wait_s, jobs)
         run.wait_for_machines()
         yield from run.rows()
@@ -185,7 +186,7 @@ class _Run:
             job.future = self.client.submit(
                 build,
                 job.task,
-                Ticket(self.topic, title),
+                Ticket(self.topic, title, self.own),
                 key=f"{self.topic}-{job.number}-{len(job.attempts)}",
                 pure=False,
                 resources={self.own: 1},
@@ -234,7 +235,7 @@ class _Run:
         except CancelledError:
             return self.not_run(job, f"The scheduler at {self.meeting.address} is gone.")
         except Exception as error:  # noqa: BLE001 - whatever a machine raised, or Dask
-            return self.not_run(job, f"{type(error).__name__}: {error}")
+            return self.not_run(job, f"{type(error).__name__}: {' '.join(str(error).split())}")
         assert isinstance(outcome, Outcome)
         if job.at is not None and job.at != outcome.machine:
             job.ended(None)
@@ -276,6 +277,17 @@ def _client(meeting: Meeting) -> Client:
     except (OSError, ValueError) as error:
         raise InfrastructureError(
             f"{meeting.address} is no scheduler of Dask's: {error}."
+        ) from error
+
+
+def _check(client: Client, meeting: Meeting) -> None:
+    """Raise InfrastructureError if the scheduler, which reads what it passes on, has no rbuild."""
+    try:
+        client.run_on_scheduler(identity)
+    except Exception as error:
+        raise InfrastructureError(
+            f"The scheduler at {meeting.address} can't import rbuild: {error}.",
+            hint="Start `dask scheduler` from the environment that rbuild is installed in.",
         ) from error
 
 

@@ -38,14 +38,14 @@ class Meeting:
     def security(self) -> Security:
         """Return what Dask wants to know of TLS.
 
-        Raises UsageError if a certificate or the key is none.
+        Raises UsageError if a certificate or the key is none, or can't be read.
         """
         from distributed.security import Security  # noqa: PLC0415
 
         if self.certificates is None:
             return Security(require_encryption=False)
         ca, cert, key = (
-            str(getattr(self.certificates, name).expanduser()) for name in ("ca", "cert", "key")
+            _readable(name, getattr(self.certificates, name)) for name in ("ca", "cert", "key")
         )
         made = Security(
             require_encryption=True,
@@ -87,6 +87,16 @@ def meeting(address: str, ca: Path | None, cert: Path | None, key: Path | None) 
     if ca is None or cert is None or key is None:
         raise UsageError("tls:// needs --tls-ca, --tls-cert and --tls-key.")
     return Meeting(f"{scheme}://{rest}", Certificates(ca, cert, key))
+
+
+def _readable(name: str, path: Path) -> str:
+    """Return the path of a file that can be read; raise UsageError if it can't."""
+    path = path.expanduser()
+    try:
+        path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"--tls-{name}: {path} can't be read: {error.strerror}.") from error
+    return str(path)
 
 
 def require() -> None:

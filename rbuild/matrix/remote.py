@@ -56,10 +56,14 @@ class Host(WorkerPlugin):
 
 @dataclass(frozen=True)
 class Ticket:
-    """What names a build to whoever waits for it: the topic of his events, and what it is."""
+    """What names a build to whoever waits for it: the topic of his events, and what it is.
+
+    ``identity`` is the rbuild that has to make it.
+    """
 
     topic: str
     title: str
+    identity: str
 
 
 def build(task: Task, ticket: Ticket) -> Outcome:
@@ -87,6 +91,7 @@ def build(task: Task, ticket: Ticket) -> Outcome:
     say("start")
     with host.busy(), host.console.step(ticket.title) as step:
         try:
+            _must_be(ticket.identity)
             outcome = perform(task, host.place, host.console.teller(step), unwanted)
         except Unwanted:
             step.failed = True
@@ -99,6 +104,15 @@ def build(task: Task, ticket: Ticket) -> Outcome:
             outcome = failure(error, host.place)
         step.failed = outcome.exit_code != 0
     return outcome
+
+
+def _must_be(wanted: str) -> None:
+    """Raise InfrastructureError if this machine's files are no longer those it joined with."""
+    if (found := identity()) != wanted:
+        raise InfrastructureError(
+            f"This machine's rbuild was changed ({found}, not {wanted}): its worker is to be "
+            "started anew."
+        )
 
 
 def serve(meeting: Meeting, place: Place, console: Console) -> None:

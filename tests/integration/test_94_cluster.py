@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -54,7 +55,8 @@ from rbuild.matrix import remote
 from rbuild.matrix.task import Place
 address, name, store, fake, other = sys.argv[1:]
 if other:
-    remote.identity = lambda: f"rbuild-{other}"
+    changed = Path(store).parent / "changed"
+    remote.identity = lambda: "rbuild-changed" if changed.exists() else f"rbuild-{other}"
 place = Place(name, Path(store), Path(store), (sys.executable, "-IS", fake))
 remote.serve(Meeting(address, None), place, Console())
 """
@@ -167,8 +169,8 @@ def plan_of(count: int) -> Plan:
     return Plan(whole.builds[:count], ())
 
 
-@pytest.fixture(scope="module")
-def scheduler() -> Iterator[str]:
+@contextlib.contextmanager
+def a_scheduler() -> Iterator[tuple[str, subprocess.Popen[str]]]:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
@@ -183,9 +185,15 @@ def scheduler() -> Iterator[str]:
     while "Scheduler at" not in (line := child.stderr.readline()):
         assert line
     threading.Thread(target=child.stderr.read, daemon=True).start()
-    yield address
+    yield address, child
     child.terminate()
     child.wait()
+
+
+@pytest.fixture(scope="module")
+def scheduler() -> Iterator[str]:
+    with a_scheduler() as (address, _):
+        yield address
 
 
 @pytest.fixture
@@ -298,6 +306,37 @@ def test_a_machine_with_another_rbuild_gets_nothing(
     assert {row.attempts[-1].machine for row in rows} == {"same"}
     assert other.calls == []
     assert "other has another rbuild (rbuild-0.0.1-abc" in capfd.readouterr().err
+
+
+def test_a_scheduler_that_is_lost_ends_all(tmp_path: Path) -> None:
+    with a_scheduler() as (address, child):
+        machines = Cluster(address, tmp_path)
+        one = machines.machine("one", "hang")
+        wait = machines.beside(2)
+        build = one.until_called()
+        child.kill()
+        first, second = wait()
+        assert (first.state, second.state) == (State.NOT_RUN, State.NOT_RUN)
+        assert "is gone" in str(first.why)
+        assert one.process.wait(timeout=60) == 1  # by InfrastructureError: here, nobody catches it
+        until(lambda: not alive(build))
+
+
+def test_a_machine_whose_rbuild_was_changed_is_told_so(
+    machines: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = machines.machine("one", other="0.0.1-abc")
+    machines.gather()
+    # It joined with the one, and has the other now.
+    monkeypatch.setattr(cluster, "identity", lambda: "rbuild-0.0.1-abc")
+    changed = machines.folder / "changed"
+    (row,) = machines.matrix()
+    assert row.state is State.BUILT
+    changed.touch()
+    (row,) = machines.matrix()
+    assert row.state is State.NOT_RUN
+    assert "was changed" in str(row.why)
+    assert len(one.calls) == 1
 
 
 def test_who_stops_waiting_ends_what_is_under_way(machines: Cluster) -> None:

@@ -381,9 +381,13 @@ def test_certificates_that_are_none_are_named(bare: Host) -> None:
     words = [f"--tls-{name}={bare.folder / name}" for name in ("ca", "cert", "key")]
     found = bare("worker", "--scheduler", "tls://127.0.0.1:1", *words, code=2)
     assert "can't be used for TLS" in found.err
+    (bare.folder / "cert").unlink()
+    found = bare("worker", "--scheduler", "tls://127.0.0.1:1", *words, code=2)
+    assert f"--tls-cert: {bare.folder / 'cert'} can't be read" in found.err
 
 
-def test_no_scheduler_is_no_traceback(bare: Host) -> None:
+def test_no_scheduler_is_no_traceback(bare: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rbuild.matrix.remote.GREET_S", 0.5)
     for words in (["matrix", "--env", "cross"], ["worker"]):
         found = bare(*words, "--scheduler", "127.0.0.1:1", code=4)
         assert "No scheduler answers at tcp://127.0.0.1:1" in found.err
