@@ -213,9 +213,14 @@ def build_out_of_tree(kdir: Kdir, source: Path, session: Session) -> Result:
     with what is wrong with the .ko.
     """
     source = source.resolve()
-    folder = kdir.entry.path / "modules" / f"{source.name}-{digest(str(source))}"
+    folder = place_of(kdir, source)
     place = out_of_tree(kdir, source, folder, session)
     return _build(place, kdir, folder, session)
+
+
+def place_of(kdir: Kdir, source: Path) -> Path:
+    """Return the Store's folder for the module in ``source``, a resolved path."""
+    return kdir.entry.path / "modules" / f"{source.name}-{digest(str(source))}"
 
 
 def build_in_tree(kdir: Kdir, driver: Driver, session: Session) -> Result:

@@ -36,6 +36,7 @@ COMMANDS = {
     "matrix": "Build every combination, here or on several machines.",
     "worker": "Make this machine one that a matrix is built on.",
     "deploy": "Bring the driver, or a whole kernel, to a board over ssh.",
+    "ide": "Tell clangd and rust-analyzer how a module is built.",
     "shell": "Open a shell in an environment, as a build sees it.",
     "status": "Show what is provisioned and built, with sizes and ages.",
     "clean": "Remove what the cache directory holds.",
