@@ -1,0 +1,130 @@
+"""Paths of the sandbox become the host's: in commands, in crates, and nowhere else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rbuild import ide
+from rbuild.console import Console
+from rbuild.errors import BuildFailed, UsageError
+from rbuild.ide import Places, Project
+from rbuild.store import Store
+
+from .conftest import Host
+
+
+@pytest.fixture
+def where(tmp_path: Path) -> Places:
+    (tmp_path / "own").mkdir()
+    (tmp_path / "copy").mkdir()
+    (tmp_path / "own/a.c").touch()
+    (tmp_path / "copy/made.h").touch()
+    behind = {
+        "/src": [Path("/T")],
+        "/kdir": [Path("/K")],
+        "/module": [tmp_path / "own", tmp_path / "copy"],
+    }
+    return Places(behind, Path("/R"))
+
+
+@pytest.mark.parametrize(
+    ("word", "host"),
+    [
+        ("/src/include", "/T/include"),
+        ("-I/src/include", "-I/T/include"),
+        ("-I./include", "-I./include"),
+        ("/srcs/x", "/R/srcs/x"),
+        ("@/kdir/include/generated/rustc_cfg", "@/K/include/generated/rustc_cfg"),
+        ("--sysroot=/usr", "--sysroot=/R/usr"),
+        ("-isystem/usr/lib/clang/19/include", "-isystem/R/usr/lib/clang/19/include"),
+        ('-DWHERE="/src/x"', '-DWHERE="/src/x"'),
+        ("drivers/spi/spi.o", "drivers/spi/spi.o"),
+    ],
+)
+def test_a_word_has_the_hosts_path(where: Places, word: str, host: str) -> None:
+    assert where.word(word) == host
+
+
+def test_a_modules_file_is_the_users_before_the_copy(where: Places, tmp_path: Path) -> None:
+    assert where.host("/module/a.c") == f"{tmp_path}/own/a.c"
+    assert where.host("/module/made.h") == f"{tmp_path}/copy/made.h"
+    assert where.host("/module/new.c") == f"{tmp_path}/own/new.c"
+    assert where.host("/module") == f"{tmp_path}/own"
+
+
+def test_a_command_keeps_what_decides_the_meaning(where: Places) -> None:
+    words = (
+        "clang-19 -Wp,-MMD,a.d -I/src/include -include /src/k.h -DX='\"a b\"' -Werror=return-type "
+        "-fmacro-prefix-map=/src/= -fstrict-flex-arrays=3 -ftrivial-auto-var-init=zero "
+        "-Wa,-march=armv8.5-a -fshort-wchar -c -o a.o /src/a.c"
+    )
+    assert ide.command({"directory": "/kdir", "file": "/src/a.c", "command": words}, where) == {
+        "directory": "/K",
+        "file": "/T/a.c",
+        "arguments": [
+            *("/R/usr/bin/clang-19", "-Wno-unknown-warning-option", "-I/T/include"),
+            *("-include", "/T/k.h", '-DX="a b"', "-fshort-wchar", "-c", "-o", "a.o", "/T/a.c"),
+        ],
+    }
+
+
+CORE = {"display_name": "core", "root_module": "/usr/core/lib.rs", "deps": [], "cfg": []}
+SAMPLE = {
+    "display_name": "rust_minimal",
+    "root_module": "/src/samples/rust/rust_minimal.rs",
+    "deps": [{"crate": 0, "name": "core"}],
+    "cfg": ["CONFIG_RUST"],
+}
+RUSTC = (
+    "savedcmd_/module/mine.o := RUST_MODFILE=/module/mine rustc --cfg MODULE --cfg=seven {} ; x\n"
+)
+
+
+def test_a_modules_crate_is_like_a_drivers(tmp_path: Path) -> None:
+    (tmp_path / "mine.rs").touch()
+    (tmp_path / ".mine.o.cmd").write_text(RUSTC.format("/module/mine.rs"))
+    (tmp_path / ".gone.o.cmd").write_text(RUSTC.format("/module/gone.rs"))
+    (tmp_path / ".c.o.cmd").write_text("savedcmd_/module/c.o := clang /module/c.c\n")
+    made = ide.with_module({"sysroot": "/usr", "crates": [CORE, SAMPLE]}, tmp_path)
+    assert made["sysroot"] == "/usr"
+    assert made["crates"] == [
+        CORE,
+        {
+            **SAMPLE,
+            "display_name": "mine",
+            "root_module": "/module/mine.rs",
+            "cfg": ["CONFIG_RUST", "MODULE", "seven"],
+        },
+    ]
+    with pytest.raises(BuildFailed, match="no driver"):
+        ide.with_module({"crates": [CORE]}, tmp_path)
+
+
+def test_only_texts_that_are_paths_change(where: Places) -> None:
+    assert where.within({"a": ["/src/x", 'CONFIG_P="/src"', 3, None]}) == {
+        "a": ["/T/x", 'CONFIG_P="/src"', 3, None]
+    }
+
+
+def test_only_rbuilds_own_files_are_replaced(tmp_path: Path) -> None:
+    store = Store(tmp_path / "cache", Console())
+    tool = f"{store.root}/rootfs/x/usr/bin/clang"
+    project = Project([{"directory": "/K", "file": "/a.c", "arguments": [tool]}], None)
+    folder = tmp_path / "mine"
+    assert ide.write(project, folder, store) == ide.write(project, folder, store)
+    for foreign in ("[]", "no JSON", json.dumps([{"command": "cc a.c"}]), "[7]"):
+        (folder / ide.COMMANDS).write_text(foreign)
+        with pytest.raises(UsageError, match="rbuild didn't make it"):
+            ide.write(project, folder, store)
+        assert (folder / ide.COMMANDS).read_text() == foreign
+    ide.write(project, folder, store, force=True)
+    assert json.loads((folder / ide.COMMANDS).read_text()) == project.commands
+
+
+def test_wrong_usage_is_said_before_anything_is_built(bare: Host) -> None:
+    assert "--driver" in bare("ide", bare.folder, "--driver", "c", code=2).err
+    assert "--output" in bare("ide", "--force", code=2).err
+    assert not bare.cache.exists()
