@@ -17,6 +17,7 @@ from rbuild.cli.options import (
     runtime_option,
     session,
     summary,
+    was_typed,
 )
 from rbuild.ide import describe, write
 from rbuild.profile import Driver
@@ -61,7 +62,7 @@ def command(
     Rust, a rust-project.json, with the paths of this host. They hold as long as
     the KDIR is there: after `rbuild clean`, call it again.
     """
-    if path is not None and driver is not None:
+    if path is not None and was_typed("driver"):
         raise click.UsageError("PATH goes without --driver.")
     if force and output is None:
         raise click.UsageError("--force goes with --output.")
