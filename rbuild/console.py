@@ -191,7 +191,9 @@ class Console:
             self._say(detail.rstrip("\n") + "\n")
         if self.github:
             found = workflow.place(detail)
-            where = {} if found is None else found._asdict()
+            where: dict[str, str | int] = {}
+            if found is not None:
+                where = {"file": workflow.in_repository(found.file), "line": found.line}
             words = f"{message}\nhint: {hint}" if hint else message
             self._write(workflow.command("error", words, title="rbuild", **where))
             return

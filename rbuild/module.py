@@ -125,7 +125,13 @@ class Workplace:
     def make(self) -> Made:
         """Call make; raises as ``Kbuild.make`` does."""
         extra = self._extra()
-        return self.kbuild.make(self.title, self.targets, module=self.module, extra=extra)
+        try:
+            return self.kbuild.make(self.title, self.targets, module=self.module, extra=extra)
+        except BuildFailed as error:
+            if self.module is not None:
+                # The files to mend, as an editor or a terminal can open them.
+                error.detail = with_own_paths(error.detail, self.origin)
+            raise
 
     def reproducer(self, path: Path) -> Path:
         """Write the script that builds this without rbuild; return its path."""
@@ -164,6 +170,20 @@ class Workplace:
                 exported_symbols(self.kdir.tree)
         own = _symvers(self.outputs / "Module.symvers")
         return tuple(check(path, self.kdir, own) for path in found)
+
+
+IN_SANDBOX = re.compile(rf"(?<![\w./-]){MODULE}/(?P<name>[^\s:'\"]+)")
+"""A file of a module's as its build names it."""
+
+
+def with_own_paths(words: str, origin: Path) -> str:
+    """Return a compiler's words with the module's files where the user has them."""
+
+    def at_home(found: re.Match[str]) -> str:
+        own = origin / found["name"]
+        return str(own) if own.exists() else found[0]
+
+    return IN_SANDBOX.sub(at_home, words)
 
 
 def out_of_tree(kdir: Kdir, source: Path, folder: Path, session: Session) -> Workplace:

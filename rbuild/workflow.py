@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from pathlib import Path
 from typing import NamedTuple
 
 PLACE = re.compile(r"^(?P<file>[^\s:]+):(?P<line>\d+):(?:\d+:)? (?:fatal )?error\b")
@@ -41,6 +43,14 @@ def place(words: str) -> Place | None:
         if rust and (found := RUST_PLACE.match(line)):
             return Place(found["file"], int(found["line"]))
     return None
+
+
+def in_repository(file: str) -> str:
+    """Return a file's path as annotations have it: from the checkout's folder, if it is there."""
+    root = os.environ.get("GITHUB_WORKSPACE")
+    if root and Path(file).is_relative_to(root):
+        return str(Path(file).relative_to(root))
+    return file
 
 
 def _data(text: str) -> str:

@@ -350,3 +350,13 @@ def test_whatever_is_in_the_file_it_is_only_passed_over(
     assert found is None or found.seconds > 0
     learned.learn("x", 7, 3)
     assert Estimates(folder).of("x") is not None
+
+
+def test_an_annotation_is_at_the_repository_s_file(github, monkeypatch) -> None:
+    monkeypatch.setenv("GITHUB_WORKSPACE", "/w/repo")
+    console = Console(err=github)
+    console.error("no", detail="/w/repo/my/a.c:3:1: error: x")
+    console.error("no", detail="/kdir/b.c:4:1: error: x")
+    shown = github.getvalue()
+    assert "::error title=rbuild,file=my/a.c,line=3::no" in shown
+    assert "::error title=rbuild,file=/kdir/b.c,line=4::no" in shown

@@ -18,6 +18,7 @@ import pytest
 
 from rbuild import cli, rootfs
 from rbuild.bench.compare import load
+from rbuild.module import with_own_paths
 from rbuild.profile import IN_KERNEL, Kind
 
 from .conftest import Host, Result
@@ -36,6 +37,17 @@ def test_setup_force_provisions_anew(bare: Host) -> None:
     bare("setup", "cross")
     bare("setup", "cross", "--force")
     assert bare.calls("mmdebstrap") == 2
+
+
+def test_a_compiler_s_words_name_the_user_s_files(tmp_path: Path) -> None:
+    (tmp_path / "a.c").write_text("")
+    words = (
+        "/module/a.c:1:2: error: x\n--> /module/a.c:3\n/module/made.h:1: y\nx/module/a.c /module/"
+    )
+    assert with_own_paths(words, tmp_path) == (
+        f"{tmp_path}/a.c:1:2: error: x\n--> {tmp_path}/a.c:3\n"
+        "/module/made.h:1: y\nx/module/a.c /module/"
+    )
 
 
 @pytest.mark.parametrize(
