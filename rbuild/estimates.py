@@ -10,7 +10,6 @@ import contextlib
 import json
 import math
 import os
-import statistics
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,6 +58,8 @@ class Estimates:
         runs = self._known.get(key)
         if not runs:
             return None
+        import statistics  # noqa: PLC0415 - not needed to show help
+
         counts = [int(count) for _, count in runs if count > 0]
         seconds = statistics.median(seconds for seconds, _ in runs)
         return Estimate(seconds, int(statistics.median(counts)) if counts else None)
