@@ -269,7 +269,8 @@ def start(
 
 
 def jobs(far: Far) -> list[Any]:
-    found: list[Any] = far.client.containers.list(all=True, filters={"label": "rbuild=job"})
+    # Not containers.list, which asks for each by name: one may be gone meanwhile.
+    found: list[Any] = far.client.api.containers(all=True, filters={"label": "rbuild=job"})
     return found
 
 
