@@ -207,8 +207,7 @@ def build(kdir: Kdir, session: Session) -> Kdir:
     store = session.store
     kbuild = Kbuild(session, kdir.ready, kdir.tree, kdir.path)
     if kdir.stage is Stage.BUILT and _intact(kdir):
-        script = kdir.entry.path / SCRIPT
-        session.script = script if script.exists() else _reproducer(kdir, kbuild)
+        session.script = _reproducer(kdir, kbuild)
         return kdir
     with store.lock(kdir.entry):
         current = _found(kdir.entry, kdir.profile, kdir.tree, kdir.ready)
@@ -237,7 +236,7 @@ def build(kdir: Kdir, session: Session) -> Kdir:
     return _with_phases(found, phases)
 
 
-def _reproducer(kdir: Kdir, kbuild: Kbuild) -> Path:
+def _reproducer(kdir: Kdir, kbuild: Kbuild) -> Path | None:
     session = kbuild.session
     recipe = Recipe(session.store.root, session.runtime, kdir.ready.sandbox)
     jobs = [kbuild.job(["olddefconfig"]), kbuild.job(kernel_targets(kdir.profile))]

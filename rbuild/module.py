@@ -133,8 +133,8 @@ class Workplace:
                 error.detail = with_own_paths(error.detail, self.origin)
             raise
 
-    def reproducer(self, path: Path) -> Path:
-        """Write the script that builds this without rbuild; return its path."""
+    def reproducer(self, path: Path) -> Path | None:
+        """Write the script that builds this without rbuild; return its path, if it can be."""
         session = self.kbuild.session
         recipe = Recipe(session.store.root, session.runtime, self.kdir.ready.sandbox)
         job = self.kbuild.job(self.targets, module=self.module, extra=self._extra())
@@ -264,12 +264,12 @@ def _build(place: Workplace, kdir: Kdir, folder: Path, session: Session) -> Resu
     """Build what changed since the result in ``folder``; where nothing did, wait for no one."""
     script = folder / SCRIPT
     if (found := _unchanged(folder, _inputs(kdir, place))) is not None:
-        session.script = script if script.exists() else place.reproducer(script)
+        session.script = place.reproducer(script)
         return found
     with session.store.lock(kdir.entry):
         inputs = _inputs(kdir, place)
         if (found := _unchanged(folder, inputs)) is not None:
-            session.script = script if script.exists() else place.reproducer(script)
+            session.script = place.reproducer(script)
             return found
         folder.mkdir(parents=True, exist_ok=True)
         session.script = place.reproducer(script)

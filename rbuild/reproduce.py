@@ -7,6 +7,7 @@ result that it makes, builds in a folder of its own, and leaves the Store as it 
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -102,8 +103,8 @@ class Recipe:
         ]
 
 
-def write(recipe: Recipe, title: str, line: str, lines: Sequence[str], path: Path) -> Path:
-    """Write a script of these lines; return its path."""
+def write(recipe: Recipe, title: str, line: str, lines: Sequence[str], path: Path) -> Path | None:
+    """Write a script of these lines; return its path, or None where it can't be written."""
     head = HEAD.format(
         title=" ".join(title.split()),
         version=__version__,
@@ -111,12 +112,17 @@ def write(recipe: Recipe, title: str, line: str, lines: Sequence[str], path: Pat
         needs="bubblewrap" if recipe.runtime.name == "bwrap" else "a Docker engine with its image",
         store=str(recipe.store),
     )
-    aside = path.with_name(f".{path.name}.new")
-    aside.write_text(
-        head + "\n".join(['touch "$work/.begun"', *lines]) + FOOT, errors="surrogateescape"
-    )
-    aside.chmod(0o755)
-    aside.replace(path)
+    text = head + "\n".join(['touch "$work/.begun"', *lines]) + FOOT
+    content = text.encode(errors="surrogateescape")
+    # Results are looked up without their lock: another rbuild may write it at the same time.
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        if not path.exists() or path.read_bytes() != content:
+            aside.write_bytes(content)
+            aside.chmod(0o755)
+            aside.replace(path)
+    except OSError:
+        return None  # the result itself is no worse for it
     return path
 
 

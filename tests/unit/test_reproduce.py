@@ -16,6 +16,8 @@ from rbuild.reproduce import WORK, Recipe, write
 from rbuild.sandbox import Bind, Job, Sandbox
 from rbuild.sandbox.bwrap import Bwrap
 
+from .conftest import Host
+
 
 def line(*words: str, **settled: object) -> str:
     with main.make_context("rbuild", list(words)) as outer:
@@ -114,6 +116,20 @@ def test_a_script_needs_neither_the_store_s_place_nor_its_own(tmp_path: Path) ->
         f"<{work}/module>",
     ]
     assert str(store) not in done.stdout
+
+
+def test_a_script_is_of_the_runtime_in_force(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the result is an earlier run's, made in another way."""
+    folder = host.write_module()
+    host.module(folder)
+    again = host.module(folder, "-j7").json
+    assert again["phases"][-1]["cached"]
+    assert " -j7 " in Path(again["reproduce"]["script"]).read_text()
+
+
+def test_a_place_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
+    recipe = Recipe(tmp_path, Bwrap(), Sandbox("cross", tmp_path))
+    assert write(recipe, "x", "x", [], tmp_path / "none/reproduce.sh") is None
 
 
 def test_what_is_said() -> None:
