@@ -46,12 +46,13 @@ def test_the_glue_drivers_rust_is_not_unwound(rbuild: Rbuild) -> None:
     assert [name for name in names if name not in symvers] == []
 
 
-@pytest.mark.parametrize("driver", ["c", "glue"])
+@pytest.mark.parametrize("driver", [pytest.param("c", marks=pytest.mark.slow), "glue"])
 def test_a_driver_passes_all_its_tests_in_32_bits(rbuild: Rbuild, driver: str) -> None:
     found = boot(rbuild, "--profile", SMALL, "--driver", driver, "--suite", "functional")
     assert found["planned"] > TESTS_AT_LEAST
 
 
+@pytest.mark.slow
 def test_a_driver_passes_on_a_32_bit_raspberry_pi(rbuild: Rbuild) -> None:
     words = ["--machine", "raspi2b", "--test", "loading"]
     boot(rbuild, "--profile", SMALL, "--driver", "glue", *words)
