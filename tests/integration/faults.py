@@ -25,10 +25,7 @@ module_exit(mfrc522_exit);
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault by its number in the specification (if any): what is changed, what notices it.
-
-    ``boots`` is in how many it must be noticed at least once.
-    """
+    """A fault by its number in the specification (if any): what is changed, what notices it."""
 
     number: int
     name: str
@@ -37,7 +34,6 @@ class Fault:
     tests: tuple[str, ...]
     words: str
     timeout: int = 60
-    boots: int = 1
 
 
 REGISTRATION = "module_spi_driver(mfrc522_driver);"
@@ -198,7 +194,5 @@ FAULTS = (
         ("binding_often",),
         "binding_often: unbinding and binding loses no memory",
         timeout=240,
-        # Without kmemleak, what the kernel gives back meanwhile may hide what is lost.
-        boots=3,
     ),
 )
