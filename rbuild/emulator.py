@@ -66,9 +66,9 @@ def _own(base: Rootfs, store: Store) -> Emulator:
     program = f"qemu-{base.architecture.qemu}"
     key = {"package": PACKAGE, "suites": suites, "host": base.host.debian, "program": program}
     entry = store.entry(Room.EMULATORS, f"{program}-{suites[-1]}", digest(key))
-    if entry.metadata is None:
+    if store.rely(entry) is None:
         with store.lock(entry):
-            if entry.metadata is None:
+            if store.rely(entry) is None:
                 _fetch(entry, base, program, store)
     version = str((entry.metadata or {}).get("version"))
     return Emulator(f"qemu-user {version}", entry.path / program)

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from rbuild.store import Entry, Store
 
 
 class RbuildError(Exception):
@@ -76,6 +79,22 @@ class InfrastructureError(RbuildError):
     """The mirror, the disk or the engine failed: trying again later may help."""
 
     exit_code = 4
+
+
+class NewerFormat(InfrastructureError):  # noqa: N818
+    """An entry of the Store was made by a newer rbuild, which this one can't read."""
+
+
+class Damaged(InfrastructureError):  # noqa: N818
+    """An entry of the Store isn't what it was; the command line removes it and begins again."""
+
+    def __init__(self, store: Store, entry: Entry, faults: str) -> None:
+        super().__init__(
+            f"{entry.name} was damaged since it was made: {faults}.",
+            hint=f"`rbuild clean --what {entry.room}` removes it, and what is like it.",
+        )
+        self.store = store
+        self.entry = entry
 
 
 INTERRUPTED = 130

@@ -78,9 +78,9 @@ def userland(ready: Ready, store: Store) -> Userland:
     architecture = ready.environment.target.debian
     key = digest({"package": PACKAGE, "suite": suite, "architecture": architecture})
     entry = store.entry(Room.GUESTS, f"{PACKAGE}-{suite}-{architecture}", key)
-    if entry.metadata is None:
+    if store.rely(entry) is None:
         with store.lock(entry):
-            if entry.metadata is None:
+            if store.rely(entry) is None:
                 partial = store.partial(entry)
                 version = _fetch(partial, ready, store)
                 store.publish(entry, partial, {"version": version})

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rbuild.errors import BuildFailed, ProcessFailed, UsageError
-from rbuild.kbuild import Kbuild, explain
+from rbuild.errors import BuildFailed, UsageError
+from rbuild.kbuild import Kbuild
 from rbuild.kernel import Kdir
 from rbuild.module import build_out_of_tree, place_of
 from rbuild.sandbox import KDIR, MODULE, SRC, Bind, Job
@@ -139,25 +139,15 @@ def _generate(kdir: Kdir, work: Path, places: Places, session: Session) -> Proje
         words = ["sh", "-c", KEEP_PROJECT, "sh", *make.argv]
         jobs.append(Job(words, [*make.binds, out], make.cwd, make.variables))
     title = f"Describing {work.parent.name.rpartition('-')[0]} for editors"
-    with session.store.lock(kdir.entry), session.console.step(title):
+    store = session.store
+    with store.lock(kdir.entry), store.writing(kdir.entry), session.console.step(title):
         for job in jobs:
-            _run(kbuild, job, title)
+            kbuild.do(job, title)
     commands = [command(one, places) for one in json.loads((raw / COMMANDS).read_text())]
     if not has_rust:
         return Project(commands, None)
     crates = with_module(json.loads((raw / PROJECT).read_text()), work)
     return Project(commands, places.within(crates))
-
-
-def _run(kbuild: Kbuild, job: Job, title: str) -> None:
-    session = kbuild.session
-    with session.log() as log:
-        try:
-            kbuild.ready.runtime.run(
-                kbuild.ready.sandbox, job, on_line=session.console.verbose, log=log
-            )
-        except ProcessFailed as error:
-            raise explain(error, title, session.log_path) from error
 
 
 def command(entry: Mapping[str, str], places: Places) -> dict[str, Any]:

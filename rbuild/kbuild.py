@@ -29,6 +29,12 @@ ERROR = re.compile(
 )
 NOISE = re.compile(r"^(make(\[\d+\])?: (\*\*\*|Entering|Leaving)|  [A-Z][A-Z0-9_ ]+ +\S+$)")
 
+UNREAD = (
+    *("Documentation", "drivers", "fs", "net", "samples", "sound", "tools"),
+    *("usr/share", "usr/src", "var"),
+)
+"""The folders of a tree, and of a rootfs, of which an external module's build reads nothing."""
+
 CONTEXT_LINES = 8
 """How many lines before an error are shown with it, as far as Kbuild's own allow."""
 
@@ -117,6 +123,7 @@ class Kbuild:
         Raises BuildFailed with the compiler's words and the log's path, or InfrastructureError
         if the disk is full.
         """
+        self.session.store.check(() if module is None else UNREAD)
         job = self.job(targets, module=module, extra=extra)
         console = self.session.console
         objects = 0
@@ -150,11 +157,22 @@ class Kbuild:
     def run(self, argv: Sequence[str], title: str, *, module: Path | None = None) -> str:
         """Run a short command where make would run; return what it prints."""
         job = Job(argv, self.binds(module), KDIR, self.environment())
-        with self.session.log() as log:
+        return self.do(job, title, external=module is not None)
+
+    def do(self, job: Job, title: str, *, external: bool = False) -> str:
+        """Run a job that was made of this one's; return what it prints, and log it.
+
+        One that is ``external`` reads no more of the tree than an external module's build does.
+        """
+        session = self.session
+        session.store.check(UNREAD if external else ())
+        with session.log() as log:
             try:
-                return self.ready.runtime.run(self.ready.sandbox, job, log=log).text
+                return self.ready.runtime.run(
+                    self.ready.sandbox, job, on_line=session.console.verbose, log=log
+                ).text
             except ProcessFailed as error:
-                raise explain(error, title, self.session.log_path) from error
+                raise explain(error, title, session.log_path) from error
 
 
 def explain(error: ProcessFailed, title: str, log: Path) -> BuildFailed | InfrastructureError:

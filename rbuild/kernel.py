@@ -117,10 +117,10 @@ def prepare(
     """
     fragments = profile.fragments()
     entry = _entry(profile, tree, ready, session, fragments)
-    if (found := _found(entry, profile, tree, ready)) is not None:
+    if (found := _found(entry, profile, tree, ready, session)) is not None:
         return found
     with session.store.lock(entry):
-        if (found := _found(entry, profile, tree, ready)) is not None:
+        if (found := _found(entry, profile, tree, ready, session)) is not None:
             return found
         session.store.need_space(SPACE_NEEDED, "A kernel's output directory")
         partial = session.store.partial(entry, keep=True)
@@ -137,13 +137,13 @@ def prepare(
             expected=None if start.seed else _expected(session, profile, "prepare"),
         )
         phases = (*start.phases, Phase("prepare", made.usage, ccache=made.ccache))
-        more = {
+        more: dict[str, Any] = {
             "request": request.as_json(),
             "seed": start.seed,
             "configuration": request.configuration,
         }
         _publish(entry, partial, kbuild, phases, _most(start.objects, "prepare", made), **more)
-    kdir = _found(entry, profile, tree, ready)
+    kdir = _found(entry, profile, tree, ready, session)
     assert kdir is not None
     return _with_phases(kdir, phases)
 
@@ -169,13 +169,14 @@ def prepare_in_tree(
     key = digest({"base": base.entry.name, "fragment": fragment, "kconfig": kconfig})
     label = f"{base.profile.name}-{base.ready.environment.name}-in-tree"
     entry = session.store.entry(Room.KDIRS, label, key)
-    if (found := _found(entry, base.profile, base.tree, base.ready)) is not None:
+    if (found := _found(entry, base.profile, base.tree, base.ready, session)) is not None:
         return found
     with session.store.lock(base.entry), session.store.lock(entry):
-        if (found := _found(entry, base.profile, base.tree, base.ready)) is not None:
+        if (found := _found(entry, base.profile, base.tree, base.ready, session)) is not None:
             return found
         session.store.need_space(SPACE_NEEDED, "A kernel's output directory")
         bring()
+        session.store.check()
         partial = session.store.partial(entry)
         build = partial / "build"
         with session.console.step(f"Copying the KDIR of {_title(base.tree, base.ready)}"):
@@ -185,8 +186,9 @@ def prepare_in_tree(
         configured = _merge(base.profile, kbuild, wanted, Path(".config"))
         made = kbuild.make("Preparing the in-tree KDIR", ["modules_prepare"])
         phases = (configured, Phase("prepare", made.usage, ccache=made.ccache))
-        _publish(entry, partial, kbuild, phases, {})
-    kdir = _found(entry, base.profile, base.tree, base.ready)
+        # Each build of a driver writes into it.
+        _publish(entry, partial, kbuild, phases, {}, sealed=False)
+    kdir = _found(entry, base.profile, base.tree, base.ready, session)
     assert kdir is not None
     return _with_phases(kdir, phases)
 
@@ -207,15 +209,18 @@ def build(kdir: Kdir, session: Session) -> Kdir:
     store = session.store
     kbuild = Kbuild(session, kdir.ready, kdir.tree, kdir.path)
     if kdir.stage is Stage.BUILT and _intact(kdir):
+        store.check()
         session.script = _reproducer(kdir, kbuild)
         return kdir
     with store.lock(kdir.entry):
-        current = _found(kdir.entry, kdir.profile, kdir.tree, kdir.ready)
+        current = _found(kdir.entry, kdir.profile, kdir.tree, kdir.ready, session)
         if current is None:
             raise InfrastructureError(f"{kdir.entry.name} was removed while it was needed.")
         if current.stage is Stage.BUILT and _intact(current):
             return current
         session.script = _reproducer(kdir, kbuild)
+        store.check()
+        store.open(kdir.entry)
         made = kbuild.make(
             f"Building {_title(kdir.tree, kdir.ready)}",
             kernel_targets(kdir.profile),
@@ -224,14 +229,14 @@ def build(kdir: Kdir, session: Session) -> Kdir:
         before = tuple(phase for phase in kdir.phases if phase.name != "kernel")
         phases = (*before, Phase("kernel", made.usage, ccache=made.ccache))
         metadata = current.entry.metadata or {}
-        store.update(
+        store.close(
             kdir.entry,
             stage=Stage.BUILT,
             artefacts=[_artefact(kdir.path, path) for path in _products(kdir)],
             phases=[phase.as_json() for phase in phases],
             objects=_most(metadata["objects"], "kernel", made),
         )
-    found = _found(kdir.entry, kdir.profile, kdir.tree, kdir.ready)
+    found = _found(kdir.entry, kdir.profile, kdir.tree, kdir.ready, session)
     assert found is not None
     return _with_phases(found, phases)
 
@@ -289,10 +294,10 @@ def attempt(profile: Profile, tree: Tree, ready: Ready, session: Session) -> Att
     """Return what Kconfig makes of a profile, whether it grants all that is asked or not."""
     fragments = profile.fragments()
     entry = _entry(profile, tree, ready, session, fragments)
-    if (found := _found(entry, profile, tree, ready)) is not None:
+    if (found := _found(entry, profile, tree, ready, session)) is not None:
         return Attempt(found.config, found.path)
     with session.store.lock(entry):
-        if (found := _found(entry, profile, tree, ready)) is not None:
+        if (found := _found(entry, profile, tree, ready, session)) is not None:
             return Attempt(found.config, found.path)
         session.store.need_space(SPACE_NEEDED, "A kernel's output directory")
         partial = session.store.partial(entry, keep=True)
@@ -376,8 +381,10 @@ def _base_config(profile: Profile) -> str:
         ) from error
 
 
-def _found(entry: Entry, profile: Profile, tree: Tree, ready: Ready) -> Kdir | None:
-    metadata = entry.metadata
+def _found(
+    entry: Entry, profile: Profile, tree: Tree, ready: Ready, session: Session
+) -> Kdir | None:
+    metadata = session.store.rely(entry)
     if metadata is None:
         return None
     return Kdir(
@@ -556,6 +563,8 @@ def _publish(
     kbuild: Kbuild,
     phases: tuple[Phase, ...],
     objects: dict[str, int],
+    *,
+    sealed: bool = True,
     **more: Any,  # noqa: ANN401
 ) -> None:
     build = partial / "build"
@@ -573,6 +582,7 @@ def _publish(
             "toolchain": dict(kbuild.ready.toolchain),
             **more,
         },
+        sealed=sealed,
     )
 
 

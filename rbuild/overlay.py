@@ -220,7 +220,7 @@ def device_trees(kdir: Kdir, session: Session) -> list[Path]:
         )
     found = [kdir.device_trees / one for one in names]
     if not all(one.is_file() for one in found):
-        with session.store.lock(kdir.entry):
+        with session.store.lock(kdir.entry), session.store.writing(kdir.entry):
             kbuild = Kbuild(session, kdir.ready, kdir.tree, kdir.path)
             kbuild.make("Making the device trees", names)
     return found

@@ -122,6 +122,20 @@ def capture(argv: Sequence[str | Path], *, env: Mapping[str, str] | None = None)
     return run(argv, env=env).text.strip()
 
 
+def output(argv: Sequence[str]) -> bytes:
+    """Return all that a program of the host's prints, as it is; raise as ``run`` does."""
+    child = _start(tuple(argv), stderr=subprocess.STDOUT)
+    try:
+        found, _ = child.communicate()
+    except BaseException:
+        terminate(child)
+        raise
+    if child.returncode != 0:
+        tail = found.decode("utf-8", "replace").splitlines()[-TAIL_LINES:]
+        raise ProcessFailed(tuple(argv), child.returncode, tuple(tail))
+    return found
+
+
 def attached(argv: Sequence[str]) -> int:
     """Run a program on rbuild's own standard streams; return its exit status."""
     with subprocess.Popen(list(argv)) as child:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -148,7 +147,7 @@ def _verify_once(ready: Ready, store: Store) -> None:
     if read_json(mark) == wanted:
         return
     with store.console.step(f"Verifying {environment.name}: its compilers, and what they make"):
-        verify(ready)
+        verify(ready, store)
     assert (base.path / METADATA).exists()
     write_json(mark, wanted)
 
@@ -181,7 +180,7 @@ fn main() {
 """
 
 
-def verify(ready: Ready) -> None:
+def verify(ready: Ready, store: Store) -> None:
     """Compile a tiny C and a tiny Rust program for its target, and run them where they can run.
 
     Raises InfrastructureError with the compiler's words.
@@ -191,8 +190,7 @@ def verify(ready: Ready) -> None:
     llvm = environment.llvm
     cc = environment.base.definition.cc
     native = environment.base.architecture == target
-    with tempfile.TemporaryDirectory(prefix="rbuild-verify-") as name:
-        folder = Path(name)
+    with store.scratch("verify") as folder:
         (folder / "hello.c").write_text(C_PROGRAM)
         (folder / "coreless.rs").write_text(RUST_CORELESS)
         (folder / "hello.rs").write_text(RUST_PROGRAM)

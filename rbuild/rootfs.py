@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from rbuild import binfmt, process
 from rbuild.console import Step
 from rbuild.environment import Rootfs
 from rbuild.errors import HostLacks, InfrastructureError, ProcessFailed, RbuildError
-from rbuild.store import Entry, Store
+from rbuild.store import Entry, Store, digest, remove_tree
 
 SPACE_NEEDED = 4 * 1024**3
 """Bytes that a rootfs takes at most while it is being made."""
@@ -62,10 +64,10 @@ def provision(
     mirror can't be reached or the disk is full.
     """
     entry = rootfs.entry(store)
-    if not force and (found := _found(entry)) is not None:
+    if not force and (found := _found(entry, store)) is not None:
         return found
     with store.lock(entry):
-        if not force and (found := _found(entry)) is not None:
+        if not force and (found := _found(entry, store)) is not None:
             return found
         if rootfs.emulated and make is None:
             binfmt.require(rootfs.architecture)
@@ -73,8 +75,8 @@ def provision(
         return _make(rootfs, store, entry, make or debootstrap)
 
 
-def _found(entry: Entry) -> Provisioned | None:
-    metadata = entry.metadata
+def _found(entry: Entry, store: Store) -> Provisioned | None:
+    metadata = store.rely(entry)
     if metadata is None:
         return None
     return Provisioned(
@@ -110,7 +112,7 @@ def _make(rootfs: Rootfs, store: Store, entry: Entry, make: Make) -> Provisioned
                 "seconds": seconds,
             },
         )
-    found = _found(entry)
+    found = _found(entry, store)
     assert found is not None
     return replace(found, cached=False)
 
@@ -129,19 +131,59 @@ def debootstrap(rootfs: Rootfs, root: Path, watcher: Callable[[str], None]) -> N
     words += [f"--customize-hook={_folders_hook(rootfs.mount_points)}"]
     mirrors = host_mirrors(rootfs.definition.suite)
     env = {**os.environ, **rootfs.definition.emulated_variables}
-    if root_user:
-        # In namespaces of its own, so that neither a mount nor a process outlives it.
-        apart = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--"]
-        argv = [*apart, *words, "--format=directory", rootfs.definition.suite, str(root), *mirrors]
-        process.run(process.dies_with_parent(argv), env=env, on_line=watcher)
-        return
-    # An ordinary user can't own files of other ids: what mmdebstrap packs in its user namespace
-    # is unpacked as the user's own.
-    root.mkdir()
-    unpack = ["tar", "--extract", f"--directory={root}", "--no-same-owner", "--exclude=./dev/*"]
-    pack = [*words, "--format=tar", rootfs.definition.suite, "-", *mirrors]
-    process.pipe(process.dies_with_parent(pack), unpack, watcher, env=env)
+    with _temporary(root.parent) as folder:
+        env["TMPDIR"] = str(folder)
+        if root_user:
+            # In namespaces of its own, so that neither a mount nor a process outlives it.
+            apart = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--"]
+            argv = [*apart, *words, "--format=directory", rootfs.definition.suite, str(root)]
+            process.run(process.dies_with_parent([*argv, *mirrors]), env=env, on_line=watcher)
+            return
+        # An ordinary user can't own files of other ids: what mmdebstrap packs in its user
+        # namespace is unpacked as the user's own.
+        root.mkdir()
+        unpack = ["tar", "--extract", f"--directory={root}", "--no-same-owner", "--exclude=./dev/*"]
+        pack = [*words, "--format=tar", rootfs.definition.suite, "-", *mirrors]
+        process.pipe(process.dies_with_parent(pack), unpack, watcher, env=env)
     _let_owner_write(root)
+
+
+@contextmanager
+def _temporary(partial: Path) -> Iterator[Path]:
+    """Have a folder for mmdebstrap's temporary files, of a name that the next run finds again.
+
+    To an ordinary user's mmdebstrap, which has other ids in its user namespace, a home may be
+    closed; so that its folder is where other temporary files are.
+    """
+    folder = partial / "tmp"
+    if os.geteuid() != 0:
+        name = f"rbuild-{os.getuid()}-{partial.name.strip('.')}-{digest(str(partial))}"
+        folder = Path(tempfile.gettempdir()) / name
+    try:
+        _remove(folder)
+        folder.mkdir(mode=0o755)
+    except OSError as error:
+        raise InfrastructureError(
+            f"{folder} is in the way, and can't be removed: {error.strerror}.",
+            hint="mmdebstrap needs it for its temporary files; TMPDIR says where such are.",
+        ) from error
+    try:
+        yield folder
+    finally:
+        with suppress(OSError):
+            _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a temporary folder, also what subordinate ids (subuid(5)) own in it."""
+    if not folder.is_symlink() and folder.is_dir() and os.geteuid() != 0:
+        apart = ["unshare", "--user", "--map-root-user", "--map-auto", "--"]
+        with suppress(HostLacks, ProcessFailed):
+            process.run([*apart, "find", str(folder), "-mindepth", "1", "-delete"])
+    if folder.is_symlink():
+        folder.unlink()
+    elif folder.exists():
+        remove_tree(folder)
 
 
 def _folders_hook(paths: Sequence[str]) -> str:

@@ -123,8 +123,9 @@ def plant(request: Request, build: Path, store: Store) -> Planted | None:
     for seed in nearest(request, store):
         with store.lock_within(seed.entry, PATIENCE_S) as held:
             # It may have been removed, or made anew, since it was found.
-            if not held or (seed.entry.metadata or {}).get("created") != seed.created:
+            if not held or (store.rely(seed.entry) or {}).get("created") != seed.created:
                 continue
+            store.check()
             count = (
                 "1 option differs" if seed.differing == 1 else f"{seed.differing} options differ"
             )
@@ -174,6 +175,9 @@ def adopt(configuration: str, build: Path, store: Store) -> tuple[str, Usage] | 
             source = entry.path / "build"
             if not held or not all((source / name).exists() for name in CONFIGURATION[:-1]):
                 continue
+            if store.rely(entry) is None:
+                continue
+            store.check()
             with store.console.step(f"Taking the configuration of {entry.name}"):
                 return entry.name, _copy_parts(source, build)
     return None

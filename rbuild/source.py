@@ -79,7 +79,7 @@ def _pristine(profile: Profile, ready: Ready, store: Store) -> Tree:
         except (UsageError, InfrastructureError) as error:  # a folder that isn't there, a mirror
             failures.append((source, error))
             continue
-        if (found := _found(entry)) is not None:
+        if (found := _found(entry, store)) is not None:
             return found
         entries.append((source, sought, entry))
     if entries:
@@ -87,7 +87,7 @@ def _pristine(profile: Profile, ready: Ready, store: Store) -> Tree:
             store.console.note(f"{source} can't be had: {failure.message}")
     for source, sought, entry in entries:
         with store.lock(entry):
-            if (found := _found(entry)) is not None:
+            if (found := _found(entry, store)) is not None:
                 return found
             try:
                 return _fetched(profile, source, sought, entry, ready, store)
@@ -112,8 +112,8 @@ def _entry(profile: Profile, source: Source, sought: Sought | None, store: Store
     return store.entry(Room.TREES, re.sub(r"[^A-Za-z0-9._-]", "_", label), digest(wanted))
 
 
-def _found(entry: Entry) -> Tree | None:
-    metadata = entry.metadata
+def _found(entry: Entry, store: Store) -> Tree | None:
+    metadata = store.rely(entry)
     if metadata is None:
         return None
     return Tree(
@@ -136,6 +136,7 @@ def _fetched(
     store: Store,
 ) -> Tree:
     store.need_space(SPACE_NEEDED, "The kernel's source")
+    store.check()
     partial = store.partial(entry)
     target = partial / "src"
     target.mkdir()
@@ -154,11 +155,12 @@ def _patched(pristine: Tree, patches: list[Path], ready: Ready, store: Store) ->
     contents = [(path.name, hashlib.sha256(path.read_bytes()).hexdigest()) for path in patches]
     key = digest({"pristine": pristine.key, "patches": contents})
     entry = store.entry(Room.TREES, f"linux-{pristine.version}-patched", key)
-    if (found := _found(entry)) is not None:
+    if (found := _found(entry, store)) is not None:
         return found
     with store.lock(entry):
-        if (found := _found(entry)) is not None:
+        if (found := _found(entry, store)) is not None:
             return found
+        store.check()
         series = patches[0].parent.name
         if not f"{pristine.version}.".startswith(f"{series}."):
             store.console.note(

@@ -19,8 +19,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rbuild.errors import InfrastructureError, ProcessFailed, UsageError
-from rbuild.kbuild import Kbuild, explain
+from rbuild.errors import InfrastructureError, UsageError
+from rbuild.kbuild import Kbuild
 from rbuild.kernel import Kdir, Stage
 from rbuild.profile import Kind
 from rbuild.sandbox import KDIR, Bind, Job
@@ -193,15 +193,7 @@ def _run(kbuild: Kbuild, argv: Sequence[str], out: Path, title: str) -> None:
         *(replace(bind, writable=False) for bind in kbuild.binds()),
         Bind(out, OUT, writable=True),
     ]
-    job = Job(argv, binds, KDIR, kbuild.environment())
-    session = kbuild.session
-    with session.log() as log:
-        try:
-            kbuild.ready.runtime.run(
-                kbuild.ready.sandbox, job, on_line=session.console.verbose, log=log
-            )
-        except ProcessFailed as error:
-            raise explain(error, title, session.log_path) from error
+    kbuild.do(Job(argv, binds, KDIR, kbuild.environment()), title)
 
 
 def _firmware(kdir: Kdir, overlays: Sequence[Path], boot: Path) -> None:

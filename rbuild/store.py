@@ -3,30 +3,40 @@
 An entry is a folder ``<room>/<label>-<key>``, named by the hash of what went into it, with a
 ``metadata.json``.  It is built aside, in ``<room>/.<label>-<key>.partial``, and published by
 rename(2) under a lock, so that a reader sees all of it or none.  Locks are flock(2) locks: they
-die with their process.
+die with their process.  What an entry holds is sealed when it is published (see ``seal``), so that
+one that was damaged since is found before it is used.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rbuild.console import Console, size
-from rbuild.errors import InfrastructureError
+from rbuild.errors import Damaged, InfrastructureError, NewerFormat
+
+if TYPE_CHECKING:
+    from rbuild.seal import Seal
 
 METADATA = "metadata.json"
-FORMAT = 1
-"""The version of the metadata's layout; a Store entry with another one is rebuilt."""
+FORMAT = 2
+"""The version of the metadata's layout.
+
+What an older rbuild made is sealed when it is first used (format 1 had no seals); what a newer one
+made is left alone.
+"""
+OLDEST = 1
 
 
 class Room(StrEnum):
@@ -39,6 +49,16 @@ class Room(StrEnum):
     EMULATORS = "emulators"
     CCACHE = "ccache"
     RUNS = "runs"
+
+
+SEALED = {
+    Room.ROOTFS: "root",
+    Room.TREES: "src",
+    Room.KDIRS: "build",
+    Room.GUESTS: ".",
+    Room.EMULATORS: ".",
+}
+"""Which folder of an entry is sealed; a ccache has checksums of its own, and a run's logs grow."""
 
 
 def digest(value: Any) -> str:  # noqa: ANN401 - anything that JSON can hold
@@ -54,10 +74,31 @@ def sha256_file(path: Path) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file by writing aside and renaming, so that a reader never sees half of it."""
+    """Write a file by writing aside and renaming, so that a reader never sees half of it.
+
+    What processes that were killed meanwhile have left aside is removed.
+    """
+    for old in path.parent.glob(f".{path.name}.*"):
+        if (number := old.name.rpartition(".")[2]).isdigit() and not _is_alive(int(number)):
+            old.unlink(missing_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(path)
+    try:
+        aside.write_text(text, encoding="utf-8")
+        aside.replace(path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+
+
+def _is_alive(number: int) -> bool:
+    """Tell whether this host has a process of that number."""
+    try:
+        os.kill(number, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def write_json(path: Path, data: Any) -> None:  # noqa: ANN401
@@ -83,10 +124,39 @@ class Entry:
     path: Path
 
     @property
+    def raw(self) -> dict[str, Any]:
+        """What is in the entry's metadata, of whatever format; {} if nothing is."""
+        return read_json(self.path / METADATA) or {}
+
+    @property
+    def is_newer(self) -> bool:
+        """Whether a newer rbuild made it, in a format that this one can't read."""
+        found = self.raw.get("format")
+        return type(found) is int and found > FORMAT
+
+    @property
     def metadata(self) -> dict[str, Any] | None:
-        """The entry's metadata, or None if the entry isn't there or can't be used."""
-        data = read_json(self.path / METADATA)
-        return data if data is not None and data.get("format") == FORMAT else None
+        """The entry's metadata, or None if the entry isn't there or can't be used.
+
+        It can't be if it is known to be damaged, or has another entry's name.
+        """
+        data = self.raw
+        if data.get("format") not in range(OLDEST, FORMAT + 1) or data.get("damage"):
+            return None
+        return data if data.get("entry", self.name) == self.name else None
+
+    @property
+    def seal(self) -> Seal | None:
+        """What was sealed of the entry; None if it isn't sealed."""
+        from rbuild.seal import Seal  # noqa: PLC0415 - not needed to show help
+
+        return Seal.from_json(self.raw.get("seal"))
+
+
+MIGRATES_WITHIN_S = 0.2
+
+SOON_READ = 16 * 1024**2
+"""An entry of fewer bytes is read whole before it is used."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +165,11 @@ class Store:
 
     root: Path
     console: Console
+    _relied: dict[Path, Entry] = field(default_factory=dict, repr=False, compare=False)
+    _held: dict[Path, int] = field(default_factory=dict, repr=False, compare=False)
+    _checked: set[tuple[Path, frozenset[str]]] = field(
+        default_factory=set, repr=False, compare=False
+    )
 
     def entry(self, room: Room, label: str, key: str) -> Entry:
         """Return the entry for what hashes to ``key``; it need not exist.
@@ -120,11 +195,22 @@ class Store:
         """Hold the entry's lock; say so while waiting for another rbuild."""
         with self.lock_within(entry, 0.2) as held:
             if held:
+                self._sweep(entry)
                 yield
                 return
         self.console.note(f"Waiting for another rbuild that works on {entry.name} ...")
         with self.lock_within(entry, None):
+            self._sweep(entry)
             yield
+
+    def _sweep(self, entry: Entry) -> None:
+        """Remove what was moved out of sight, by a rbuild that was killed before it was gone, too.
+
+        What somebody still uses stays; it is swept another time.
+        """
+        for path in (self.root / entry.room).glob(f".{entry.name}.trash-*"):
+            if not self.in_use(Entry(entry.room, path.name, path)):
+                remove_tree(path)
 
     @contextmanager
     def lock_within(self, entry: Entry, seconds: float | None) -> Iterator[bool]:
@@ -154,22 +240,157 @@ class Store:
         path.mkdir(parents=True, exist_ok=True)
         return path
 
-    def publish(self, entry: Entry, partial: Path, metadata: dict[str, Any]) -> None:
-        """Make a finished folder the entry, in one rename; an older one is moved out of the way."""
-        write_json(partial / METADATA, {"format": FORMAT, "created": time.time(), **metadata})
+    def publish(
+        self, entry: Entry, partial: Path, metadata: dict[str, Any], *, sealed: bool = True
+    ) -> None:
+        """Make a finished folder the entry, in one rename; an older one is moved out of the way.
+
+        An entry that is written to from now on can't be ``sealed``.
+        """
+        data = {"format": FORMAT, "created": time.time(), "entry": entry.name, **metadata}
+        if sealed:
+            data["seal"] = _seal(entry.room, partial)
+        write_json(partial / METADATA, data)
         if entry.path.exists():
             self.remove(entry)
         partial.rename(entry.path)
+        # Before the lock is let go, so that no `clean` comes between.
+        self._hold(entry)
 
-    def update(self, entry: Entry, **changes: Any) -> None:  # noqa: ANN401
+    def update(self, entry: Entry, /, **changes: Any) -> None:  # noqa: ANN401
         """Change fields of a published entry's metadata."""
-        write_json(entry.path / METADATA, {**(entry.metadata or {}), **changes})
+        write_json(entry.path / METADATA, {**entry.raw, **changes})
+
+    def open(self, entry: Entry) -> None:
+        """Break an entry's seal, since it is going to be written to; the caller holds its lock."""
+        self._relied.pop(entry.path, None)
+        self._checked.difference_update([one for one in self._checked if one[0] == entry.path])
+        if entry.seal is not None:
+            self.update(entry, seal=None)
+
+    def close(self, entry: Entry, /, **changes: Any) -> None:  # noqa: ANN401
+        """Seal an entry that was opened, and change fields of its metadata."""
+        self.update(entry, seal=_seal(entry.room, entry.path), **changes)
+
+    @contextmanager
+    def writing(self, entry: Entry) -> Iterator[None]:
+        """Write to an entry while the body runs; sealed or not, it is as it was afterwards."""
+        self.check()
+        was_sealed = entry.seal is not None
+        self.open(entry)
+        try:
+            yield
+        finally:
+            if was_sealed and entry.path.exists():
+                self.close(entry)
+
+    def rely(self, entry: Entry) -> dict[str, Any] | None:
+        """Return the metadata of an entry that is going to be used; None if it can't be.
+
+        From now on nobody removes it, until ``release``; ``check`` looks whether it is intact.
+        Raises NewerFormat if a newer rbuild made it.
+        """
+        self._hold(entry)
+        if entry.is_newer:
+            raise NewerFormat(
+                f"{entry.name} in {self.root} was made by a newer rbuild: its metadata has the "
+                f"format {entry.raw['format']}, and this rbuild knows up to {FORMAT}.",
+                hint="Use the newer rbuild, or name another place with --cache-dir; `rbuild clean "
+                f"--what {entry.room}` removes what was made.",
+            )
+        metadata = entry.metadata
+        if metadata is None:
+            return None
+        if metadata["format"] < FORMAT:
+            metadata = self._migrated(entry)
+        if metadata is not None:
+            self._relied[entry.path] = entry
+        return metadata
+
+    def _hold(self, entry: Entry) -> None:
+        """Hold a shared lock on an entry's folder, and remember by its time that it is used."""
+        while entry.path not in self._held:
+            try:
+                held = os.open(entry.path, os.O_RDONLY | os.O_DIRECTORY)
+            except OSError:
+                return
+            with suppress(OSError):  # some network file systems lock no folders
+                fcntl.flock(held, fcntl.LOCK_SH)
+            with suppress(OSError):  # another user's Store
+                os.utime(held)
+            self._held[entry.path] = held
+        held = self._held[entry.path]
+        # It may have been removed, or replaced, meanwhile.
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(held), entry.path.stat()):
+                return
+        self._let_go(entry)
+        self._hold(entry)
+
+    def _let_go(self, entry: Entry) -> None:
+        self._relied.pop(entry.path, None)
+        self._checked.difference_update([one for one in self._checked if one[0] == entry.path])
+        held = self._held.pop(entry.path, None)
+        if held is not None:
+            os.close(held)
+
+    def release(self) -> None:
+        """Rely on no entry any longer."""
+        for entry in list(self._relied.values()):
+            self._let_go(entry)
+        for held in self._held.values():
+            os.close(held)
+        self._held.clear()
+
+    def check(self, without: Collection[str] = ()) -> None:
+        """Look whether what is relied on is as it was sealed, by names, sizes, times and modes.
+
+        Parts in ``without`` are not looked at, nor is anything twice.  Raises Damaged.
+        """
+        from rbuild import seal  # noqa: PLC0415 - not needed where nothing is built
+
+        scope = frozenset(without)
+        for path, entry in list(self._relied.items()):
+            if (path, scope) in self._checked or (path, frozenset()) in self._checked:
+                continue
+            found = entry.seal
+            faults = [] if found is None else _faults(path, found, scope)
+            # Whoever works on it meanwhile has opened it, or it was removed.
+            if faults and entry.seal == found:
+                raise Damaged(self, entry, seal.words(faults))
+            self._checked.add((path, scope))
+
+    def discard(self, entry: Entry) -> None:
+        """Remove a damaged entry, once nobody works on it any more."""
+        with self.lock(entry):
+            if entry.path.exists():
+                self.remove(entry)
+
+    def _migrated(self, entry: Entry) -> dict[str, Any] | None:
+        """Seal an entry that a rbuild made which knew no seals; return its metadata.
+
+        While somebody works on it, the caller perhaps, it is used as it is.
+        """
+        with self.lock_within(entry, MIGRATES_WITHIN_S) as held:
+            metadata = entry.metadata
+            if not held or metadata is None or metadata["format"] == FORMAT:
+                return metadata
+            changes: dict[str, Any] = {"format": FORMAT, "entry": entry.name}
+            if entry.room in SEALED and not entry.name.rsplit("-", 1)[0].endswith("-in-tree"):
+                self.console.note(f"{entry.name} is of an older rbuild: sealing what it holds.")
+                changes["seal"] = _seal(entry.room, entry.path)
+            self.update(entry, **changes)
+        return entry.metadata
 
     def remove(self, entry: Entry) -> None:
-        """Remove an entry: out of sight at once, then from the disk."""
-        trash = entry.path.with_name(f".{entry.name}.trash-{os.getpid()}")
+        """Remove an entry: out of sight at once, and from the disk once nobody uses it.
+
+        The caller holds its lock.
+        """
+        self._let_go(entry)
+        trash = entry.path.with_name(f".{entry.name}.trash-{os.getpid()}-{time.monotonic_ns()}")
         entry.path.rename(trash)
-        remove_tree(trash)
+        self._sweep(entry)
 
     def need_space(self, count: int, purpose: str) -> None:
         """Raise InfrastructureError unless ``count`` bytes are free where the Store is."""
@@ -196,6 +417,24 @@ class Store:
                 path = path.with_name(f"{name}-{number}")
             else:
                 return path
+
+    @contextmanager
+    def scratch(self, purpose: str) -> Iterator[Path]:
+        """Have an empty folder while the body runs; what a killed rbuild left of such is removed.
+
+        It is among the runs, hidden, so that `rbuild clean` removes it as well.
+        """
+        room = self.root / Room.RUNS
+        folder = room / f".{purpose}-{os.getpid()}-{time.monotonic_ns()}.partial"
+        with ExitStack() as held:
+            with self.lock(Entry(Room.RUNS, purpose, room / purpose)):
+                for old in room.glob(f".{purpose}-*.partial"):
+                    if not self.in_use(Entry(Room.RUNS, old.name, old)):
+                        remove_tree(old)
+                folder.mkdir()
+                held.enter_context(self.use(folder))
+                held.callback(remove_tree, folder)
+            yield folder
 
     @contextmanager
     def use(self, folder: Path) -> Iterator[None]:
@@ -235,11 +474,47 @@ class Store:
         self._make_root()
         try:
             (self.root / room).mkdir(exist_ok=True)
+            if not os.access(self.root / room, os.W_OK | os.X_OK):
+                raise OSError(errno.EACCES, os.strerror(errno.EACCES))  # noqa: TRY301
         except OSError as error:
             raise InfrastructureError(
-                f"{self.root} can't be written: {error.strerror}.",
+                f"{self.root} can't be written: {_why(self.root, error)}.",
                 hint="Name another place with --cache-dir or RBUILD_CACHE_DIR.",
             ) from error
+
+
+def _faults(path: Path, found: Seal, scope: Collection[str]) -> list[str]:
+    """Return what is wrong with an entry: by its content, too, if that is soon read."""
+    from rbuild import seal  # noqa: PLC0415
+
+    if found.size_bytes < SOON_READ:
+        return seal.damage(path, found)
+    return seal.changed(path, found, scope)
+
+
+def _why(folder: Path, error: OSError) -> str:
+    """Return why a folder can't be written, with whose it is if that is why."""
+    reason = error.strerror or str(error)
+    if os.access(folder, os.W_OK) or os.statvfs(folder).f_flag & os.ST_RDONLY:
+        return "the file system is read-only" if error.errno == errno.EROFS else reason
+    return f"{reason}, and it belongs to {_owner(folder)}"
+
+
+def _owner(folder: Path) -> str:
+    try:
+        return folder.owner()
+    except KeyError:
+        return f"the user {folder.stat().st_uid}"
+
+
+def _seal(room: Room, folder: Path) -> dict[str, Any] | None:
+    """Seal what a room's entries hold in ``folder``; return the seal for the metadata."""
+    from rbuild import seal  # noqa: PLC0415 - not needed to show help
+
+    name = SEALED.get(room)
+    if name is None or not (folder / name).is_dir():
+        return None
+    return seal.seal(folder, name).as_json()
 
 
 def remove_tree(path: Path) -> None:
@@ -256,15 +531,24 @@ def remove_tree(path: Path) -> None:
 
 def tree_size(path: Path) -> int:
     """Return the bytes that a folder's files occupy on the disk, hard links counted once."""
-    seen: set[tuple[int, int]] = set()
-    total = 0
+    return sum(blocks for blocks, _, _ in _inodes(path)) * 512
+
+
+def freed_size(path: Path) -> int:
+    """Return the bytes that removing a folder gives: not those that are linked from elsewhere."""
+    return sum(blocks for blocks, links, seen in _inodes(path) if links == seen) * 512
+
+
+def _inodes(path: Path) -> Iterable[tuple[int, int, int]]:
+    """Return of each file's inode its blocks, its links, and those of them that are in a folder."""
+    found: dict[tuple[int, int], tuple[int, int, int]] = {}
     for folder, _, files in os.walk(path):
         for name in files:
             try:
                 status = os.lstat(os.path.join(folder, name))  # noqa: PTH118 - a hot loop
             except FileNotFoundError:
                 continue
-            if (status.st_dev, status.st_ino) not in seen:
-                seen.add((status.st_dev, status.st_ino))
-                total += status.st_blocks * 512
-    return total
+            key = (status.st_dev, status.st_ino)
+            seen = found[key][2] if key in found else 0
+            found[key] = (status.st_blocks, status.st_nlink, seen + 1)
+    return found.values()

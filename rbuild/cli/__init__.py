@@ -20,7 +20,7 @@ from rbuild.cli.defaults import WITHOUT, Defaults
 from rbuild.cli.typo import Group
 from rbuild.config import VARIABLES
 from rbuild.console import Console, abandon
-from rbuild.errors import INTERRUPTED, BuildFailed, InfrastructureError, RbuildError
+from rbuild.errors import INTERRUPTED, BuildFailed, Damaged, InfrastructureError, RbuildError
 from rbuild.estimates import Estimates
 from rbuild.store import Store
 
@@ -49,6 +49,9 @@ COMMANDS = {
 
 SESSION = "rbuild.session"
 """Where click's context keeps the Session of the command that runs, if it has one."""
+
+DAMAGES = 8
+"""How many damaged entries of the Store are made anew in one run."""
 
 EPILOG = """\b
 Examples:
@@ -123,7 +126,9 @@ def main(
     verbosity = 1 if verbose else -1 if quiet else 0
     console = Console(json=as_json, verbosity=verbosity, estimates=Estimates(root))
     _heed(ctx, console)
-    ctx.obj = App(Store(root, console), console)
+    store = Store(root, console)
+    ctx.call_on_close(store.release)
+    ctx.obj = App(store, console)
 
 
 def _heed(ctx: click.Context, console: Console) -> None:
@@ -170,6 +175,21 @@ def run(arguments: list[str]) -> int:
 
 
 def _invoke(arguments: list[str]) -> int:
+    """Run the command; where it meets a damaged entry of the Store, remove that and run it again.
+
+    A command finds in the Store what it has done already.
+    """
+    for _ in range(DAMAGES):
+        try:
+            return _attempt(arguments)
+        except Damaged as damaged:
+            store = damaged.store
+            store.console.warn(f"{damaged.message} It is removed, and made anew.")
+            store.discard(damaged.entry)
+    return _attempt(arguments)
+
+
+def _attempt(arguments: list[str]) -> int:
     """Run the command, without what click's own ``main`` makes of a closed pipe."""
     try:
         asks_help = bool({"-h", "--help"} & set(takewhile(lambda word: word != "--", arguments)))

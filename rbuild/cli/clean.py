@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 
 import click
 
 from rbuild.cli import App
+from rbuild.cli.size import Size
 from rbuild.cli.typo import Choice
 from rbuild.console import size
 from rbuild.sandbox.carrier import FOLDER
-from rbuild.store import Entry, Room, Store, remove_tree, tree_size
+from rbuild.store import Entry, Room, Store, freed_size, remove_tree, tree_size
 
 EPILOG = """\b
 Examples:
   rbuild clean                            KDIRs and runs; the rest stays
   rbuild clean --what all
-  rbuild clean --what ccache             C that was compiled before
+  rbuild clean --what ccache              C that was compiled before
   rbuild clean --what runs --older-than 7
+  rbuild clean --keep-last 3              of each kind, three stay
+  rbuild clean --max-size 20G             what was used longest ago goes first
 """
 DAY_S = 86400
 
@@ -27,40 +32,131 @@ DAY_S = 86400
     "--what",
     multiple=True,
     type=Choice([*[room.value for room in Room], "all"]),
-    help="What to remove; may be given more than once [default: kdirs and runs].",
+    help="What to remove; may be given more than once [default: kdirs and runs; with --max-size "
+    "all].",
 )
 @click.option(
     "--older-than", type=click.FloatRange(min=0), metavar="DAYS", help="Only what is older."
 )
+@click.option(
+    "--keep-last",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Of each kind, leave the N that were used last.",
+)
+@click.option(
+    "--max-size",
+    type=Size(),
+    metavar="SIZE",
+    help="Only until the cache directory takes no more than this, such as 20G.",
+)
 @click.pass_obj
-def command(app: App, what: tuple[str, ...], older_than: float | None) -> None:
+def command(
+    app: App,
+    what: tuple[str, ...],
+    older_than: float | None,
+    keep_last: int | None,
+    max_size: int | None,
+) -> None:
     """Remove entries of the cache directory, and what interrupted runs left there.
 
-    What another rbuild is working on is waited for; the logs of a run under way stay, and so
-    does the ccache that it uses.  Of a remote Docker engine, the volumes of entries that are gone
+    What another rbuild uses stays.  Of a remote Docker engine, the volumes of entries that are gone
     are removed, too.
     """
-    rooms = list(Room) if "all" in what else [Room(name) for name in what or ("kdirs", "runs")]
-    removed = []
-    freed = 0
-    for room in rooms:
-        for entry in app.store.entries(room):
-            if older_than is not None and _age_s(entry) < older_than * DAY_S:
-                continue
-            if room in {Room.RUNS, Room.CCACHE} and app.store.in_use(entry):
-                continue
-            freed += tree_size(entry.path)
-            with app.store.lock(entry):
-                if entry.path.exists():
-                    app.store.remove(entry)
-            removed.append(entry.name)
-        if older_than is None:
-            freed += _leftovers(app.store, room)
-    removed += _on_engine(app.store, images=Room.ROOTFS in rooms)
+    default = ("all",) if max_size is not None else ("kdirs", "runs")
+    rooms = list(Room) if "all" in (what or default) else [Room(one) for one in what or default]
+    chosen = [
+        entry
+        for room in rooms
+        for entry in _beyond(app.store.entries(room), keep_last)
+        if older_than is None or _age_s(entry) >= older_than * DAY_S
+    ]
+    broom = _Broom(app.store)
+    if older_than is None:
+        for room in rooms:
+            broom.leftovers(room)
+    if max_size is None:
+        broom.remove(chosen)
+    else:
+        broom.shrink(sorted(chosen, key=_used_at), max_size)
+    removed = [*broom.removed, *_on_engine(app.store, images=Room.ROOTFS in rooms)]
+    kept = f" {len(broom.in_use)} are in use, and stay." if broom.in_use else ""
     app.console.result(
-        f"Removed {len(removed)} entries, {size(freed)}.",
-        {"removed": removed, "freed_bytes": freed},
+        f"Removed {len(removed)} entries, {size(broom.freed)}.{kept}",
+        {"removed": removed, "freed_bytes": broom.freed, "in_use": broom.in_use},
     )
+
+
+@dataclass
+class _Broom:
+    """Removes entries, and counts what that gives."""
+
+    store: Store
+    removed: list[str] = field(default_factory=list)
+    in_use: list[str] = field(default_factory=list)
+    freed: int = 0
+
+    def remove(self, entries: Iterable[Entry]) -> None:
+        """Remove entries, but not those that somebody uses."""
+        for entry in entries:
+            self._remove(entry)
+
+    def shrink(self, entries: Sequence[Entry], most: int) -> None:
+        """Remove entries, in their order, until the whole Store takes no more than ``most``."""
+        left = tree_size(self.store.root)
+        for entry in entries:
+            if left <= most:
+                return
+            before = self.freed
+            self._remove(entry)
+            left -= self.freed - before
+        if left > most:
+            self.store.console.warn(
+                f"{self.store.root} still takes {size(left)}: the rest is in use, or wasn't chosen."
+            )
+
+    def leftovers(self, room: Room) -> None:
+        """Remove unfinished and half-removed entries that no rbuild is working on."""
+        folder = self.store.root / room
+        if not folder.is_dir():
+            return
+        for path in folder.iterdir():
+            if path.is_dir() and path.name.startswith("."):
+                name = path.name[1:].rsplit(".", 1)[0]
+                with self.store.lock(Entry(room, name, folder / name)):
+                    if path.exists() and not self.store.in_use(Entry(room, path.name, path)):
+                        self.freed += freed_size(path)
+                        remove_tree(path)
+
+    def _remove(self, entry: Entry) -> None:
+        if self.store.in_use(entry):
+            self.in_use.append(entry.name)
+            return
+        taken = freed_size(entry.path)
+        with self.store.lock(entry):
+            if not entry.path.exists():
+                return
+            # Whoever came to use it while the lock was waited for.
+            if self.store.in_use(entry):
+                self.in_use.append(entry.name)
+                return
+            self.store.remove(entry)
+        self.freed += taken
+        self.removed.append(entry.name)
+
+
+def _beyond(entries: list[Entry], keep: int | None) -> list[Entry]:
+    """Return the entries but for the ``keep`` that were used last."""
+    newest = sorted(entries, key=_used_at, reverse=True)[: keep or 0]
+    return [entry for entry in entries if entry not in newest]
+
+
+def _used_at(entry: Entry) -> float:
+    """Return when an entry was last used: its folder's time, which whoever relies on it sets."""
+    try:
+        return entry.path.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _on_engine(store: Store, *, images: bool) -> list[str]:
@@ -79,19 +175,3 @@ def _on_engine(store: Store, *, images: bool) -> list[str]:
 def _age_s(entry: Entry) -> float:
     created = (entry.metadata or {}).get("created", entry.path.stat().st_mtime)
     return float(time.time() - created)
-
-
-def _leftovers(store: Store, room: Room) -> int:
-    """Remove unfinished and half-removed entries that no rbuild is working on."""
-    freed = 0
-    folder = store.root / room
-    if not folder.is_dir():
-        return 0
-    for path in folder.iterdir():
-        if path.is_dir() and path.name.startswith("."):
-            name = path.name[1:].rsplit(".", 1)[0]
-            with store.lock(Entry(room, name, folder / name)):
-                if path.exists():
-                    freed += tree_size(path)
-                    remove_tree(path)
-    return freed

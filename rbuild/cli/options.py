@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +12,7 @@ from click.core import ParameterSource
 from rbuild import environment
 from rbuild.cli import SESSION, App
 from rbuild.cli.again import again, command_line
+from rbuild.cli.size import Size
 from rbuild.cli.typo import Choice
 from rbuild.completion.types import ENVIRONMENT, PROFILE
 from rbuild.kernel import Kdir, prepare
@@ -57,25 +57,6 @@ LIMITS = "rbuild.limits"
 """Where a context keeps what --memory and --cpus say."""
 
 
-class _Memory(click.ParamType[int]):
-    """A number of bytes as Docker writes it: ``4g``, ``512m``."""
-
-    name = "size"
-
-    def convert(
-        self,
-        value: Any,  # noqa: ANN401
-        param: click.Parameter | None,
-        ctx: click.Context | None,
-    ) -> int:
-        if isinstance(value, int):
-            return value
-        found = re.fullmatch(r"(\d+(?:\.\d+)?)([kmgt]?)i?b?", str(value).strip().lower())
-        if found is None or float(found[1]) == 0:
-            self.fail(f"{value!r} is no size such as 512m or 4g.", param, ctx)
-        return int(float(found[1]) * 1024 ** " kmgt".index(found[2] or " "))
-
-
 def _limit(ctx: click.Context, param: click.Parameter, value: Any) -> None:  # noqa: ANN401
     assert param.name is not None
     ctx.meta.setdefault(LIMITS, {})[param.name] = value
@@ -85,7 +66,7 @@ def limit_options(function: Function) -> Function:
     """Add --memory and --cpus, which ``session`` takes from the context."""
     for name, kind, text in (
         ("--cpus", click.FloatRange(min=0, min_open=True), "How many processors' worth of time"),
-        ("--memory", _Memory(), "How much memory, such as 4g,"),
+        ("--memory", Size(), "How much memory, such as 4g,"),
     ):
         function = click.option(
             name,

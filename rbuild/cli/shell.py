@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import click
@@ -80,4 +81,7 @@ def command(
         {**kbuild.environment(), **kbuild.variables(), **prompt},
         network=scratch,
     )
-    ctx.exit(ready.runtime.interactive(ready.sandbox, job))
+    # What is written by hand is what is wanted: it is sealed as it then is.
+    with made.store.writing(kdir.entry) if write else nullcontext():
+        status = ready.runtime.interactive(ready.sandbox, job)
+    ctx.exit(status)

@@ -3,20 +3,40 @@
 from __future__ import annotations
 
 import time
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import click
 
 from rbuild.cli import App
-from rbuild.console import duration, size
-from rbuild.store import Entry, Room, Store, tree_size
+from rbuild.console import Step, duration, size
+from rbuild.seal import damage, words
+from rbuild.store import SEALED, Entry, Room, Store, tree_size
+
+EPILOG = """\b
+Examples:
+  rbuild status
+  rbuild --json status
+  rbuild status --verify
+"""
 
 
-@click.command(epilog="\b\nExamples:\n  rbuild status\n  rbuild --json status")
+@click.command(epilog=EPILOG)
+@click.option(
+    "--verify",
+    is_flag=True,
+    help="Read all that was sealed, and compare it with its checksums; exit with 1 for damage.",
+)
 @click.pass_obj
-def command(app: App) -> None:
-    """Show what the cache directory holds: environments, trees, KDIRs and runs."""
-    rows = [_row(entry) for room in Room for entry in app.store.entries(room)]
+def command(app: App, verify: bool) -> int:
+    """Show what the cache directory holds: environments, trees, KDIRs and runs.
+
+    What --verify finds damaged is not used any more: the next run that needs it makes it anew.
+    """
+    entries = [entry for room in Room for entry in app.store.entries(room)]
+    checked = _verified(entries, app.store) if verify else {}
+    rows = [_row(entry) | checked.get(entry.path, {}) for entry in entries]
     rows += _images(app.store)
     total = sum(row["size_bytes"] for row in rows if row["room"] != "image")
     table = app.console.table(
@@ -38,7 +58,44 @@ def command(app: App) -> None:
         if rows
         else (f"Nothing is provisioned in {app.store.root} yet; `rbuild setup` does it.")
     )
+    damaged = [row for row in rows if row.get("damage")]
+    for row in damaged:
+        app.console.warn(f"{row['name']} is damaged: {row['damage']}.")
+    if verify:
+        text += f"\n{len(checked)} entries were verified, {len(damaged)} are damaged."
     app.console.result(text, {"root": str(app.store.root), "size_bytes": total, "entries": rows})
+    return int(bool(damaged))
+
+
+def _verified(entries: list[Entry], store: Store) -> dict[Path, dict[str, Any]]:
+    """Read what is sealed of entries; mark those that are damaged, and tell what is wrong."""
+    found: dict[Path, dict[str, Any]] = {}
+    sealed = [(entry, entry.seal) for entry in entries if entry.room in SEALED]
+    whole = sum(seal.files for _, seal in sealed if seal is not None)
+    done = 0
+    with store.console.step("Verifying what is sealed", total=whole) as step:
+        for entry, seal in sealed:
+            if seal is not None:
+                faults = damage(entry.path, seal, partial(_tell, step, entry.name, done))
+                done += seal.files
+                # Whoever works on it meanwhile has opened it, or it was removed.
+                if entry.seal != seal:
+                    continue
+            elif entry.metadata is not None or entry.is_newer:
+                continue  # one that is written to, or of another rbuild
+            else:
+                faults = ["it isn't an entry that rbuild made"]
+            found[entry.path] = {"damage": words(faults)} if faults else {"damage": None}
+            if faults:
+                found[entry.path]["state"] = "damaged"
+            if faults and entry.metadata is not None:
+                with store.lock(entry):
+                    store.update(entry, damage=words(faults))
+    return found
+
+
+def _tell(step: Step, name: str, before: int, done: int) -> None:
+    step.update(name, done=before + done)
 
 
 def _images(store: Store) -> list[dict[str, Any]]:
@@ -67,7 +124,7 @@ def _row(entry: Entry) -> dict[str, Any]:
     created = metadata.get("created", entry.path.stat().st_mtime)
     state = metadata.get("stage") or metadata.get("version") or metadata.get("architecture") or ""
     if entry.room is not Room.RUNS and not metadata:
-        state = "unusable"
+        state = "newer" if entry.is_newer else "damaged" if entry.raw.get("damage") else "unusable"
     return {
         "name": entry.name,
         "room": entry.room.value,

@@ -17,7 +17,6 @@ import gzip
 import os
 import shutil
 import tarfile
-import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -161,7 +160,7 @@ class Volumes:
         """
         files = [bind for bind in binds if not bind.source.is_dir()]
         with ExitStack() as stack:
-            desk = stack.enter_context(self._desk()) if files else None
+            desk = stack.enter_context(self.store.scratch("files")) if files else None
             parcels = self._parcels(binds, files, desk)
             trip = _Trip(self, tuple(parcels.values()))
             stack.enter_context(trip)
@@ -184,12 +183,6 @@ class Volumes:
         path = self.store.root / FOLDER
         path.mkdir(parents=True, exist_ok=True)
         return path
-
-    @contextmanager
-    def _desk(self) -> Iterator[Path]:
-        """Have a folder for copies of the files that are bound singly."""
-        with tempfile.TemporaryDirectory(prefix="rbuild-files-") as name:
-            yield Path(name)
 
     def _parcels(
         self, binds: Sequence[Bind], files: Sequence[Bind], desk: Path | None
@@ -234,6 +227,9 @@ def parcel(store: Store, source: Path, *, writable: bool) -> Parcel:
     try:
         room, entry, *rest = source.resolve().relative_to(store.root.resolve()).parts
     except ValueError:
+        room = entry = ""
+    # What is in the Store for a moment only is like what isn't in it.
+    if not room or (room == Room.RUNS and entry.startswith(".")):
         name = f"rbuild-{uuid.uuid4().hex}"
         return Parcel(source, name, "", writable, identity=None, kept=False)
     published = not entry.startswith(".")

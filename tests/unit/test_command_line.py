@@ -326,7 +326,11 @@ def test_clean_says_how_much(host: Host) -> None:
     found = host("--json", "clean", "--what", "rootfs").json
     assert found["freed_bytes"] > 0
     assert len(found["removed"]) == 1
-    assert host("--json", "clean", "--what", "all").json == {"removed": [], "freed_bytes": 0}
+    assert host("--json", "clean", "--what", "all").json == {
+        "removed": [],
+        "freed_bytes": 0,
+        "in_use": [],
+    }
 
 
 def test_a_cache_directory_with_a_space_and_an_umlaut(host: Host) -> None:

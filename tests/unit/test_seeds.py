@@ -35,6 +35,13 @@ def write(path: Path, text: str) -> None:
     path.write_text(text)
 
 
+def compiled(host: Host, name: str, files: dict[str, str]) -> None:
+    """Let a KDIR have been built with these files, too."""
+    for path, text in files.items():
+        write(kdir(host, name) / "build" / path, text)
+    host.seal_anew(kdir(host, name))
+
+
 def names(phases: list[dict[str, object]]) -> list[object]:
     return [one["name"] for one in phases]
 
@@ -42,7 +49,7 @@ def names(phases: list[dict[str, object]]) -> list[object]:
 def test_a_changed_option_starts_from_the_kernel_that_was_built(host: Host) -> None:
     first = host("--json", "kernel", "--profile", variant(host, "one", "A: y")).json
     assert first["seed"] is None
-    write(kdir(host, "one") / "build/init/main.o", "compiled")
+    compiled(host, "one", {"init/main.o": "compiled"})
     found = host("--json", "kernel", "--profile", variant(host, "two", "A: y", "B: m"))
     assert f"Starting from {kdir(host, 'one').name}: 1 option differs" in found.err
     assert found.json["seed"] == kdir(host, "one").name
@@ -64,8 +71,8 @@ def test_a_seed_is_left_as_it_was(host: Host) -> None:
 
 def test_a_copy_keeps_the_times_by_which_make_tells_what_is_old(host: Host) -> None:
     host("kernel", "--profile", variant(host, "one"))
+    compiled(host, "one", {"init/main.o": "compiled"})
     old = kdir(host, "one") / "build/init/main.o"
-    write(old, "compiled")
     host("module", host.write_module(), "--profile", variant(host, "two", "B: y"))
     new = kdir(host, "two") / "build/init/main.o"
     assert new.stat().st_mtime_ns == old.stat().st_mtime_ns
@@ -76,9 +83,8 @@ def test_what_a_finished_kernel_left_is_not_taken_for_the_new_ones(host: Host) -
     one = variant(host, "one", "A: y")
     host("kernel", "--profile", one)
     host("module", host.write_module(), "--profile", one)
-    build = kdir(host, "one") / "build"
-    for name in ("vmlinux.o", "vmlinux", ".vmlinux.objs", "arch/arm64/boot/dts/old.dtb"):
-        write(build / name, "old")
+    left = ("vmlinux.o", "vmlinux", ".vmlinux.objs", "arch/arm64/boot/dts/old.dtb")
+    compiled(host, "one", dict.fromkeys(left, "old"))
     host("module", host.write_module(), "--profile", variant(host, "two", "A: n"))
     copy = kdir(host, "two") / "build"
     for name in (
@@ -94,12 +100,10 @@ def test_what_a_finished_kernel_left_is_not_taken_for_the_new_ones(host: Host) -
 
 def test_only_listed_modules_and_device_trees_are_artefacts(host: Host) -> None:
     host("kernel", "--profile", variant(host, "one", "A: m"))
-    build = kdir(host, "one") / "build"
-    (build / "net/gone.ko").write_text("of a module that is off now")
-    dts = build / "arch/arm64/boot/dts"
-    for name in ("kept.dtb", "gone.dtb"):
-        write(dts / name, "")
-    (dts / "dtbs-list").write_text("arch/arm64/boot/dts/kept.dtb\n")
+    dts = "arch/arm64/boot/dts"
+    files = {"net/gone.ko": "of a module that is off now", f"{dts}/kept.dtb": ""}
+    files |= {f"{dts}/gone.dtb": "", f"{dts}/dtbs-list": f"{dts}/kept.dtb\n"}
+    compiled(host, "one", files)
     found = host("--json", "kernel", "--profile", variant(host, "two", "A: n")).json
     made = [Path(one["path"]).name for one in found["artefacts"]]
     assert made == ["Image", "kept.dtb", "dummy.ko"]
@@ -137,9 +141,7 @@ def test_rust_constants_of_options_are_made_again(
     host: Host, option: str, made_again: bool
 ) -> None:
     host("kernel", "--profile", variant(host, "one", "A: y"))
-    write(
-        kdir(host, "one") / "build/rust/bindings/bindings_generated.rs", "const CONFIG_A: u32 = 1;"
-    )
+    compiled(host, "one", {"rust/bindings/bindings_generated.rs": "const CONFIG_A: u32 = 1;"})
     more = (option,) if option else ()
     host("kernel", "--profile", variant(host, "two", "A: y", *more))
     copied = kdir(host, "two") / "build/rust/bindings/bindings_generated.rs"
@@ -279,7 +281,7 @@ def test_a_configuration_made_in_one_environment_serves_the_others(host: Host) -
     profile, module = variant(host, "one", "A: y"), host.write_module()
     host("module", module, "--profile", profile)
     first = kdir(host, "one") / "build"
-    write(first / "include/generated/autoconf.h", "#define CONFIG_A 1\n")
+    compiled(host, "one", {"include/generated/autoconf.h": "#define CONFIG_A 1\n"})
     calls = host.calls("tinyconfig"), host.calls("olddefconfig")
     found = host("--json", "module", module, "--profile", profile, "--env", elsewhere(host))
     assert f"Taking the configuration of {first.parent.name}" in found.err
@@ -294,7 +296,7 @@ def test_a_configuration_made_in_one_environment_serves_the_others(host: Host) -
 def test_another_request_or_a_clean_build_adopts_no_configuration(host: Host) -> None:
     profile, module = variant(host, "one", "A: y"), host.write_module()
     host("module", module, "--profile", profile)
-    write(kdir(host, "one") / "build/include/generated/autoconf.h", "#define CONFIG_A 1\n")
+    compiled(host, "one", {"include/generated/autoconf.h": "#define CONFIG_A 1\n"})
     mine = elsewhere(host)
     other = host("kernel", "--profile", variant(host, "two", "A: n"), "--env", mine)
     assert "Taking the configuration" not in other.err

@@ -1,0 +1,229 @@
+"""Seals: what an entry of the Store holds, by which damage to it is found.
+
+A sealed entry has a ``manifest`` with a record for each file, link and folder: its SHA-256 (a
+file's content, a link's target), kind, mode, size and time of change.  Its metadata has the seal
+itself: the manifest's own SHA-256, and a digest of the records of each *part*, without the content.
+A part is a folder at the top (``src/drivers``), so that a build can look at what it reads only.
+
+Two questions can be asked: ``changed`` reads no file's content and takes a fraction of a second;
+``damage`` reads all, and so finds a bit that the disk has turned, too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rbuild import process
+from rbuild.store import METADATA, sha256_file
+
+MANIFEST = "manifest"
+OWN = (MANIFEST, METADATA, "reproduce.sh")
+"""What rbuild itself keeps at the top of an entry: no part of what is sealed."""
+
+FAULTS_SHOWN = 5
+"""How many faults are named."""
+
+TWO_DEEP = ("usr",)
+"""Folders whose own folders are parts: nearly all of a rootfs is in one."""
+
+THREADS = 4
+
+FORM = (
+    *("(", "-type", "f", "-printf", r"f %m %s %T@ %P\0", ")"),
+    *("-o", "(", "-type", "l", "-printf", r"l %s %T@ %P\0", ")"),
+    *("-o", "-printf", r"%y %m %P\0"),
+)
+"""What find(1) prints: no times and sizes of folders, which are the file system's own matter."""
+
+
+@dataclass(frozen=True)
+class Seal:
+    """What an entry's metadata has of its manifest; ``folder`` is what is sealed of the entry."""
+
+    folder: str
+    manifest: str
+    parts: Mapping[str, str]
+    files: int
+    size_bytes: int
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as metadata has it."""
+        return {**vars(self), "parts": dict(self.parts)}
+
+    @staticmethod
+    def from_json(data: Any) -> Seal | None:  # noqa: ANN401 - whatever was in the file
+        """Return the seal that metadata has; None if it is none."""
+        if not isinstance(data, dict) or data.keys() != Seal.__dataclass_fields__.keys():
+            return None
+        texts = (data["folder"], data["manifest"])
+        numbers = (data["files"], data["size_bytes"])
+        if not all(isinstance(one, str) for one in texts) or not isinstance(data["parts"], dict):
+            return None
+        return Seal(**data) if all(type(one) is int for one in numbers) else None
+
+
+def seal(entry: Path, folder: str) -> Seal:
+    """Write the manifest of a folder of an entry (``.``: all of it) into the entry."""
+    records = _records(entry / folder, ())
+    sums = dict(_sums(entry / folder, records))
+    manifest = b"".join(sums[one] + b" " + one + b"\0" for one in records)
+    (entry / MANIFEST).write_bytes(manifest)
+    return Seal(
+        folder,
+        hashlib.sha256(manifest).hexdigest(),
+        _digests(records),
+        len(records),
+        sum(int(one.split(b" ", 3)[2]) for one in records if one.startswith(b"f ")),
+    )
+
+
+def changed(entry: Path, found: Seal, without: Collection[str] = ()) -> list[str]:
+    """Return what is not as it was sealed, by names, sizes, times and modes; [] if all is.
+
+    Parts in ``without`` are not looked at.
+    """
+    parts = [name for name in found.parts if name in without]
+    now = _records(entry / found.folder, parts)
+    wanted = {name: one for name, one in found.parts.items() if name not in without}
+    if _digests(now) == wanted:
+        return []
+    then = _read(entry, found)
+    if then is None:
+        return ["its manifest is gone, or isn't the one that was sealed"]
+    known = {one for _, one in then if _part(_name(one)) not in without}
+    return _named(known, set(now)) or ["its parts are not those that were sealed"]
+
+
+def damage(entry: Path, found: Seal, tell: Callable[[int], None] = lambda _: None) -> list[str]:
+    """Return what is not as it was sealed, by its content, too; [] if all is.
+
+    ``tell`` is called with the number of files that were read so far.
+    """
+    then = _read(entry, found)
+    if then is None:
+        return ["its manifest is gone, or isn't the one that was sealed"]
+    now = _records(entry / found.folder, ())
+    faults = _named({one for _, one in then}, set(now))
+    same = set(now)
+    wanted = {one: content for content, one in then if one in same}
+    for number, (one, content) in enumerate(_sums(entry / found.folder, wanted), 1):
+        if content != wanted[one]:
+            faults.append(f"{_shown(one)} has another content than was sealed")
+        if number % 1000 == 0:
+            tell(number)
+    return faults
+
+
+def words(faults: list[str]) -> str:
+    """Return faults as one line, the first few of them."""
+    more = len(faults) - FAULTS_SHOWN
+    return "; ".join(faults[:FAULTS_SHOWN]) + (f"; and {more} more" if more > 0 else "")
+
+
+def _records(folder: Path, without: Iterable[str]) -> list[bytes]:
+    """Return a record for each thing below a folder, in order."""
+    skipped = [f"{folder}/{name}" for name in (*OWN, *without)]
+    prune = [word for path in skipped for word in ("-o", "-path", _literal(path))][1:]
+    argv = ["find", str(folder), "-mindepth", "1", "(", *prune, ")", "-prune", "-o", *FORM]
+    return sorted(process.output(argv).split(b"\0")[:-1])
+
+
+def _literal(path: str) -> str:
+    """Return a pattern of find's that matches just this path."""
+    return re.sub(r"([\\*?\[])", r"\\\1", path)
+
+
+def _name(record: bytes) -> bytes:
+    """Return the path in a record."""
+    words_before = {b"f": 4, b"l": 3}.get(record[:1], 2)
+    return record.split(b" ", words_before)[-1]
+
+
+def _part(name: bytes) -> str:
+    steps = os.fsdecode(name).split("/")
+    return "/".join(steps[: 2 if steps[0] in TWO_DEEP else 1])
+
+
+def _digests(records: Iterable[bytes]) -> dict[str, str]:
+    """Return a digest for each part of what records (in order) say."""
+    parts: dict[str, Any] = {}
+    for one in records:
+        part = _part(_name(one))
+        if part not in parts:
+            parts[part] = hashlib.sha256()
+        parts[part].update(one + b"\0")
+    return {name: found.hexdigest()[:32] for name, found in sorted(parts.items())}
+
+
+def _sums(folder: Path, records: Iterable[bytes]) -> Iterable[tuple[bytes, bytes]]:
+    """Yield each record with the SHA-256 of the file's content, or of the record where it's none.
+
+    A file that can't be read (a rootfs has such, to an ordinary user) counts as empty.
+    """
+
+    def content(record: bytes) -> tuple[bytes, bytes]:
+        path = folder / os.fsdecode(_name(record))
+        try:
+            if record.startswith(b"f "):
+                return record, sha256_file(path).encode()
+            text = os.fsencode(path.readlink()) if record.startswith(b"l ") else record
+        except PermissionError:
+            text = b""
+        return record, hashlib.sha256(text).hexdigest().encode()
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        yield from pool.map(content, records, chunksize=64)
+
+
+def _read(entry: Path, found: Seal) -> list[tuple[bytes, bytes]] | None:
+    """Return (SHA-256, record) of each line of the manifest; None if it isn't what was sealed."""
+    try:
+        text = (entry / MANIFEST).read_bytes()
+    except OSError:
+        return None
+    if hashlib.sha256(text).hexdigest() != found.manifest:
+        return None
+    lines = (line.split(b" ", 1) for line in text.split(b"\0")[:-1])
+    return [(line[0], line[1]) for line in lines]
+
+
+def _named(then: set[bytes], now: set[bytes]) -> list[str]:
+    """Return what differs between two sets of records, a line for each path."""
+    before = {_name(one): one for one in then - now}
+    after = {_name(one): one for one in now - then}
+    return [
+        _difference(name, before.get(name), after.get(name))
+        for name in sorted(before.keys() | after.keys())
+    ]
+
+
+def _difference(name: bytes, before: bytes | None, after: bytes | None) -> str:
+    path = _text(name)
+    if after is None:
+        return f"{path} is missing"
+    if before is None:
+        return f"{path} was not there"
+    if before[:2] != b"f " or after[:2] != b"f ":
+        return f"{path} is another thing than it was"
+    _, mode, size, _, _ = before.split(b" ", 4)
+    _, new_mode, new_size, _, _ = after.split(b" ", 4)
+    if size != new_size:
+        return f"{path} has {new_size.decode()} bytes instead of {size.decode()}"
+    if mode != new_mode:
+        return f"{path} has the mode {new_mode.decode()} instead of {mode.decode()}"
+    return f"{path} was written to"
+
+
+def _shown(record: bytes) -> str:
+    return _text(_name(record))
+
+
+def _text(name: bytes) -> str:
+    return name.decode("utf-8", "backslashreplace").encode("unicode_escape").decode()

@@ -1,0 +1,1 @@
+"""Trust: what rbuild survives, and what it keeps out."""

@@ -1,0 +1,190 @@
+"""``python -m tests.faults --report``: all the figures of SECURITY.md, measured anew.
+
+As root on a machine that ``rbuild setup`` and the tests can use.  A whole report takes some hours;
+``--part`` chooses, and ``--kills``, ``--cases`` and the like shorten it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.faults.lab import Lab
+
+SEED = 7
+PARTS = ("kills", "signals", "concurrency", "resources", "escape", "fuzz", "soak")
+FAULTS_SHOWN = 3
+
+
+@dataclass
+class Part:
+    """A part's outcome: what was tried, how often, and what went wrong (a line each)."""
+
+    name: str
+    tried: int
+    faults: list[str]
+    seconds: float
+    details: list[dict[str, Any]] = field(default_factory=list)
+
+    def line(self) -> str:
+        return f"{self.name:12} {self.tried:>9} tried {len(self.faults):>5} faults {self.seconds:8.0f} s"
+
+
+@contextlib.contextmanager
+def laboratory(options: argparse.Namespace) -> Iterator[Lab]:
+    """Have a lab with a small kernel's source, and, where there is dockerd, an engine."""
+    folder = options.folder or Path(tempfile.mkdtemp(prefix="faults-", dir="/var/tmp"))
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        own = Lab(folder)
+        here = Path(os.environ.get("RBUILD_CACHE_DIR", Path.home() / ".cache/rbuild"))
+        own.run_here("setup", "cross")
+        own.run_here("module", "--driver", "c", "--profile", "slim-no-rust")
+        tree = next((here / "trees").glob("linux-source-6.12-*/src"))
+        lab = Lab(folder, rootfs_from=here)
+        lab.equip(tree)
+        with _engine(options) as engine:
+            lab.engine = engine
+            yield lab
+    finally:
+        if options.folder is None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _engine(options: argparse.Namespace) -> Iterator[Any]:
+    if options.no_docker or shutil.which("dockerd") is None or os.geteuid() != 0:
+        yield None
+        return
+    from tests.integration.engine import running_engine
+
+    with running_engine() as engine:
+        yield engine
+
+
+def kills(options: argparse.Namespace, lab: Lab, tell: Callable[[str], None]) -> Part:
+    """Kill rbuild at random moments of all phases."""
+    from tests.faults.kills import Killer, phases
+
+    test = Killer(lab, options.seed, tell)
+    chosen = [one for one in phases(lab) if not options.phase or one.name in options.phase]
+    test.prepare(phases(lab))
+    tallies = list(test.kill(chosen, options.kills))
+    faults = [
+        f"{one.phase}: {fault}"
+        for one in tallies
+        for fault in (*one.left_over, *one.mismatches, *one.failures)
+    ]
+    return Part(
+        "kills", sum(one.kills for one in tallies), faults, 0, [asdict(one) for one in tallies]
+    )
+
+
+def signals(options: argparse.Namespace, lab: Lab, tell: Callable[[str], None]) -> Part:
+    """Ask rbuild to end, by each signal and by closing its terminal, in all phases."""
+    from tests.faults.kills import EXITS_WITHIN_S, Killer, phases
+
+    test = Killer(lab, options.seed, tell)
+    chosen = [one for one in phases(lab) if not options.phase or one.name in options.phase]
+    test.prepare(phases(lab))
+    tallies = list(test.interrupt(chosen))
+    faults = [
+        f"{one.phase}: {fault}" for one in tallies for fault in (*one.left_over, *one.failures)
+    ]
+    faults += [
+        f"{one.phase}: {one.slowest_s:.1f} s until it ended"
+        for one in tallies
+        if one.slowest_s > EXITS_WITHIN_S
+    ]
+    return Part(
+        "signals", sum(one.kills for one in tallies), faults, 0, [asdict(one) for one in tallies]
+    )
+
+
+def concurrency(options: argparse.Namespace, lab: Lab, tell: Callable[[str], None]) -> Part:
+    """Let ten rbuilds work at once, without and with one that cleans."""
+    from tests.faults.concurrency import crowd
+
+    crowds = [crowd(lab, cleaning=cleaning, tell=tell) for cleaning in (False, True)]
+    faults = [
+        fault for one in crowds for fault in (*one.failures, *one.mismatches, *one.done_twice)
+    ]
+    faults += [f"{one.stuck} waited for ever" for one in crowds if one.stuck]
+    return Part(
+        "concurrency",
+        sum(one.rbuilds for one in crowds),
+        faults,
+        0,
+        [asdict(one) for one in crowds],
+    )
+
+
+def soak(options: argparse.Namespace, lab: Lab, tell: Callable[[str], None]) -> Part:
+    """Build and boot many times in a row."""
+    from tests.faults.soak import soak as run
+
+    found = run(lab, options.builds, options.boots, tell)
+    faults = [] if found.is_clean else [str(found)]
+    return Part("soak", found.builds + found.boots, faults, 0, [asdict(found)])
+
+
+OWN = {"kills": kills, "signals": signals, "concurrency": concurrency, "soak": soak}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the parts that are asked for; return 1 if anything went wrong."""
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
+    parser.add_argument("--report", action="store_true", help="all parts, as SECURITY.md has them")
+    parser.add_argument("--part", action="append", choices=PARTS, default=[])
+    parser.add_argument("--phase", action="append", default=[], help="only these phases (kills)")
+    parser.add_argument("--seed", type=int, default=SEED)
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--cases", type=int, default=1_000_000, help="of the fuzzing")
+    parser.add_argument("--builds", type=int, default=100, help="of the soak")
+    parser.add_argument("--boots", type=int, default=20, help="of the soak")
+    parser.add_argument("--folder", type=Path, help="the lab's, which then stays")
+    parser.add_argument("--no-docker", action="store_true")
+    parser.add_argument("--json", type=Path, help="write all figures there")
+    options = parser.parse_args(arguments)
+    chosen = PARTS if options.report else tuple(options.part)
+    if not chosen:
+        parser.error("name a --part, or ask for the --report")
+
+    def tell(words: str) -> None:
+        sys.stderr.write(f"{time.strftime('%H:%M:%S')} {words}\n")
+        sys.stderr.flush()
+
+    parts = []
+    with laboratory(options) if set(chosen) & set(OWN) else contextlib.nullcontext() as lab:
+        for name in chosen:
+            began = time.monotonic()
+            tell(f"== {name}")
+            if lab is not None and name in OWN:
+                part = OWN[name](options, lab, tell)
+            else:
+                part = importlib.import_module(f"tests.faults.{name}").part(options, tell)
+            part.seconds = time.monotonic() - began
+            parts.append(part)
+            sys.stdout.write(part.line() + "\n")
+            for fault in part.faults[:FAULTS_SHOWN]:
+                sys.stdout.write(f"    {fault}\n")
+            sys.stdout.flush()
+    sys.stdout.write(f"seed {options.seed}, {time.strftime('%Y-%m-%d')}\n")
+    if options.json is not None:
+        options.json.write_text(json.dumps([asdict(part) for part in parts], indent=1) + "\n")
+    return int(any(part.faults for part in parts))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

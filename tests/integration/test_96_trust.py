@@ -1,0 +1,115 @@
+"""rbuild killed, interrupted and crowded: a short version of ``python -m tests.faults``."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults.concurrency import crowd
+from tests.faults.kills import Killer, Phase, phases
+from tests.faults.lab import CHECKOUT, Lab
+from tests.faults.soak import soak
+
+from .conftest import Rbuild
+
+SEED = 7
+SHORT = ("start", "source", "patch", "configure", "prepare", "module")
+
+
+@pytest.fixture(scope="module")
+def lab(rbuild: Rbuild, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    found = rbuild("--json", "module", "--driver", "c").json
+    store = Path(found["artefacts"][0]["path"]).parents[5]
+    made = Lab(tmp_path_factory.mktemp("lab"), rootfs_from=store)
+    made.equip(next((store / "trees").glob("linux-source-6.12-*/src")))
+    yield made
+    made.remove()
+
+
+@pytest.fixture(scope="module")
+def killer(lab: Lab) -> Killer:
+    test = Killer(lab, SEED)
+    test.prepare(chosen(lab))
+    return test
+
+
+def chosen(lab: Lab) -> list[Phase]:
+    return [phase for phase in phases(lab) if phase.name in SHORT]
+
+
+def test_killed_it_goes_on_as_if_it_wasnt(lab: Lab, killer: Killer) -> None:
+    tallies = list(killer.kill(chosen(lab), 4 * len(SHORT)))
+    assert [one for one in tallies if not one.is_clean] == []
+    assert sum(one.kills for one in tallies) >= 4 * len(SHORT)
+
+
+def test_asked_to_end_it_leaves_nothing(lab: Lab, killer: Killer) -> None:
+    phase = [one for one in chosen(lab) if one.name in {"source", "prepare"}]
+    tallies = list(killer.interrupt(phase))
+    assert [one for one in tallies if not one.is_clean] == []
+    assert sum(one.kills for one in tallies) >= len(tallies)
+
+
+def test_what_is_left_behind_is_noticed(lab: Lab) -> None:
+    before = lab.seen()
+    subprocess.run(["sh", "-c", "setsid sleep 300 >/dev/null 2>&1 &"], check=True)
+    (lab.temporary / "left").touch()
+    left = lab.after_the_end(before, 0.1)
+    assert any("sleep 300" in one for one in left)
+    assert any("left" in one for one in lab.seen().left(before))
+    lab.end_all()
+    (lab.temporary / "left").unlink()
+    assert lab.after_the_end(before) == []
+
+
+def test_ten_at_once_do_the_work_once(lab: Lab) -> None:
+    found = crowd(lab, cleaning=False)
+    assert found.is_clean, found
+    assert found.waited > 0
+
+
+def test_a_row_of_builds_grows_nothing(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in lab.environment().items():
+        monkeypatch.setenv(name, value)
+    found = soak(lab, 12, 0)
+    assert found.is_clean, found
+
+
+@pytest.mark.root
+def test_a_store_that_cant_be_written_is_told(lab: Lab, tmp_path: Path) -> None:
+    argv = [sys.executable, "-m", "rbuild", "module", lab.module, "--profile", lab.profile]
+    env = lab.environment() | {"RBUILD_CACHE_DIR": str(tmp_path)}
+    script = 'mount -t tmpfs -o ro tmpfs "$0" && exec "$@"'
+    apart = ["unshare", "--mount", "sh", "-c", script, tmp_path]
+    found = subprocess.run([*apart, *argv], env=env, cwd=CHECKOUT, capture_output=True, text=True)
+    assert found.returncode == 4
+    assert f"{tmp_path} can't be written: the file system is read-only" in found.stderr
+    assert "--cache-dir" in found.stderr
+
+
+@pytest.mark.root
+def test_somebody_elses_store_is_told(lab: Lab, tmp_path: Path) -> None:
+    other = tmp_path / "cache"
+    other.mkdir(mode=0o755)
+    (other / "rootfs").mkdir(mode=0o755)
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+    os.environ.setdefault("PYTHONDONTWRITEBYTECODE", "1")
+    words = ["--cache-dir", other, "setup", "cross"]
+    argv = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", sys.executable, "-c"]
+    program = "import sys; sys.path.insert(0, sys.argv.pop(1)); from rbuild import cli; "
+    program += "sys.exit(cli.run(sys.argv[1:]))"
+    found = subprocess.run(
+        [*argv, program, CHECKOUT, *words],
+        env={"PATH": os.environ["PATH"], "HOME": "/"},
+        cwd="/",
+        capture_output=True,
+        text=True,
+    )
+    assert found.returncode == 4, found.stderr
+    assert "can't be written: Permission denied, and it belongs to root" in found.stderr

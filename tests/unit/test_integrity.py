@@ -1,0 +1,336 @@
+"""Integrity: what was damaged in the Store is found before it is used, and made anew."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from rbuild import seal
+from rbuild.console import Console
+from rbuild.errors import Damaged, NewerFormat
+from rbuild.store import FORMAT, Entry, Room, Store, freed_size, tree_size
+from tests.unit.conftest import Host
+
+FILES = {
+    "src/Makefile": "VERSION = 6\n",
+    "src/drivers/spi/spi.c": "int spi;\n",
+    "src/with space\nand line": "x",
+    "src/include/empty": "",
+}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "cache", Console())
+
+
+def published(store: Store, name: str = "one") -> Entry:
+    entry = store.entry(Room.TREES, name, "0123456789ab")
+    with store.lock(entry):
+        partial = store.partial(entry)
+        for path, text in FILES.items():
+            (partial / path).parent.mkdir(parents=True, exist_ok=True)
+            (partial / path).write_text(text)
+        (partial / "src/link").symlink_to("Makefile")
+        store.publish(entry, partial, {"version": "6.1"})
+    return entry
+
+
+def flip(path: Path) -> None:
+    """Turn a bit as a disk does: the file's size and times stay."""
+    status = path.stat()
+    content = bytearray(path.read_bytes())
+    content[0] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def edit(path: Path) -> None:
+    path.write_text("VERSION = 7\n")
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, 3)
+
+
+def replace_by_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+DAMAGES = {
+    "truncated": (truncate, "src/Makefile", "Makefile has 3 bytes instead of 12"),
+    "edited": (edit, "src/Makefile", "Makefile was written to"),
+    "missing": (Path.unlink, "src/Makefile", "Makefile is missing"),
+    "foreign": (Path.touch, "src/drivers/new", "drivers/new was not there"),
+    "mode": (lambda path: path.chmod(0o4755), "src/Makefile", "has the mode 4755 instead of 644"),
+    "folder": (replace_by_folder, "src/Makefile", "Makefile is another thing than it was"),
+    "link": (Path.unlink, "src/link", "link is missing"),
+    "odd name": (Path.unlink, "src/with space\nand line", r"with space\nand line is missing"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_damage_is_found_before_use(store: Store, name: str) -> None:
+    entry = published(store)
+    assert store.rely(entry) is not None
+    store.check()
+    store.release()
+    how, path, said = DAMAGES[name]
+    how(entry.path / path)
+    found = entry.seal
+    assert found is not None
+    assert any(said in fault for fault in seal.changed(entry.path, found))
+    assert store.rely(entry) is not None
+    with pytest.raises(Damaged, match="one-0123456789ab was damaged"):
+        store.check()
+
+
+def test_a_flipped_bit_is_found_by_its_content(store: Store) -> None:
+    entry = published(store)
+    found = entry.seal
+    assert found is not None
+    assert seal.damage(entry.path, found) == []
+    flip(entry.path / "src/drivers/spi/spi.c")
+    assert seal.changed(entry.path, found) == []
+    assert seal.damage(entry.path, found) == [
+        "drivers/spi/spi.c has another content than was sealed"
+    ]
+
+
+def test_what_isnt_read_isnt_looked_at(store: Store) -> None:
+    entry = published(store)
+    found = entry.seal
+    assert found is not None
+    edit(entry.path / "src/drivers/spi/spi.c")
+    assert seal.changed(entry.path, found, ["drivers"]) == []
+    assert seal.changed(entry.path, found, ["include"]) != []
+
+
+@pytest.mark.parametrize("how", [truncate, edit, Path.unlink])
+def test_a_damaged_manifest_is_damage(store: Store, how) -> None:
+    entry = published(store)
+    found = entry.seal
+    assert found is not None
+    edit(entry.path / "src/Makefile")
+    how(entry.path / seal.MANIFEST)
+    assert seal.changed(entry.path, found) == [
+        "its manifest is gone, or isn't the one that was sealed"
+    ]
+    assert seal.damage(entry.path, found) == seal.changed(entry.path, found)
+
+
+@pytest.mark.parametrize("value", [None, [], {}, {"folder": 1}, "x"])
+def test_a_broken_seal_is_none(store: Store, value: object) -> None:
+    entry = published(store)
+    store.update(entry, seal=value)
+    assert entry.seal is None
+
+
+def test_an_entry_under_another_name_is_not_used(store: Store) -> None:
+    entry = published(store)
+    other = store.entry(Room.TREES, "other", "0123456789ab")
+    entry.path.rename(other.path)
+    assert store.rely(other) is None
+
+
+def test_an_opened_entry_may_change(store: Store) -> None:
+    entry = published(store)
+    assert store.rely(entry) is not None
+    with store.lock(entry):
+        store.open(entry)
+        edit(entry.path / "src/Makefile")
+        store.check()
+        store.close(entry, version="7.0")
+    assert store.rely(entry) is not None
+    store.check()
+    assert entry.raw["version"] == "7.0"
+    edit(entry.path / "src/include/empty")
+    store.release()
+    store.rely(entry)
+    with pytest.raises(Damaged):
+        store.check()
+
+
+def test_what_a_newer_rbuild_made_is_refused_and_stays(store: Store) -> None:
+    entry = published(store)
+    store.update(entry, format=FORMAT + 1)
+    before = (entry.path / "metadata.json").read_bytes()
+    with pytest.raises(NewerFormat, match="made by a newer rbuild") as error:
+        store.rely(entry)
+    assert error.value.exit_code == 4
+    assert (entry.path / "metadata.json").read_bytes() == before
+
+
+def test_what_an_older_rbuild_made_is_sealed(store: Store) -> None:
+    entry = published(store)
+    raw = entry.raw
+    del raw["seal"], raw["entry"]
+    (entry.path / "metadata.json").write_text(json.dumps({**raw, "format": 1}))
+    (entry.path / seal.MANIFEST).unlink()
+    metadata = store.rely(entry)
+    assert metadata is not None
+    assert metadata["format"] == FORMAT
+    assert entry.seal is not None
+    assert metadata["created"] == raw["created"]
+
+
+def test_a_name_of_the_shell_is_only_a_name(tmp_path: Path) -> None:
+    store = Store(tmp_path / "cache [x] *", Console())
+    entry = published(store)
+    assert entry.seal is not None
+    assert seal.changed(entry.path, entry.seal) == []
+
+
+def test_what_is_used_is_not_removed_from_the_disk(store: Store) -> None:
+    entry = published(store)
+    user = Store(store.root, Console())
+    assert user.rely(entry) is not None
+    assert store.in_use(entry)
+    with store.lock(entry):
+        store.remove(entry)
+    assert not entry.path.exists()
+    (trash,) = store.root.glob("trees/.one-*.trash-*")
+    assert (trash / "src/Makefile").exists()
+    user.release()
+    with store.lock(entry):
+        pass
+    assert not trash.exists()
+
+
+def test_a_killed_writers_file_is_swept(store: Store) -> None:
+    entry = published(store)
+    (entry.path / ".metadata.json.4194305").write_text("half")
+    store.update(entry, version="8")
+    assert not list(entry.path.glob(".metadata.json.*"))
+
+
+def test_a_killed_rbuilds_scratch_is_swept(store: Store) -> None:
+    with store.scratch("verify") as one:
+        (one / "file").touch()
+    assert not one.exists()
+    left = one.with_name(".verify-1-2.partial")
+    left.mkdir()
+    (left / "file").touch()
+    with store.scratch("verify") as two, Store(store.root, Console()).scratch("verify") as three:
+        assert not left.exists()
+        assert two.is_dir()
+        assert three.is_dir()
+
+
+def test_removing_gives_what_is_not_linked_from_elsewhere(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "one/file").write_bytes(b"x" * 10_000)
+    (tmp_path / "two/file").hardlink_to(tmp_path / "one/file")
+    assert freed_size(tmp_path / "one") == 0
+    assert freed_size(tmp_path) == tree_size(tmp_path) >= 10_000
+
+
+# By the command line.
+
+
+def entry_of(host: Host, room: str) -> Path:
+    (found,) = (path for path in (host.cache / room).iterdir() if not path.name.startswith("."))
+    return found
+
+
+def test_damage_is_made_anew(host: Host) -> None:
+    source = host.write_module()
+    first = host.module(source).json
+    again = host.module(source)
+    assert again.json["phases"][-1]["cached"]
+    truncate(entry_of(host, "trees") / "src/Makefile")
+    host.write_module("int y;\n")
+    mended = host.module(source)
+    assert "Makefile has 3 bytes instead of" in mended.err
+    assert "made anew" in mended.err
+    assert mended.json["kernel_release"] == first["kernel_release"]
+    assert host.module(source).err.count("damaged") == 0
+
+
+def test_a_damaged_rootfs_is_provisioned_again(host: Host) -> None:
+    host("setup", "cross")
+    calls = host.calls("mmdebstrap")
+    next((entry_of(host, "rootfs") / "root").rglob("status")).unlink()
+    found = host.module(host.write_module())
+    assert "status is missing" in found.err
+    assert host.calls("mmdebstrap") > calls
+
+
+def test_status_verifies(host: Host) -> None:
+    host.module(host.write_module())
+    clean = host("--json", "status", "--verify").json
+    assert not [row for row in clean["entries"] if row.get("damage")]
+    flip(entry_of(host, "trees") / "src/Makefile")
+    found = host("--json", "status", "--verify", code=1)
+    (row,) = (row for row in found.json["entries"] if row.get("damage"))
+    assert row["state"] == "damaged"
+    assert row["damage"] == "Makefile has another content than was sealed"
+    assert f"{row['name']} is damaged" in found.err
+    # What is known to be damaged is never used.
+    host.write_module("int z;\n")
+    host.module(host.folder / "mine")
+    assert host("status", "--verify").out.count("0 are damaged") == 1
+
+
+def test_what_isnt_an_entry_is_told(host: Host) -> None:
+    host.module(host.write_module())
+    (host.cache / "trees/mine").mkdir()
+    found = host("--json", "status", "--verify", code=1).json
+    (row,) = (row for row in found["entries"] if row["name"] == "mine")
+    assert row["damage"] == "it isn't an entry that rbuild made"
+
+
+def test_a_newer_rbuilds_cache_is_refused(host: Host) -> None:
+    host.module(host.write_module())
+    path = entry_of(host, "trees") / "metadata.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 99}))
+    host.write_module("int z;\n")
+    found = host.module(host.folder / "mine", code=4)
+    assert "made by a newer rbuild" in found.err
+    assert json.loads(path.read_text())["format"] == 99
+    assert "newer" in host("status").out
+
+
+# Cleaning by age of use and by size.
+
+
+def runs(host: Host, count: int) -> list[str]:
+    for number in range(count):
+        run = host.cache / "runs" / f"2026010{number}-000000-module-1"
+        run.mkdir(parents=True)
+        (run / "build.log").write_bytes(b"x" * 100_000)
+        os.utime(run, (1e9 + number, 1e9 + number))
+    return [path.name for path in sorted((host.cache / "runs").glob("2026*"))]
+
+
+def test_the_last_ones_are_kept(host: Host) -> None:
+    names = runs(host, 5)
+    found = host("--json", "clean", "--what", "runs", "--keep-last", "2").json
+    assert found["removed"] == names[:3]
+    assert sorted(path.name for path in (host.cache / "runs").glob("2*")) == names[3:]
+
+
+def test_the_cache_is_made_small_enough(host: Host) -> None:
+    names = runs(host, 5)
+    limit = tree_size(host.cache) - 150_000
+    found = host("--json", "clean", "--max-size", str(limit)).json
+    assert found["removed"] == names[:2]
+    assert tree_size(host.cache) <= limit
+    assert host("--json", "clean", "--max-size", "1g").json["removed"] == []
+
+
+def test_what_is_in_use_stays(host: Host) -> None:
+    host.module(host.write_module())
+    tree = entry_of(host, "trees")
+    store = Store(host.cache, Console())
+    assert store.rely(Entry(Room.TREES, tree.name, tree)) is not None
+    found = host("--json", "clean", "--what", "trees").json
+    assert found["in_use"] == [tree.name]
+    assert tree.is_dir()
+    store.release()
+    assert host("--json", "clean", "--what", "trees").json["removed"] == [tree.name]
