@@ -29,11 +29,10 @@ ERROR = re.compile(
 )
 NOISE = re.compile(r"^(make(\[\d+\])?: (\*\*\*|Entering|Leaving)|  [A-Z][A-Z0-9_ ]+ +\S+$)")
 
-UNREAD = (
-    *("Documentation", "drivers", "fs", "net", "samples", "sound", "tools"),
-    *("usr/share", "usr/src", "var"),
+UNREAD = re.compile(
+    "Documentation|drivers|fs|net|samples|sound|tools|arch/(?!arm$|arm64$).*|usr/(share|src)|var"
 )
-"""The folders of a tree, and of a rootfs, of which an external module's build reads nothing."""
+"""The parts of a tree, and of a rootfs, of which an external module's build reads nothing."""
 
 CONTEXT_LINES = 8
 """How many lines before an error are shown with it, as far as Kbuild's own allow."""
@@ -123,7 +122,7 @@ class Kbuild:
         Raises BuildFailed with the compiler's words and the log's path, or InfrastructureError
         if the disk is full.
         """
-        self.session.store.check(() if module is None else UNREAD)
+        self.session.store.check(None if module is None else UNREAD)
         job = self.job(targets, module=module, extra=extra)
         console = self.session.console
         objects = 0
@@ -165,7 +164,7 @@ class Kbuild:
         One that is ``external`` reads no more of the tree than an external module's build does.
         """
         session = self.session
-        session.store.check(UNREAD if external else ())
+        session.store.check(UNREAD if external else None)
         with session.log() as log:
             try:
                 return self.ready.runtime.run(

@@ -122,9 +122,9 @@ def capture(argv: Sequence[str | Path], *, env: Mapping[str, str] | None = None)
     return run(argv, env=env).text.strip()
 
 
-def output(argv: Sequence[str]) -> bytes:
+def output(argv: Sequence[str], *, cwd: Path | None = None) -> bytes:
     """Return all that a program of the host's prints, as it is; raise as ``run`` does."""
-    child = _start(tuple(argv), stderr=subprocess.STDOUT)
+    child = _start(tuple(argv), cwd=cwd, stderr=subprocess.STDOUT)
     try:
         found, _ = child.communicate()
     except BaseException:

@@ -30,15 +30,15 @@ OWN = (MANIFEST, METADATA, "reproduce.sh")
 FAULTS_SHOWN = 5
 """How many faults are named."""
 
-TWO_DEEP = ("usr",)
+TWO_DEEP = ("usr", "arch")
 """Folders whose own folders are parts: nearly all of a rootfs is in one."""
 
 THREADS = 4
 
 FORM = (
-    *("(", "-type", "f", "-printf", r"f %m %s %T@ %P\0", ")"),
-    *("-o", "(", "-type", "l", "-printf", r"l %s %T@ %P\0", ")"),
-    *("-o", "-printf", r"%y %m %P\0"),
+    *("(", "-type", "f", "-printf", r"f %m %s %T@ %p\0", ")"),
+    *("-o", "(", "-type", "l", "-printf", r"l %s %T@ %p\0", ")"),
+    *("-o", "-printf", r"%y %m %p\0"),
 )
 """What find(1) prints: no times and sizes of folders, which are the file system's own matter."""
 
@@ -84,20 +84,20 @@ def seal(entry: Path, folder: str) -> Seal:
     )
 
 
-def changed(entry: Path, found: Seal, without: Collection[str] = ()) -> list[str]:
+def changed(entry: Path, found: Seal, without: re.Pattern[str] | None = None) -> list[str]:
     """Return what is not as it was sealed, by names, sizes, times and modes; [] if all is.
 
-    Parts in ``without`` are not looked at.
+    Parts whose whole name matches ``without`` are not looked at.
     """
-    parts = [name for name in found.parts if name in without]
-    now = _records(entry / found.folder, parts)
-    wanted = {name: one for name, one in found.parts.items() if name not in without}
+    skipped = {name for name in found.parts if without is not None and without.fullmatch(name)}
+    now = _records(entry / found.folder, skipped)
+    wanted = {name: one for name, one in found.parts.items() if name not in skipped}
     if _digests(now) == wanted:
         return []
     then = _read(entry, found)
     if then is None:
         return ["its manifest is gone, or isn't the one that was sealed"]
-    known = {one for _, one in then if _part(_name(one)) not in without}
+    known = {one for _, one in then if _part(_name(one)) not in skipped}
     return _named(known, set(now)) or ["its parts are not those that were sealed"]
 
 
@@ -127,23 +127,31 @@ def words(faults: list[str]) -> str:
     return "; ".join(faults[:FAULTS_SHOWN]) + (f"; and {more} more" if more > 0 else "")
 
 
-def _records(folder: Path, without: Iterable[str]) -> list[bytes]:
-    """Return a record for each thing below a folder, in order."""
-    skipped = [f"{folder}/{name}" for name in (*OWN, *without)]
-    prune = [word for path in skipped for word in ("-o", "-path", _literal(path))][1:]
-    argv = ["find", str(folder), "-mindepth", "1", "(", *prune, ")", "-prune", "-o", *FORM]
-    return sorted(process.output(argv).split(b"\0")[:-1])
+def _records(folder: Path, without: Collection[str]) -> list[bytes]:
+    """Return a record for each thing below a folder, in order; none of the parts in ``without``."""
+    starts = [f"./{name}" for name in _tops(folder) if name not in without]
+    if not starts:
+        return []
+    return sorted(process.output(["find", *starts, *FORM], cwd=folder).split(b"\0")[:-1])
 
 
-def _literal(path: str) -> str:
-    """Return a pattern of find's that matches just this path."""
-    return re.sub(r"([\\*?\[])", r"\\\1", path)
+def _tops(folder: Path) -> list[str]:
+    """Return the names of a folder's parts, as they are now."""
+    found = []
+    for path in folder.iterdir():
+        if path.name in OWN:
+            continue
+        if path.name in TWO_DEEP and path.is_dir() and not path.is_symlink():
+            found += [f"{path.name}/{one.name}" for one in path.iterdir()]
+        else:
+            found.append(path.name)
+    return found
 
 
 def _name(record: bytes) -> bytes:
     """Return the path in a record."""
     words_before = {b"f": 4, b"l": 3}.get(record[:1], 2)
-    return record.split(b" ", words_before)[-1]
+    return record.split(b" ", words_before)[-1].removeprefix(b"./")
 
 
 def _part(name: bytes) -> str:

@@ -65,7 +65,10 @@ def obtain(profile: Profile, ready: Ready, store: Store) -> Tree:
     """
     pristine = _pristine(profile, ready, store)
     patches = _patches(pristine.version) if profile.patches else []
-    return _patched(pristine, patches, ready, store) if patches else pristine
+    if patches:
+        return _patched(pristine, patches, ready, store)
+    store.rely(_entry_of(pristine))
+    return pristine
 
 
 def _pristine(profile: Profile, ready: Ready, store: Store) -> Tree:
@@ -79,7 +82,7 @@ def _pristine(profile: Profile, ready: Ready, store: Store) -> Tree:
         except (UsageError, InfrastructureError) as error:  # a folder that isn't there, a mirror
             failures.append((source, error))
             continue
-        if (found := _found(entry, store)) is not None:
+        if (found := _found(entry, store.find)) is not None:
             return found
         entries.append((source, sought, entry))
     if entries:
@@ -87,7 +90,7 @@ def _pristine(profile: Profile, ready: Ready, store: Store) -> Tree:
             store.console.note(f"{source} can't be had: {failure.message}")
     for source, sought, entry in entries:
         with store.lock(entry):
-            if (found := _found(entry, store)) is not None:
+            if (found := _found(entry, store.find)) is not None:
                 return found
             try:
                 return _fetched(profile, source, sought, entry, ready, store)
@@ -112,8 +115,12 @@ def _entry(profile: Profile, source: Source, sought: Sought | None, store: Store
     return store.entry(Room.TREES, re.sub(r"[^A-Za-z0-9._-]", "_", label), digest(wanted))
 
 
-def _found(entry: Entry, store: Store) -> Tree | None:
-    metadata = store.rely(entry)
+def _entry_of(tree: Tree) -> Entry:
+    return Entry(Room.TREES, tree.key, tree.path.parent)
+
+
+def _found(entry: Entry, find: Callable[[Entry], dict[str, Any] | None]) -> Tree | None:
+    metadata = find(entry)
     if metadata is None:
         return None
     return Tree(
@@ -155,11 +162,12 @@ def _patched(pristine: Tree, patches: list[Path], ready: Ready, store: Store) ->
     contents = [(path.name, hashlib.sha256(path.read_bytes()).hexdigest()) for path in patches]
     key = digest({"pristine": pristine.key, "patches": contents})
     entry = store.entry(Room.TREES, f"linux-{pristine.version}-patched", key)
-    if (found := _found(entry, store)) is not None:
+    if (found := _found(entry, store.rely)) is not None:
         return found
     with store.lock(entry):
-        if (found := _found(entry, store)) is not None:
+        if (found := _found(entry, store.rely)) is not None:
             return found
+        store.rely(_entry_of(pristine))
         store.check()
         series = patches[0].parent.name
         if not f"{pristine.version}.".startswith(f"{series}."):

@@ -14,9 +14,10 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -167,7 +168,7 @@ class Store:
     console: Console
     _relied: dict[Path, Entry] = field(default_factory=dict, repr=False, compare=False)
     _held: dict[Path, int] = field(default_factory=dict, repr=False, compare=False)
-    _checked: set[tuple[Path, frozenset[str]]] = field(
+    _checked: set[tuple[Path, re.Pattern[str] | None]] = field(
         default_factory=set, repr=False, compare=False
     )
 
@@ -285,10 +286,17 @@ class Store:
                 self.close(entry)
 
     def rely(self, entry: Entry) -> dict[str, Any] | None:
-        """Return the metadata of an entry that is going to be used; None if it can't be.
+        """Find an entry that is going to be read: ``check`` looks whether it is intact."""
+        metadata = self.find(entry)
+        if metadata is not None:
+            self._relied[entry.path] = entry
+        return metadata
 
-        From now on nobody removes it, until ``release``; ``check`` looks whether it is intact.
-        Raises NewerFormat if a newer rbuild made it.
+    def find(self, entry: Entry) -> dict[str, Any] | None:
+        """Return the metadata of an entry; None if it isn't there, or can't be used.
+
+        From now on nobody removes it, until ``release``.  Raises NewerFormat if a newer rbuild
+        made it.
         """
         self._hold(entry)
         if entry.is_newer:
@@ -301,11 +309,7 @@ class Store:
         metadata = entry.metadata
         if metadata is None:
             return None
-        if metadata["format"] < FORMAT:
-            metadata = self._migrated(entry)
-        if metadata is not None:
-            self._relied[entry.path] = entry
-        return metadata
+        return self._migrated(entry) if metadata["format"] < FORMAT else metadata
 
     def _hold(self, entry: Entry) -> None:
         """Hold a shared lock on an entry's folder, and remember by its time that it is used."""
@@ -342,23 +346,23 @@ class Store:
             os.close(held)
         self._held.clear()
 
-    def check(self, without: Collection[str] = ()) -> None:
+    def check(self, without: re.Pattern[str] | None = None) -> None:
         """Look whether what is relied on is as it was sealed, by names, sizes, times and modes.
 
-        Parts in ``without`` are not looked at, nor is anything twice.  Raises Damaged.
+        Parts whose name matches ``without`` are not looked at, nor is anything twice.  Raises
+        Damaged.
         """
         from rbuild import seal  # noqa: PLC0415 - not needed where nothing is built
 
-        scope = frozenset(without)
         for path, entry in list(self._relied.items()):
-            if (path, scope) in self._checked or (path, frozenset()) in self._checked:
+            if (path, without) in self._checked or (path, None) in self._checked:
                 continue
             found = entry.seal
-            faults = [] if found is None else _faults(path, found, scope)
+            faults = [] if found is None else _faults(path, found, without)
             # Whoever works on it meanwhile has opened it, or it was removed.
             if faults and entry.seal == found:
                 raise Damaged(self, entry, seal.words(faults))
-            self._checked.add((path, scope))
+            self._checked.add((path, without))
 
     def discard(self, entry: Entry) -> None:
         """Remove a damaged entry, once nobody works on it any more."""
@@ -483,13 +487,13 @@ class Store:
             ) from error
 
 
-def _faults(path: Path, found: Seal, scope: Collection[str]) -> list[str]:
+def _faults(path: Path, found: Seal, without: re.Pattern[str] | None) -> list[str]:
     """Return what is wrong with an entry: by its content, too, if that is soon read."""
     from rbuild import seal  # noqa: PLC0415
 
     if found.size_bytes < SOON_READ:
         return seal.damage(path, found)
-    return seal.changed(path, found, scope)
+    return seal.changed(path, found, without)
 
 
 def _why(folder: Path, error: OSError) -> str:

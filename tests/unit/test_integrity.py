@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -106,8 +107,8 @@ def test_what_isnt_read_isnt_looked_at(store: Store) -> None:
     found = entry.seal
     assert found is not None
     edit(entry.path / "src/drivers/spi/spi.c")
-    assert seal.changed(entry.path, found, ["drivers"]) == []
-    assert seal.changed(entry.path, found, ["include"]) != []
+    assert seal.changed(entry.path, found, re.compile("drivers")) == []
+    assert seal.changed(entry.path, found, re.compile("include")) != []
 
 
 @pytest.mark.parametrize("how", [truncate, edit, Path.unlink])
