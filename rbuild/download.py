@@ -1,45 +1,196 @@
-"""Downloads: a file from a URL, with its checksum and its progress."""
+"""Downloads: a file from a URL, resumed where it broke off, with its checksum and its progress."""
 
 from __future__ import annotations
 
 import hashlib
 import http.client
+import re
+import shutil
 import ssl
+import time
 import urllib.error
 import urllib.request
+from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from rbuild.console import Step, size
 from rbuild.errors import InfrastructureError, UsageError
+from rbuild.store import read_json, write_json
 
-BROKEN = (TimeoutError, ConnectionError, ssl.SSLError)
-"""What a connection that breaks in the midst of an answer raises."""
+TRANSIENT = (TimeoutError, ConnectionError, ssl.SSLError, http.client.HTTPException)
+"""What may pass: a connection that breaks in the midst of an answer, or one that is none."""
+
+MAY_PASS = frozenset({408, 425, 429, 500, 502, 503, 504})
+"""The statuses of a server that may do better in a moment."""
+
+MOST_BYTES = 8 * 1024**3
+"""More than this is no kernel's source."""
+
+BLOCK = 1 << 18
 
 
-def download(url: str, file: Path, step: Step) -> str:
+@dataclass(frozen=True)
+class Patience:
+    """How often a download is tried, with what pauses between, and how slow it may be.
+
+    Less than ``slowest_bytes`` within ``stalls_s`` seconds is a stall.
+    """
+
+    tries: int = 4
+    pause_s: float = 2.0
+    stalls_s: float = 60.0
+    slowest_bytes: int = 4096
+
+
+USUAL = Patience()
+
+
+class _Transient(Exception):  # noqa: N818 - a message between two functions here
+    """It broke off, and may go on."""
+
+
+def download(url: str, file: Path, step: Step, patience: Patience | None = None) -> str:
     """Download ``url`` into ``file``; return the SHA-256 of what came.
 
-    Raises UsageError if it is no URL, InfrastructureError if not all of it can be had.
+    A file that is there already is what an earlier try has got: the rest is asked for, if the
+    server says by its ETag or date that it still has the same.  Raises UsageError if it is no URL,
+    InfrastructureError if not all of it can be had; what came so far then stays.
     """
-    checksum = hashlib.sha256()
     if not url.startswith(("https://", "http://", "file://")):
-        raise UsageError(f"{url}: a tarball's URL begins with https://, http:// or file://.")
-    try:
-        with urllib.request.urlopen(url, timeout=60) as answer, file.open("wb") as out:  # noqa: S310
+        raise UsageError(f"{shown(url)}: a tarball's URL begins with https://, http:// or file://.")
+    patience = patience or USUAL
+    for number in range(1, patience.tries + 1):
+        try:
+            _get(url, file, step, patience)
+            break
+        except (http.client.InvalidURL, ValueError) as error:
+            raise UsageError(f"{shown(url)} is not a URL: {error}.") from error
+        except urllib.error.HTTPError as error:
+            why, passes = f"the server says {error.code} {error.reason}", error.code in MAY_PASS
+        except urllib.error.URLError as error:
+            why = f"{error.reason}"
+            passes = url.startswith("http") and not isinstance(error.reason, ssl.SSLError)
+        except (_Transient, *TRANSIENT) as error:
+            why, passes = f"{error}" or type(error).__name__, True
+        if not passes or number == patience.tries:
+            tried = f" after {number} tries" if number > 1 else ""
+            raise InfrastructureError(
+                f"{shown(url)} can't be downloaded{tried}: {why}.",
+                hint="What came so far is kept: the next run goes on from there."
+                if file.exists() and file.stat().st_size
+                else None,
+            )
+        step.update(f"{why}; trying again")
+        time.sleep(patience.pause_s * number)
+    forget_validator(file)
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def shown(url: str) -> str:
+    """Return a URL as it may be shown: without a name and password that it has."""
+    return re.sub(r"^(\w+://)[^/?#]*@", r"\1", url)
+
+
+def looks_like_a_page(file: Path) -> bool:
+    """Tell whether a file begins as HTML, as what a proxy sends instead of what was asked for."""
+    with file.open("rb") as content:
+        return re.match(rb"\s*<(!doctype html|html|head)", content.read(200), re.I) is not None
+
+
+def _validator(file: Path) -> Path:
+    return file.with_name(f"{file.name}.validator")
+
+
+def forget_validator(file: Path) -> None:
+    """Forget by what the server knows whether it still has what a file is the begin of."""
+    _validator(file).unlink(missing_ok=True)
+
+
+def _get(url: str, file: Path, step: Step, patience: Patience) -> None:
+    """Get what is missing of a file by one request."""
+    known = (read_json(_validator(file)) or {}).get("validator")
+    begun = file.stat().st_size if file.exists() and isinstance(known, str) else 0
+    headers = {"Accept-Encoding": "identity"}
+    if begun:
+        headers |= {"Range": f"bytes={begun}-", "If-Range": str(known)}
+    request = urllib.request.Request(url, headers=headers)  # noqa: S310 - the scheme is known
+    with _opener(url).open(request, timeout=patience.stalls_s) as answer:
+        resumes = answer.status == http.HTTPStatus.PARTIAL_CONTENT
+        if resumes:
+            whole = _range(answer.headers.get("Content-Range", ""), begun)
+        else:
+            begun = 0
             length = answer.headers.get("Content-Length", "")
             whole = int(length) if length.isdigit() else 0
-            done = 0
-            while block := answer.read(1 << 20):
-                out.write(block)
-                checksum.update(block)
-                done += len(block)
-                step.update(f"{size(done)} of {size(whole)}", done=done >> 20, total=whole >> 20)
-    except (http.client.InvalidURL, ValueError) as error:
-        raise UsageError(f"{url} is not a URL: {error}.") from error
-    except (urllib.error.URLError, http.client.HTTPException, *BROKEN) as error:
-        raise InfrastructureError(f"{url} can't be downloaded: {error}.") from error
+        if whole > MOST_BYTES or whole - begun > shutil.disk_usage(file.parent).free:
+            raise InfrastructureError(
+                f"{shown(url)} is said to have {size(whole)}: more than a kernel's source has, "
+                "or than is free here."
+            )
+        validator = answer.headers.get("ETag", "") or answer.headers.get("Last-Modified", "")
+        forget_validator(file)
+        if validator and not validator.startswith("W/"):
+            write_json(_validator(file), {"validator": validator})
+        with file.open("ab" if resumes else "wb") as out:
+            done = _copy(answer, out, begun, whole, step, patience)
     if done < whole:
+        raise _Transient(f"it ended after {size(done)} of {size(whole)}")
+
+
+def _range(header: str, begun: int) -> int:
+    """Return how large the whole is of which a server sends the rest."""
+    found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", header.strip())
+    if found is None or int(found[1]) != begun or int(found[2]) + 1 != int(found[3]):
         raise InfrastructureError(
-            f"{url} can't be downloaded: it ended after {size(done)} of {size(whole)}."
+            f"The server was asked for the bytes from {begun} on, and sends {header or 'others'!r}."
         )
-    return checksum.hexdigest()
+    return int(found[3])
+
+
+def _copy(
+    answer: http.client.HTTPResponse,
+    out: IO[bytes],
+    done: int,
+    whole: int,
+    step: Step,
+    patience: Patience,
+) -> int:
+    """Write what a server sends; return how much is there then."""
+    since, then = time.monotonic(), done
+    while block := answer.read1(BLOCK):
+        out.write(block)
+        done += len(block)
+        if done > MOST_BYTES:
+            raise InfrastructureError(f"It has more than {size(MOST_BYTES)}, and didn't end.")
+        of = f" of {size(whole)}" if whole else ""
+        step.update(f"{size(done)}{of}", done=done >> 20, total=whole >> 20)
+        if (now := time.monotonic()) - since > patience.stalls_s:
+            if done - then < patience.slowest_bytes:
+                raise _Transient(f"only {done - then} bytes came in {now - since:.0f} s")
+            since, then = now, done
+    return done
+
+
+def _opener(url: str) -> urllib.request.OpenerDirector:
+    """Return what opens a URL, and no redirection from HTTP to anything else."""
+    handlers: list[urllib.request.BaseHandler]
+    if url.startswith("file://"):
+        handlers = [urllib.request.FileHandler()]
+    else:
+        handlers = [
+            urllib.request.ProxyHandler(),
+            urllib.request.HTTPHandler(),
+            urllib.request.HTTPSHandler(),
+            urllib.request.HTTPRedirectHandler(),
+        ]
+    handlers += [
+        urllib.request.HTTPDefaultErrorHandler(),
+        urllib.request.HTTPErrorProcessor(),
+        urllib.request.UnknownHandler(),
+    ]
+    opener = urllib.request.OpenerDirector()
+    for handler in handlers:
+        opener.add_handler(handler)
+    return opener

@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rbuild import ccache
+from rbuild import ccache, memory
 from rbuild.architecture import Kernel
-from rbuild.errors import BuildFailed, InfrastructureError, ProcessFailed
+from rbuild.errors import BuildFailed, InfrastructureError, ProcessFailed, TimedOut
 from rbuild.process import Usage
 from rbuild.provision import Ready
 from rbuild.sandbox import KDIR, MODULE, SRC, Bind, Job
@@ -126,6 +126,8 @@ class Kbuild:
         job = self.job(targets, module=module, extra=extra)
         console = self.session.console
         objects = 0
+        last = ""
+        killed = memory.kills()
         with (
             console.step(title, total=expected, key=self._key(title, targets)) as step,
             self.session.log() as log,
@@ -135,16 +137,22 @@ class Kbuild:
                 job = cache.around(job)
 
             def watch(line: str) -> None:
-                nonlocal objects
+                nonlocal objects, last
                 console.verbose(line)
                 if found := OBJECT.match(line):
                     objects += 1
-                    step.update(f"{found['what']} {found['file']}", done=objects)
+                    last = f"{found['what']} {found['file']}"
+                    step.update(last, done=objects)
 
             try:
-                done = self.ready.runtime.run(self.ready.sandbox, job, on_line=watch, log=log)
+                done = self.ready.runtime.run(
+                    self.ready.sandbox, job, on_line=watch, log=log, limits=self.session.limits
+                )
             except ProcessFailed as error:
-                raise explain(error, title, self.session.log_path) from error
+                ran_out = memory.kills() > killed
+                raise explain(error, title, self.session.log_path, ran_out=ran_out) from error
+            except TimedOut as error:
+                raise _hung(error, title, last, self.session.log_path) from error
             return Made(done.usage, objects, cache.use() if cache is not None else None)
 
     def _key(self, title: str, targets: Sequence[str]) -> str:
@@ -165,18 +173,49 @@ class Kbuild:
         """
         session = self.session
         session.store.check(UNREAD if external else None)
+        killed = memory.kills()
         with session.log() as log:
             try:
                 return self.ready.runtime.run(
-                    self.ready.sandbox, job, on_line=session.console.verbose, log=log
+                    self.ready.sandbox,
+                    job,
+                    on_line=session.console.verbose,
+                    log=log,
+                    limits=session.limits,
                 ).text
             except ProcessFailed as error:
-                raise explain(error, title, session.log_path) from error
+                ran_out = memory.kills() > killed
+                raise explain(error, title, session.log_path, ran_out=ran_out) from error
+            except TimedOut as error:
+                raise _hung(error, title, "", session.log_path) from error
 
 
-def explain(error: ProcessFailed, title: str, log: Path) -> BuildFailed | InfrastructureError:
-    """Turn a failed make into an error that ends in the compiler's own words."""
+def _hung(error: TimedOut, title: str, last: str, log: Path) -> BuildFailed:
+    """Say what a build was at when it had to be ended."""
+    what = "wrote nothing" if error.silent else "was not done"
+    at = f" The last that it began: {last}." if last else ""
+    return BuildFailed(
+        f"{title} {what} for {error.seconds:g} s, and was ended.{at}",
+        log=log,
+        hint="--timeout says how many seconds it may take; under emulation some programs hang.",
+    )
+
+
+def explain(
+    error: ProcessFailed, title: str, log: Path, *, ran_out: bool = False
+) -> BuildFailed | InfrastructureError:
+    """Turn a failed make into an error that ends in the compiler's own words.
+
+    With ``ran_out`` the kernel has killed a process for want of memory meanwhile.
+    """
     words = "\n".join(compiler_words(error.tail))
+    if found := memory.killed(error.tail, ran_out=ran_out):
+        return InfrastructureError(
+            f"{title}: memory ran out, and the kernel killed {found}.",
+            detail=words,
+            log=log,
+            hint="Fewer jobs at once (-j) need less; --memory sets a container's limit.",
+        )
     if "No space left on device" in words:
         return InfrastructureError(
             f"{title}: the disk is full.",

@@ -12,7 +12,8 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -410,7 +411,8 @@ def sync(source: Path, target: Path, only: tuple[str, ...] = ()) -> None:
     """Make the inputs in ``target`` those of ``source``; what make built there stays.
 
     A file is written only if its content differs, and then with the time of now: whatever make
-    has built from the old content is older.
+    has built from the old content is older.  What was built in a future that the clock has come
+    back from would be newer: it is removed.
     """
     target.mkdir(parents=True, exist_ok=True)
     wanted = {str(path) for path in _files(source, only)}
@@ -422,13 +424,26 @@ def sync(source: Path, target: Path, only: tuple[str, ...] = ()) -> None:
             (target / name).unlink()
     # If this is interrupted, the next sync must know of all that may be there.
     _write_names(listed, known | wanted)
-    for name in wanted:
-        _bring(source / name, target / name)
+    brought = [_bring(source / name, target / name) for name in sorted(wanted)]
+    if any(brought):
+        _forget_the_future(target, wanted)
     _write_names(listed, wanted)
 
 
-def _bring(new: Path, old: Path) -> None:
-    """Make a file's copy equal to it, unless it is."""
+def _forget_the_future(target: Path, wanted: Collection[str]) -> None:
+    """Remove what was built later than now: make would take it for newer than any change."""
+    now = time.time()
+    for path in target.rglob("*"):
+        if path.is_file() and path.stat().st_mtime > now:
+            if str(path.relative_to(target)) in wanted:
+                os.utime(path)
+            else:
+                path.unlink()
+
+
+def _bring(new: Path, old: Path) -> bool:
+    """Make a file's copy equal to it, unless it is; tell whether it was written."""
+    differs = False
     content, mode = new.read_bytes(), new.stat().st_mode & 0o755
     if old.is_dir():
         remove_tree(old)
@@ -437,8 +452,10 @@ def _bring(new: Path, old: Path) -> None:
         aside = old.with_name(f".{old.name}.tmp_rbuild")
         aside.write_bytes(content)
         aside.replace(old)
+        differs = True
     if old.stat().st_mode & 0o755 != mode:
         old.chmod(mode)
+    return differs
 
 
 def _read_names(path: Path) -> list[str]:

@@ -59,6 +59,16 @@ class Source(Strict):
     sha256: str | None = Field(
         None, pattern="^[0-9a-f]{64}$", description="the tarball's SHA-256 in hexadecimal"
     )
+    key: Path | None = Field(
+        None,
+        description="the file of an OpenPGP public key that has signed the tarball, instead of its "
+        "checksum or besides; a relative path starts at the profile",
+    )
+    signature: str | None = Field(
+        None,
+        description="the URL of that signature, of the uncompressed tarball; where none is named, "
+        "kernel.org's name for it: .tar.sign instead of .tar.xz",
+    )
     git: str | None = Field(None, description="the URL of a git repository")
     ref: str | None = Field(None, description="a branch, tag or commit of it")
     directory: Path | None = Field(
@@ -70,8 +80,12 @@ class Source(Strict):
         given = [name for name in ("debian", "tarball", "git", "directory") if getattr(self, name)]
         if len(given) != 1:
             raise ValueError("a source has exactly one of debian, tarball, git, directory")
-        if bool(self.tarball) != bool(self.sha256):
-            raise ValueError("tarball and sha256 go together")
+        if self.tarball and not self.sha256 and not self.key:
+            raise ValueError("tarball and sha256 go together, or tarball and key")
+        if (self.sha256 or self.key) and not self.tarball:
+            raise ValueError("sha256 and key go with tarball")
+        if self.signature and not self.key:
+            raise ValueError("signature goes with key")
         if self.suite and not self.debian:
             raise ValueError("suite goes with debian")
         if bool(self.git) != bool(self.ref):

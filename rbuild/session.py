@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import IO, Any
 
 from rbuild.console import Console
-from rbuild.process import Usage
+from rbuild.process import Limits, Usage
 from rbuild.sandbox import Runtime
 from rbuild.store import Store
+
+SILENCE_S = 3600.0
+"""A build that writes nothing for so long hangs: no compilation takes that, emulated or not."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,8 @@ class Phase:
 class Session:
     """What every part of a command needs: made once by the command line, passed down.
 
-    ``ccache`` lets C be taken from a cache of what was compiled before.  ``line`` is the command
+    ``ccache`` lets C be taken from a cache of what was compiled before; ``limits`` are those of one
+    call of make.  ``line`` is the command
     line that has the same result again, and ``script`` does it without rbuild, where there is one.
     """
 
@@ -75,6 +79,7 @@ class Session:
     runtime: Runtime
     jobs: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
     ccache: bool = False
+    limits: Limits = field(default_factory=lambda: Limits(silence_s=SILENCE_S))
     line: Callable[[], str] = lambda: "rbuild"
     script: Path | None = None
     settled: dict[str, Any] = field(default_factory=dict)

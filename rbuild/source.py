@@ -25,7 +25,7 @@ from rbuild.profile import Profile, Source
 from rbuild.provision import Ready
 from rbuild.sandbox import MODULE, SRC, Bind, Job
 from rbuild.sought import Sought, forget, seek
-from rbuild.store import Entry, Room, Store, digest
+from rbuild.store import Entry, Room, Store, digest, remove_tree
 
 SPACE_NEEDED = 3 * 1024**3
 """Bytes that a tree takes at most while it is being extracted."""
@@ -244,8 +244,7 @@ def _fetch(
     elif source.debian is not None:
         _fetch_debian(source.debian, "", target, ready, store.console.teller(step))
     elif source.tarball is not None:
-        assert source.sha256 is not None
-        _fetch_tarball(source.tarball, source.sha256, target, ready, step)
+        _fetch_tarball(source, profile.path.parent, target, ready, step)
     elif source.git is not None:
         assert source.ref is not None
         return _fetch_git(source.git, source.ref, target, store.console.teller(step))
@@ -283,18 +282,21 @@ def _fetch_debian(
     shutil.rmtree(work)
 
 
-def _fetch_tarball(url: str, sha256: str, target: Path, ready: Ready, step: Step) -> None:
-    from rbuild.download import download  # noqa: PLC0415 - most runs never need HTTP and TLS
+def _fetch_tarball(source: Source, here: Path, target: Path, ready: Ready, step: Step) -> None:
+    """Download a tarball, compare it with its checksum and signature, and unpack it."""
+    from rbuild.download import download, shown  # noqa: PLC0415 - most runs need no HTTP and TLS
 
-    work = target.parent / "download"
-    work.mkdir()
-    file = work / Path(url).name
-    found = download(url, file, step)
-    if found != sha256:
-        raise InfrastructureError(
-            f"{url} is not what the profile asks for.",
-            detail=f"expected sha256 {sha256}\ngot      sha256 {found}",
-        )
+    assert source.tarball is not None
+    # Not in the partial entry, which begins empty: what has come so far outlives a run.
+    work = target.parent.with_name(f"{target.parent.name.removesuffix('.partial')}.download")
+    work.mkdir(exist_ok=True)
+    file = work / (source.tarball.partition("?")[0].rpartition("/")[2] or "tarball")
+    found = download(source.tarball, file, step)
+    if source.sha256 is not None and found != source.sha256:
+        raise _not_it(source, file, found)
+    if source.key is not None:
+        step.update("checking the signature")
+        _verify(source, here, file, step)
     job = Job(
         ["tar", "-x", "--strip-components=1", "-C", SRC, "-f", file.name],
         (Bind(work, MODULE), Bind(target, SRC, True)),
@@ -303,8 +305,41 @@ def _fetch_tarball(url: str, sha256: str, target: Path, ready: Ready, step: Step
     try:
         ready.runtime.run(ready.sandbox, job)
     except ProcessFailed as error:
-        raise InfrastructureError(f"{url} can't be unpacked.", detail=error.detail) from error
-    shutil.rmtree(work)
+        raise InfrastructureError(
+            f"{shown(source.tarball)} can't be unpacked.", detail=error.detail
+        ) from error
+    remove_tree(work)
+
+
+def _not_it(source: Source, file: Path, found: str) -> InfrastructureError:
+    """Refuse a tarball that has another checksum, and remove it."""
+    from rbuild.download import looks_like_a_page, shown  # noqa: PLC0415
+
+    assert source.tarball is not None
+    hint = "It looks like a web page: a proxy's, perhaps." if looks_like_a_page(file) else None
+    file.unlink()
+    return InfrastructureError(
+        f"{shown(source.tarball)} is not what the profile asks for.",
+        detail=f"expected sha256 {source.sha256}\ngot      sha256 {found}",
+        hint=hint,
+    )
+
+
+def _verify(source: Source, here: Path, file: Path, step: Step) -> None:
+    from rbuild import signature  # noqa: PLC0415 - most profiles name no key
+    from rbuild.download import download  # noqa: PLC0415
+
+    assert source.tarball is not None
+    assert source.key is not None
+    url = source.signature or signature.url_of(source.tarball)
+    signed = file.with_name("signature")
+    signed.unlink(missing_ok=True)
+    download(url, signed, step)
+    try:
+        signature.verify(file, signed, here / source.key.expanduser())
+    except InfrastructureError:
+        file.unlink()
+        raise
 
 
 OF_A_REPOSITORY = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY")

@@ -23,6 +23,7 @@ from rbuild.cli.options import (
     profile_option,
     runtime_named,
     session,
+    timeout_option,
 )
 from rbuild.cli.typo import Choice
 from rbuild.completion.types import ENVIRONMENT
@@ -203,6 +204,7 @@ def _file(name: str, text: str) -> Callable[..., Any]:
     help="What enters the environments; may be repeated.",
 )
 @limit_options
+@timeout_option
 @click.pass_obj
 def command(
     app: App,

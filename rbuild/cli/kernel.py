@@ -17,6 +17,7 @@ from rbuild.cli.options import (
     runtime_option,
     session,
     summary,
+    timeout_option,
 )
 from rbuild.console import duration, size
 from rbuild.errors import UsageError
@@ -53,6 +54,7 @@ Examples:
 )
 @click.option("--clean", is_flag=True, help="Throw away what was built before; use no seed.")
 @runtime_option
+@timeout_option
 @click.pass_obj
 def command(
     app: App,

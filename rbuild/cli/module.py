@@ -20,6 +20,7 @@ from rbuild.cli.options import (
     runtime_option,
     session,
     summary,
+    timeout_option,
     was_typed,
 )
 from rbuild.console import duration, size
@@ -49,6 +50,7 @@ Examples:
     help="Copy the .ko there.",
 )
 @runtime_option
+@timeout_option
 @click.pass_obj
 def command(
     app: App,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -78,6 +79,17 @@ def limit_options(function: Function) -> Function:
             help=f"{text} a build may take (docker only).",
         )(function)
     return function
+
+
+timeout_option = click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    callback=_limit,
+    expose_value=False,
+    envvar="RBUILD_TIMEOUT",
+    metavar="S",
+    help="End a call of make that takes longer than so many seconds.",
+)
 
 
 def runtime_option(function: Function) -> Function:
@@ -167,6 +179,8 @@ def session(
     context.meta[SESSION] = made
     if jobs is not None:
         made.jobs = jobs
+    total = context.meta.get(LIMITS, {}).get("timeout")
+    made.limits = replace(made.limits, total_s=total)
     made.settled.update(context.meta.get(LIMITS, {}), jobs=made.jobs)
     made.line = lambda: command_line(context, made.settled)
     return made

@@ -17,6 +17,7 @@ from rbuild.cli.options import (
     runtime_option,
     session,
     summary,
+    timeout_option,
 )
 from rbuild.console import duration, size
 from rbuild.kernel import Kdir
@@ -51,6 +52,7 @@ Examples:
     help="Copy the .dtbo there.",
 )
 @runtime_option
+@timeout_option
 @click.pass_obj
 def command(
     app: App,

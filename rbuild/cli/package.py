@@ -19,6 +19,7 @@ from rbuild.cli.options import (
     runtime_option,
     session,
     summary,
+    timeout_option,
 )
 from rbuild.cli.typo import Choice
 from rbuild.console import size
@@ -63,6 +64,7 @@ Examples:
     help="Where the packages go.",
 )
 @runtime_option
+@timeout_option
 @click.pass_obj
 def command(
     app: App,

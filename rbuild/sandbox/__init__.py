@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Protocol
 
-from rbuild.process import Completed
+from rbuild.process import NO_LIMITS, Completed, Limits
 
 SRC = "/src"
 KDIR = "/kdir"
@@ -85,6 +85,7 @@ class Runtime(Protocol):
         on_line: Callable[[str], None] | None = None,
         log: IO[str] | None = None,
         check: bool = True,
+        limits: Limits = NO_LIMITS,
     ) -> Completed:
         """Run a job to its end; raises as ``process.run`` does."""
         ...

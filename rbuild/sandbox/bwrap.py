@@ -14,7 +14,7 @@ from typing import IO, Any
 
 from rbuild import binfmt, process
 from rbuild.errors import HostLacks, ProcessFailed
-from rbuild.process import Completed
+from rbuild.process import NO_LIMITS, Completed, Limits
 from rbuild.sandbox import Job, Sandbox, variables_for
 
 REGISTER = (
@@ -84,14 +84,16 @@ class Bwrap:
         on_line: Callable[[str], None] | None = None,
         log: IO[str] | None = None,
         check: bool = True,
+        limits: Limits = NO_LIMITS,
     ) -> Completed:
         """Run a job to its end.
 
-        Raises HostLacks where bubblewrap isn't there or may not make namespaces, ProcessFailed
-        (with ``check``) where the command failed.
+        Raises HostLacks where bubblewrap isn't there or may not make namespaces, TimedOut where a
+        limit was reached, ProcessFailed (with ``check``) where the command failed.
         """
         # A session of its own (process.run) keeps the sandbox from the caller's terminal.
-        done = process.run(self.argv(sandbox, job), on_line=on_line, log=log, check=False)
+        argv = self.argv(sandbox, job)
+        done = process.run(argv, on_line=on_line, log=log, check=False, limits=limits)
         if done.returncode != 0:
             for line in done.tail[-3:]:
                 if line.startswith(OWN_WORDS):

@@ -27,8 +27,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from rbuild import process
 from rbuild.environment import Rootfs
-from rbuild.errors import HostLacks, InfrastructureError, ProcessFailed, UsageError
+from rbuild.errors import HostLacks, InfrastructureError, ProcessFailed, TimedOut, UsageError
 from rbuild.process import TAIL_LINES, Completed, Usage
 from rbuild.sandbox import Job, Sandbox, image, variables_for
 from rbuild.sandbox.archive import User
@@ -180,13 +181,15 @@ class Docker:
         on_line: Callable[[str], None] | None = None,
         log: IO[str] | None = None,
         check: bool = True,
+        limits: process.Limits = process.NO_LIMITS,
     ) -> Completed:
         """Run a job to its end.
 
         The usage's wall time is that of the whole container, from asking for it; its other figures
         are those of the job and its descendants, as wait4(2) has them.  Raises HostLacks where no
         engine answers or it can't run the rootfs's architecture, InfrastructureError where it
-        fails, ProcessFailed (with ``check``) where the command does.
+        fails, TimedOut where a limit was reached, ProcessFailed (with ``check``) where the command
+        does.
         """
         argv = tuple(str(word) for word in job.argv)
         if log is not None:
@@ -198,7 +201,7 @@ class Docker:
         command = ["/usr/bin/perl", "-e", KEEPER, mark, *argv]
         started = time.monotonic()
         with self._container(sandbox, job, command) as container:
-            for line in _lines(container.output(), mark, ending):
+            for line in _lines(container.output(limits), mark, ending):
                 tail.append(line)
                 if log is not None:
                     log.write(line + "\n")
@@ -391,6 +394,8 @@ class _Container:
         self._name = name
         self._terminal = terminal
         self._socket: Any = None
+        self._limits = process.NO_LIMITS
+        self._ends: float | None = None
         self.is_over = False
 
     def start(self) -> None:
@@ -400,8 +405,10 @@ class _Container:
             self._socket = self._api.attach_socket(self._name, how)
             self._api.start(self._name)
 
-    def output(self) -> Iterator[bytes]:
-        """Yield what it writes, as it comes, until it ends."""
+    def output(self, limits: process.Limits = process.NO_LIMITS) -> Iterator[bytes]:
+        """Yield what it writes, as it comes, until it ends; raise TimedOut at a limit."""
+        self._limits = limits
+        self._ends = None if limits.total_s is None else time.monotonic() + limits.total_s
         while header := self._read(FRAME):
             _, length = struct.unpack(">BxxxL", header)
             while length > 0:
@@ -472,11 +479,29 @@ class _Container:
         take = getattr(connection, "recv", None) or connection.read
         data = b""
         while len(data) < count:
-            chunk = take(count - len(data))
+            self._wait_no_longer(connection)
+            try:
+                chunk = take(count - len(data))
+            except TimeoutError as error:
+                raise self._timed_out() from error
             if not chunk:
                 break
             data += chunk
         return data
+
+    def _wait_no_longer(self, connection: Any) -> None:  # noqa: ANN401 - of whatever kind
+        """Let a connection wait as long as the limits allow."""
+        left = None if self._ends is None else max(0.001, self._ends - time.monotonic())
+        waits = [one for one in (left, self._limits.silence_s) if one is not None]
+        if waits and hasattr(connection, "settimeout"):
+            connection.settimeout(min(waits))
+
+    def _timed_out(self) -> TimedOut:
+        if self._ends is None or time.monotonic() < self._ends:
+            assert self._limits.silence_s is not None
+            return TimedOut(self._limits.silence_s, silent=True)
+        assert self._limits.total_s is not None
+        return TimedOut(self._limits.total_s, silent=False)
 
     def _resize(self, *_: Any) -> None:  # noqa: ANN401 - a signal handler's arguments
         rows, columns = _window()

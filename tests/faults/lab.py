@@ -41,11 +41,16 @@ name: small
 source: {{tarball: "file://{tarball}", sha256: {sha256}}}
 config:
   base: tinyconfig
-  fragments: [{fragment}]
-  options: {{RUST: n}}
-device_trees: []
+  options: {{{options}}}
 driver: c
 """
+
+OPTIONS = (
+    *("MODULES", "MODULE_UNLOAD", "OF", "SPI", "SPI_MASTER", "HIGH_RES_TIMERS", "TTY", "PRINTK"),
+    *("SERIAL_AMBA_PL011", "SERIAL_AMBA_PL011_CONSOLE", "BLK_DEV_INITRD", "BINFMT_ELF"),
+    *("BINFMT_SCRIPT", "PROC_FS", "SYSFS", "DEVTMPFS", "MULTIUSER", "FUTEX", "POSIX_TIMERS", "BUG"),
+)
+"""What a kernel needs to load the C driver in QEMU; all else is as tinyconfig has it."""
 
 MODULE = """\
 // SPDX-License-Identifier: GPL-2.0
@@ -189,8 +194,9 @@ class Lab:
         if not tarball.exists():
             trim(tree, tarball)
         sha256 = hashlib.file_digest(tarball.open("rb"), "sha256").hexdigest()
-        fragment = CHECKOUT / "profiles/slim.config"
-        self.profile.write_text(PROFILE.format(tarball=tarball, sha256=sha256, fragment=fragment))
+        options = ", ".join(f"{name}: y" for name in OPTIONS)
+        text = PROFILE.format(tarball=tarball, sha256=sha256, options=options)
+        self.profile.write_text(text)
         self.module.mkdir(exist_ok=True)
         (self.module / "Kbuild").write_text("obj-m += mine.o\n")
         (self.module / "mine.c").write_text(MODULE)
@@ -357,9 +363,7 @@ def trim(tree: Path, tarball: Path) -> None:
         here = Path(folder).relative_to(tree)
         whole = _is_needed(here)
         names += [
-            str(Path("linux", here, name))
-            for name in files
-            if whole or name.startswith(kept) or name.endswith(".h")
+            str(Path("linux", here, name)) for name in files if whole or name.startswith(kept)
         ]
     listed_path = tarball.parent / "with"
     listed_path.write_text("".join(f"{name}\n" for name in names))
@@ -382,7 +386,7 @@ def trim(tree: Path, tarball: Path) -> None:
 
 
 def _is_needed(folder: Path) -> bool:
-    """Tell whether a small arm64 kernel needs more of a folder than its Kconfig and headers."""
+    """Tell whether a small arm64 kernel needs more of a folder than its Kconfig and Makefile."""
     top, *below = folder.parts or ("",)
     if top in {"sound", "Documentation"}:
         return False

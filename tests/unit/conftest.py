@@ -19,6 +19,7 @@ from hypothesis import settings
 
 from rbuild import cli
 from rbuild.console import Console
+from rbuild.download import Patience
 from rbuild.store import Entry, Room, Store
 
 # How long an example takes says how busy the machine is, and nothing of the code.
@@ -211,4 +212,5 @@ def _fake(monkeypatch: pytest.MonkeyPatch, folder: Path, fakes: Path) -> None:
     monkeypatch.setenv("PATH", f"{fakes}:{os.environ['PATH']}")
     monkeypatch.setenv("RBUILD_CACHE_DIR", str(folder / "cache"))
     monkeypatch.setenv("RBUILD_FAKE", str(folder / "faults"))
+    monkeypatch.setattr("rbuild.download.USUAL", Patience(tries=2, pause_s=0, stalls_s=2))
     monkeypatch.setattr(os, "geteuid", lambda: 0)

@@ -1,0 +1,153 @@
+"""What runs out: time, memory, the disk, inodes; and clocks that jump."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from rbuild import memory
+from rbuild.errors import BuildFailed, InfrastructureError, ProcessFailed
+from rbuild.kbuild import explain
+from rbuild.module import sync
+from tests.unit.conftest import Host
+
+# Time.
+
+
+def test_a_build_that_hangs_is_ended(host: Host) -> None:
+    host.fault("hold")
+    words = ("module", host.write_module(), "--profile", host.profile)
+    found = host(*words, "--timeout", "0.5", code=1)
+    assert "was not done for 0.5 s, and was ended" in found.err
+    assert "--timeout" in found.err
+    host.fault()
+    host(*words, "--timeout", "60")
+
+
+def test_a_limit_of_no_time_is_refused(host: Host) -> None:
+    assert "--timeout" in host("kernel", "--timeout", "0", code=2).err
+
+
+def test_a_reproducer_has_the_limit(host: Host) -> None:
+    found = host.module(host.write_module(), "--timeout", "90").json
+    assert "--timeout 90" in found["reproduce"]["rbuild"]
+
+
+# Memory.
+
+WORDS = {
+    "clang: error: unable to execute command: Killed": "clang",
+    "/bin/sh: line 1: 4242 Killed                  rustc --edition=2021": "rustc",
+    "error: could not compile `core` (signal: 9, SIGKILL: kill)": "a program of it",
+    "make[3]: *** [/src/scripts/Makefile.build:229: init/main.o] Error 137": "make",
+}
+
+
+def failure(line: str) -> ProcessFailed:
+    return ProcessFailed(("make",), 2, ("  CC      init/main.o", line))
+
+
+@pytest.mark.parametrize("line", WORDS)
+def test_a_kill_for_want_of_memory_is_said_as_such(line: str) -> None:
+    found = explain(failure(line), "Building", Path("log"), ran_out=True)
+    assert isinstance(found, InfrastructureError)
+    assert f"memory ran out, and the kernel killed {WORDS[line]}" in found.message
+    # Somebody else may have killed it.
+    other = explain(failure(line), "Building", Path("log"), ran_out=False)
+    assert isinstance(other, BuildFailed)
+
+
+def test_an_error_while_another_program_was_killed_is_an_error() -> None:
+    line = "init/main.c:3:1: error: unknown type name 'Killed'"
+    assert isinstance(explain(failure(line), "x", Path("log"), ran_out=True), BuildFailed)
+
+
+def test_the_hosts_counter_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert memory.kills() >= 0
+    (tmp_path / "vmstat").write_text("nr_free_pages 1\noom_kill 17\n")
+    monkeypatch.setattr(memory, "VMSTAT", tmp_path / "vmstat")
+    assert memory.kills() == 17
+    monkeypatch.setattr(memory, "VMSTAT", tmp_path / "none")
+    assert memory.kills() == 0
+
+
+# The disk.
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.ENOSPC, "The disk is full"),
+        (errno.EDQUOT, "The disk is full"),
+        (errno.EROFS, "Read-only file system"),
+        (errno.EIO, "Input/output error"),
+    ],
+)
+@pytest.mark.parametrize("after", [0, 1, 3, 5, 7])
+def test_a_disk_that_fails_at_any_write_leaves_the_store_intact(
+    host: Host, monkeypatch: pytest.MonkeyPatch, number: int, said: str, after: int
+) -> None:
+    module = host.write_module()
+    real, count = Path.write_text, [0]
+
+    def write(self: Path, text: str, *more: object, **named: object) -> int:
+        count[0] += 1
+        if count[0] > after:
+            raise OSError(number, os.strerror(number), str(self))
+        return real(self, text, *more, **named)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", write)
+        found = host("module", module, "--profile", host.profile, code=4)
+        assert said in found.err
+        assert count[0] > after
+    made = host.module(module)
+    assert made.code == 0
+    assert host("status", "--verify").code == 0
+    assert not [path for path in host.cache.rglob(".*.partial") if path.is_dir()]
+
+
+# Clocks.
+
+
+def test_a_clock_that_goes_back_hides_no_change(tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.mkdir()
+    (source / "a.c").write_text("one")
+    sync(source, target)
+    built = target / "a.o"
+    built.write_text("object")
+    later = time.time() + 3600
+    os.utime(built, (later, later))
+    (source / "a.c").write_text("two")
+    sync(source, target)
+    # make compares times: what changed must be newer than what was built of it.
+    assert not built.exists()
+
+
+@pytest.mark.parametrize("when", [0, 4e9])
+def test_a_sources_own_time_is_nobodys_matter(tmp_path: Path, when: float) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.mkdir()
+    (source / "a.c").write_text("one")
+    os.utime(source / "a.c", (when, when))
+    sync(source, target)
+    assert abs((target / "a.c").stat().st_mtime - time.time()) < 3600
+    before = (target / "a.c").stat().st_mtime_ns
+    sync(source, target)
+    assert (target / "a.c").stat().st_mtime_ns == before
+
+
+def test_ages_are_never_negative(host: Host) -> None:
+    host.module(host.write_module())
+    for path in host.cache.glob("*/*/metadata.json"):
+        text = path.read_text()
+        path.write_text(text.replace('"created": 1', '"created": 9'))
+    entries = host("--json", "status").json["entries"]
+    assert entries
+    assert all(one["age_s"] >= 0 for one in entries)
+    assert host("--json", "clean", "--older-than", "1", "--what", "trees").json["removed"] == []
