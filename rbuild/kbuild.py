@@ -19,6 +19,7 @@ from rbuild.provision import Ready
 from rbuild.sandbox import KDIR, MODULE, SRC, Bind, Job
 from rbuild.session import CacheUse, Session
 from rbuild.source import IN_TREE_FOLDER, Tree
+from rbuild.store import full
 
 OBJECT = re.compile(r"^  (?P<what>[A-Z][A-Z0-9_]*(?: [A-Z]+)?) +(?:\[M\] +)?(?P<file>[^\s:]+)$")
 """A line with which Kbuild announces a command, such as ``  CC [M]  drivers/spi/spi.o``."""
@@ -218,7 +219,7 @@ def explain(
         )
     if "No space left on device" in words:
         return InfrastructureError(
-            f"{title}: the disk is full.",
+            f"{title}: {full(log.parent)}.",
             detail=words,
             log=log,
             hint="Free some space (`rbuild clean`), or name another place with --cache-dir.",

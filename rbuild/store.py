@@ -154,6 +154,9 @@ class Entry:
         return Seal.from_json(self.raw.get("seal"))
 
 
+FEW_INODES = 16
+"""Fewer than this: what was begun has been removed again, and freed some, when it is looked at."""
+
 MIGRATES_WITHIN_S = 0.2
 
 SOON_READ = 16 * 1024**2
@@ -519,6 +522,15 @@ def _seal(room: Room, folder: Path) -> dict[str, Any] | None:
     if name is None or not (folder / name).is_dir():
         return None
     return seal.seal(folder, name).as_json()
+
+
+def full(path: Path) -> str:
+    """Return what a file system that has no space left has none of: its inodes, or its bytes."""
+    with suppress(OSError):
+        status = os.statvfs(path)
+        if status.f_files and status.f_favail < FEW_INODES:
+            return "the file system has no inodes left, as many files as it has"
+    return "the disk is full"
 
 
 def remove_tree(path: Path) -> None:

@@ -22,7 +22,7 @@ from rbuild.config import VARIABLES
 from rbuild.console import Console, abandon
 from rbuild.errors import INTERRUPTED, BuildFailed, Damaged, InfrastructureError, RbuildError
 from rbuild.estimates import Estimates
-from rbuild.store import Store
+from rbuild.store import Store, full
 
 COMMANDS = {
     "doctor": "Check what this host has and lacks; --fix installs it.",
@@ -240,8 +240,10 @@ def _answer(
 def _from_os(error: OSError) -> InfrastructureError:
     where = f" ({error.filename})" if error.filename else ""
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        place = Path(str(error.filename or "")).absolute()
+        what = full(next(one for one in (place, *place.parents) if one.is_dir()))
         return InfrastructureError(
-            f"The disk is full{where}.",
+            f"{what[0].upper()}{what[1:]}{where}.",
             hint="Free some space (`rbuild clean`), or name another place with --cache-dir.",
         )
     return InfrastructureError(f"{error.strerror or error}{where}.")

@@ -130,6 +130,17 @@ def concurrency(options: argparse.Namespace, lab: Lab, tell: Callable[[str], Non
     )
 
 
+def resources(options: argparse.Namespace, lab: Lab, tell: Callable[[str], None]) -> Part:
+    """Let the disk, inodes, memory, time and the mirror end."""
+    from tests.faults.resources import run
+
+    ended = run(lab, options.seed, options.disks, tell)
+    faults = [f"{one.resource}: {fault}" for one in ended for fault in one.faults]
+    return Part(
+        "resources", sum(one.tried for one in ended), faults, 0, [asdict(one) for one in ended]
+    )
+
+
 def soak(options: argparse.Namespace, lab: Lab, tell: Callable[[str], None]) -> Part:
     """Build and boot many times in a row."""
     from tests.faults.soak import soak as run
@@ -139,7 +150,13 @@ def soak(options: argparse.Namespace, lab: Lab, tell: Callable[[str], None]) -> 
     return Part("soak", found.builds + found.boots, faults, 0, [asdict(found)])
 
 
-OWN = {"kills": kills, "signals": signals, "concurrency": concurrency, "soak": soak}
+OWN = {
+    "kills": kills,
+    "signals": signals,
+    "concurrency": concurrency,
+    "resources": resources,
+    "soak": soak,
+}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -150,6 +167,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--phase", action="append", default=[], help="only these phases (kills)")
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--disks", type=int, default=20, help="that fill up, and as many inodes")
     parser.add_argument("--cases", type=int, default=1_000_000, help="of the fuzzing")
     parser.add_argument("--builds", type=int, default=100, help="of the soak")
     parser.add_argument("--boots", type=int, default=20, help="of the soak")

@@ -13,6 +13,7 @@ import pytest
 from tests.faults.concurrency import crowd
 from tests.faults.kills import Killer, Phase, phases
 from tests.faults.lab import CHECKOUT, Lab
+from tests.faults.resources import GROUPS, disks, hang, memory, mirrors
 from tests.faults.soak import soak
 
 from .conftest import Rbuild
@@ -113,3 +114,29 @@ def test_somebody_elses_store_is_told(lab: Lab, tmp_path: Path) -> None:
     )
     assert found.returncode == 4, found.stderr
     assert "can't be written: Permission denied, and it belongs to root" in found.stderr
+
+
+# What runs out.
+
+
+@pytest.mark.root
+def test_a_full_disk_is_told_and_the_next_run_goes_on(lab: Lab) -> None:
+    for found in disks(lab, SEED, 2):
+        assert found.faults == []
+        assert found.tried == 2
+
+
+@pytest.mark.root
+@pytest.mark.skipif(not GROUPS.is_dir(), reason="needs control groups of version 1")
+def test_memory_that_runs_out_is_told(lab: Lab) -> None:
+    assert memory(lab).faults == []
+
+
+def test_a_compiler_that_hangs_is_ended(lab: Lab) -> None:
+    assert hang(lab).faults == []
+
+
+def test_a_mirror_that_lies_is_told(lab: Lab) -> None:
+    found = mirrors(lab)
+    assert found.faults == []
+    assert found.tried >= 10
