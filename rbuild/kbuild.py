@@ -7,11 +7,12 @@ Rust, in Documentation/kbuild/llvm.rst and Documentation/rust/quick-start.rst.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rbuild import ccache, memory
+from rbuild import ccache, memory, outputs
 from rbuild.architecture import Kernel
 from rbuild.errors import BuildFailed, InfrastructureError, ProcessFailed, TimedOut
 from rbuild.process import Usage
@@ -146,9 +147,10 @@ class Kbuild:
                     step.update(last, done=objects)
 
             try:
-                done = self.ready.runtime.run(
-                    self.ready.sandbox, job, on_line=watch, log=log, limits=self.session.limits
-                )
+                with _settled(job, title, self.session.log_path):
+                    done = self.ready.runtime.run(
+                        self.ready.sandbox, job, on_line=watch, log=log, limits=self.session.limits
+                    )
             except ProcessFailed as error:
                 ran_out = memory.kills() > killed
                 raise explain(error, title, self.session.log_path, ran_out=ran_out) from error
@@ -177,18 +179,40 @@ class Kbuild:
         killed = memory.kills()
         with session.log() as log:
             try:
-                return self.ready.runtime.run(
-                    self.ready.sandbox,
-                    job,
-                    on_line=session.console.verbose,
-                    log=log,
-                    limits=session.limits,
-                ).text
+                with _settled(job, title, session.log_path):
+                    return self.ready.runtime.run(
+                        self.ready.sandbox,
+                        job,
+                        on_line=session.console.verbose,
+                        log=log,
+                        limits=session.limits,
+                    ).text
             except ProcessFailed as error:
                 ran_out = memory.kills() > killed
                 raise explain(error, title, session.log_path, ran_out=ran_out) from error
             except TimedOut as error:
                 raise _hung(error, title, "", session.log_path) from error
+
+
+@contextmanager
+def _settled(job: Job, title: str, log: Path) -> Iterator[None]:
+    """Look at what the body leaves where a job may write, however it ends.
+
+    Raises BuildFailed if it is what no build needs to leave.
+    """
+    faults: list[str] = []
+    try:
+        yield
+    finally:
+        for bind in job.binds:
+            if bind.writable and bind.source.is_dir():
+                faults += outputs.settle(bind.source)
+    if faults:
+        raise BuildFailed(
+            f"{title} left what isn't taken from a build: {outputs.words(faults)}.",
+            log=log,
+            hint="It was removed, or made harmless. Look at what the Makefile does.",
+        )
 
 
 def _hung(error: TimedOut, title: str, last: str, log: Path) -> BuildFailed:

@@ -18,7 +18,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from rbuild import data, kconfig, seed
+from rbuild import data, kconfig, outputs, seed
 from rbuild.architecture import Kernel, of_kernel
 from rbuild.errors import BuildFailed, InfrastructureError, NotGranted, UsageError
 from rbuild.explain import Origin, blockers, explain
@@ -615,7 +615,7 @@ def _products(kdir: Kdir) -> list[Path]:
         raise BuildFailed(f"make succeeded, but there is no {kdir.target.image_path}.")
     order = kdir.path / "modules.order"
     listed = order.read_text().split() if order.exists() else []
-    modules = [kdir.path / Path(name).with_suffix(".ko") for name in listed]
+    modules = [outputs.named(kdir.path, name).with_suffix(".ko") for name in listed]
     trees = [kdir.device_trees / name for name in kdir.profile.device_trees]
     if not trees:
         trees = _all_device_trees(kdir)
@@ -626,7 +626,7 @@ def _all_device_trees(kdir: Kdir) -> list[Path]:
     folder = kdir.device_trees
     listed = folder / "dtbs-list"  # since Linux 6.12
     if listed.is_file():
-        return sorted(kdir.path / name for name in listed.read_text().split())
+        return sorted(outputs.named(kdir.path, name) for name in listed.read_text().split())
     return sorted(folder.rglob("*.dtb"))
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rbuild import data
+from rbuild import data, outputs
 from rbuild.errors import BuildFailed, UsageError
 from rbuild.kbuild import Kbuild, Made
 from rbuild.kernel import Kdir, Stage, prepare_in_tree
@@ -345,13 +345,13 @@ def _available(kdir: Kdir) -> tuple[str, frozenset[str]]:
     return "source", exported_symbols(kdir.tree) | crates
 
 
-def _listed(outputs: Path) -> list[Path]:
+def _listed(folder: Path) -> list[Path]:
     """Return the modules that make has just built in a folder, not those of builds before it."""
-    order = outputs / "modules.order"
+    order = folder / "modules.order"
     if not order.is_file():
-        return sorted(outputs.rglob("*.ko"))
+        return sorted(folder.rglob("*.ko"))
     names = (name.removeprefix(f"{MODULE}/") for name in order.read_text().split())
-    return sorted({(outputs / name).with_suffix(".ko") for name in names})
+    return sorted({outputs.named(folder, name).with_suffix(".ko") for name in names})
 
 
 def _symvers(path: Path) -> frozenset[str]:
@@ -415,8 +415,11 @@ def sync(source: Path, target: Path, only: tuple[str, ...] = ()) -> None:
     back from would be newer: it is removed.
     """
     target.mkdir(parents=True, exist_ok=True)
+    # A build that was killed may have left links: nothing may be written through one.
+    outputs.settle(target)
     wanted = {str(path) for path in _files(source, only)}
-    listed = target / ".tmp_inputs"
+    # Beside it, where no build can write: these names are removed.
+    listed = target.with_name(f".{target.name}-inputs")
     known = set(_read_names(listed))
     # What is gone goes first: a folder may now stand where a file was.
     for name in known - wanted:

