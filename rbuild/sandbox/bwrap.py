@@ -52,7 +52,9 @@ class Bwrap:
 
     def argv(self, sandbox: Sandbox, job: Job) -> list[str]:
         """Return the whole command line of a job, which can be pasted into a shell."""
-        apart = _apart_of_scratch() if sandbox.scratch else ["--unshare-all"]
+        # Without capabilities, which it leaves to root in the new namespace: with them, what was
+        # bound read-only could be made writable again.
+        apart = _apart_of_scratch() if sandbox.scratch else ["--unshare-all", "--cap-drop", "ALL"]
         words = [*self.prefix, *_before(sandbox), "bwrap", *apart]
         words += ["--die-with-parent", "--hostname", "rbuild"]
         # As PID 1 the command is bwrap's own child, so that wait4(2) accounts for all of it;
@@ -71,7 +73,9 @@ class Bwrap:
             words += ["--bind", f"{sandbox.scratch}/root", "/"]
         for bind in sandbox.layer:
             words += ["--ro-bind", str(bind.source), bind.target]
-        words += ["--proc", "/proc", "--dev", "/dev", "--perms", "1777", "--tmpfs", "/tmp"]  # noqa: S108
+        # To root's own id, whatever the namespace, the kernel's settings would be writable.
+        words += ["--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys"]
+        words += ["--dev", "/dev", "--perms", "1777", "--tmpfs", "/tmp"]  # noqa: S108
         for bind in job.binds:
             words += ["--bind" if bind.writable else "--ro-bind", str(bind.source), bind.target]
         return [*words, "--chdir", job.cwd, "--", *job.argv]

@@ -141,6 +141,21 @@ def resources(options: argparse.Namespace, lab: Lab, tell: Callable[[str], None]
     )
 
 
+def escape(options: argparse.Namespace, lab: Lab, tell: Callable[[str], None]) -> Part:
+    """Let a hostile module try to get out."""
+    from tests.faults import escape as attempts
+
+    ready = lab.run("module", lab.module, "--profile", lab.profile)
+    if ready.code != 0:
+        raise AssertionError(ready.err)
+    runtimes = ["bwrap"] if options.no_docker or lab.engine is None else ["bwrap", "docker"]
+    users = [None, attempts.USER] if os.geteuid() == 0 else [None]
+    done = [attempts.escape(lab, one, user, tell) for user in users for one in runtimes]
+    faults = [f"{one.runtime}, {one.user}: {fault}" for one in done for fault in one.successes]
+    tried = sum(one.attempts for one in done)
+    return Part("escape", tried, faults, 0, [asdict(one) for one in done])
+
+
 def soak(options: argparse.Namespace, lab: Lab, tell: Callable[[str], None]) -> Part:
     """Build and boot many times in a row."""
     from tests.faults.soak import soak as run
@@ -155,6 +170,7 @@ OWN = {
     "signals": signals,
     "concurrency": concurrency,
     "resources": resources,
+    "escape": escape,
     "soak": soak,
 }
 

@@ -24,6 +24,7 @@ from pathlib import Path
 from tests.faults.lab import CHECKOUT, Lab
 
 USER = "nobody"
+PATTERN = Path("/proc/sys/kernel/core_pattern")
 
 ATTEMPTS = {
     # Reading what is the user's.
@@ -77,11 +78,11 @@ ATTEMPTS = {
     "leave the root": 'python3 $TOOL chroot "$CANARY"',
     "a handle of the host's root": "python3 $TOOL handle",
     # The kernel.
-    "core_pattern": "echo '|/bin/sh' >/proc/sys/kernel/core_pattern",
+    "core_pattern": "echo core-of-rbuild >/proc/sys/kernel/core_pattern",
     "sysrq": "echo h >/proc/sysrq-trigger",
     "the host's name": "hostname pwned-by-rbuild; false",
     "the clock": 'date -s "@$(date +%s)"',
-    "the kernel's log": "echo pwned >/dev/kmsg",
+    "the kernel's log": "test -c /dev/kmsg && echo pwned >/dev/kmsg",
     "the kernel's memory": "head -c 1 /dev/mem || head -c 1 /dev/kmem || head -c 64 /proc/kcore",
     "load a module": "python3 $TOOL module",
     "binfmt_misc": "mount -t binfmt_misc none /tmp && echo ':pwned:M::PWNED::/bin/sh:C' >/tmp/register; "
@@ -319,8 +320,7 @@ def escape(
     home.mkdir(exist_ok=True)
     with bait(lab, home) as made:
         module = attack(lab.folder / "evil", made.variables)
-        before = lab.seen()
-        hostname, clean = socket.gethostname(), _tree(lab)
+        hostname, pattern, clean = socket.gethostname(), PATTERN.read_text(), _tree(lab)
         env = lab.environment() | {"RBUILD_SECRET": "canary", "HOME": str(home)}
         words = ["module", str(module), "--profile", str(lab.profile), "--runtime", runtime]
         words += ["--timeout", "300", "--output", str(lab.folder / "exported")]
@@ -336,8 +336,9 @@ def escape(
                 f"the attempts didn't end: {words_of_it[-1:]}: {done.stderr[-300:]}"
             )
         found.successes += [one for one in words_of_it if one in ATTEMPTS]
-        found.successes += _outside(lab, outputs, hostname, clean, done.stdout + done.stderr)
-        found.successes += lab.after_the_end(before)
+        found.successes += _outside(
+            lab, outputs, hostname, pattern, clean, done.stdout + done.stderr
+        )
     found.successes += [f"the harness's {one} was touched" for one in dict.fromkeys(made.touched)]
     if done.returncode != 1 or "left what isn't taken from a build" not in done.stderr:
         found.successes.append(f"its outputs were taken ({done.returncode}): {done.stderr[-300:]}")
@@ -371,7 +372,7 @@ def _tree(lab: Lab) -> dict[str, float]:
 
 
 def _outside(
-    lab: Lab, outputs: Path, hostname: str, before: dict[str, float], shown: str
+    lab: Lab, outputs: Path, hostname: str, pattern: str, before: dict[str, float], shown: str
 ) -> list[str]:
     """Return what can be seen outside of the sandbox, once the build has ended."""
     found = [
@@ -379,6 +380,9 @@ def _outside(
     ]
     if socket.gethostname() != hostname:
         found.append("the host has another name")
+    if PATTERN.read_text() != pattern:
+        PATTERN.write_text(pattern)
+        found.append("the host's core_pattern was set")
     if Path("/proc/sys/fs/binfmt_misc/pwned").exists():
         found.append("the host runs programs by the attacker's interpreter")
     lines = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout

@@ -30,9 +30,8 @@ LEFT_IN_STORE = re.compile(r"\..*(\.partial|\.trash-[0-9-]+)|\..*\.[0-9]+")
 OF_RBUILD = re.compile(r"rbuild|mmdebstrap", re.I)
 
 TRIMMED = (
-    *("accel", "ata", "bluetooth", "comedi", "crypto", "gpu", "hid", "hwmon", "iio", "infiniband"),
-    *("input", "isdn", "md", "media", "mtd", "net", "nvme", "platform", "scsi", "staging"),
-    *("target", "usb", "video", "vfio", "power", "phy", "thermal", "leds", "rtc", "mfd"),
+    *("accel", "bluetooth", "comedi", "gpu", "hid", "iio", "infiniband", "isdn", "md", "media"),
+    *("mtd", "net", "nvme", "scsi", "staging", "target", "usb"),
 )
 """Folders of drivers of which a small kernel needs the Kconfig and Makefiles only."""
 
