@@ -109,6 +109,36 @@ def test_path_and_in_tree_exclude_each_other(host: Host) -> None:
     assert "out-of-tree" in host("module", host.write_module(), "--in-tree", code=2).err
 
 
+BOMB = "".join(
+    f"&{name} [{', '.join([f'*{before}'] * 8)}], "
+    for before, name in zip("abcdefghi", "bcdefghij", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("!!int ''", "not what its tag says"),
+        ("!!bool x", "not what its tag says"),
+        ("!!timestamp x", "not what its tag says"),
+        ("0x" + "f" * 4000, "a number of many digits"),
+        ("[&a [x, x], " + BOMB + "x]", "aliases mean more than 10000 values"),
+        ("&a [*a]", "bad.yaml:3:9: not valid YAML: a value is a part of itself"),
+        ("[" + "x, " * 300 + "x]", "..."),
+        (r'"a\0b"', "bad.yaml:3:9: not valid YAML: a text has the character '\\x00'"),
+        (r'"\ud800"', "a text has the character"),
+    ],
+)
+def test_yaml_that_means_mischief_is_refused(tmp_path: Path, value: str, words: str) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(f"{GOOD}driver: {value}\n")
+    with pytest.raises(UsageError) as caught:
+        profile.load(str(path))
+    said = f"{caught.value.message}\n{caught.value.detail}"
+    assert words in said
+    assert len(said) < 2000
+
+
 @pytest.mark.parametrize("name", profile.names())
 def test_our_profiles_load(name: str) -> None:
     found = profile.load(name)
