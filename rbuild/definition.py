@@ -61,6 +61,22 @@ def load(path: Path, model: type[Model], *, under: Mapping[str, Any] | None = No
         raise UsageError(faults[0], detail="\n".join(faults[1:])) from error
 
 
+def is_there(path: Path) -> bool:
+    """Tell whether a file is there; one of a name that none can have isn't."""
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long
+        return False
+
+
+def at_home(name: str | Path, where: str) -> Path:
+    """Return a path with its ``~`` filled in; raises UsageError naming ``where``."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError as error:
+        raise UsageError(f"{where}: {name} is the home of a user that isn't known.") from error
+
+
 def parse(text: str) -> tuple[yaml.Node | None, Any]:
     """Return a YAML text's nodes, which know their lines, and its data.
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from rbuild import apt, data, process
 from rbuild.console import Step
+from rbuild.definition import at_home
 from rbuild.errors import (
     BuildFailed,
     InfrastructureError,
@@ -336,7 +337,8 @@ def _copy_directory(directory: Path, target: Path, ready: Ready) -> None:
 
 def _directory(profile: Profile, source: Source) -> Path:
     assert source.directory is not None
-    directory = (profile.path.parent / source.directory.expanduser()).resolve()
+    named = at_home(source.directory, f"{profile.path}: source.directory")
+    directory = (profile.path.parent / named).resolve()
     if not (directory / "Kbuild").is_file() or not (directory / "Makefile").is_file():
         raise UsageError(f"{profile.path}: source.directory: {directory} is not a kernel tree.")
     return directory

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rbuild import definition, environment, profile
+from rbuild import config, definition, environment, profile, source
+from rbuild.architecture import machine
 from rbuild.cli import COMMANDS, main
 from rbuild.errors import HostLacks, RbuildError, UsageError
 
@@ -149,6 +150,39 @@ def test_our_profiles_load(name: str) -> None:
 @pytest.mark.parametrize("name", environment.names())
 def test_our_environments_load(name: str) -> None:
     assert environment.load(name).name == name
+
+
+def test_a_variant_of_itself_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "odd.yaml"
+    path.write_text(f"base: {path}\n")
+    with pytest.raises(UsageError, match=r"odd\.yaml: base: odd is a variant of itself"):
+        environment.load(str(path))
+
+
+@pytest.mark.parametrize(
+    "load", [profile.load, environment.load, lambda name: machine(name, "arm64")]
+)
+def test_a_name_that_no_file_can_have(load) -> None:
+    with pytest.raises(UsageError, match="There is no"):
+        load("x" * 300)
+
+
+def test_extending_a_name_that_no_file_can_have(tmp_path: Path) -> None:
+    path = tmp_path / "odd.yaml"
+    path.write_text(f"extends: {'x' * 300}\n")
+    with pytest.raises(UsageError, match=r"odd\.yaml: extends: there is no"):
+        environment.load(str(path))
+
+
+def test_the_home_of_a_user_that_is_not_known(tmp_path: Path) -> None:
+    path = tmp_path / "rbuild.yaml"
+    path.write_text("jobs: 1\ncache_dir: ~nobody-has-this-name/x\n")
+    with pytest.raises(UsageError, match=r"rbuild\.yaml:2: cache_dir: ~nobody-has-this-name/x is"):
+        config.load(path, config.Scope.USER)
+    path.write_text("name: x\nsource: {directory: ~nobody-has-this-name/x}\n")
+    found = profile.load(str(path))
+    with pytest.raises(UsageError, match=r"rbuild\.yaml: source\.directory: ~nobody"):
+        source._directory(found, found.source[0])
 
 
 def test_environments_on_an_aarch64_host(monkeypatch: pytest.MonkeyPatch) -> None:
