@@ -12,6 +12,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from rbuild.store import Entry
+
+
+def created_s(entry: Entry) -> float:
+    """Return when an entry was made, in seconds since the epoch: as it says, or as its folder."""
+    try:
+        return Kept(entry.metadata or {}).number("created")
+    except ValueError:
+        return entry.path.stat().st_mtime
+
 
 @dataclass(frozen=True)
 class Kept:

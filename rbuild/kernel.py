@@ -23,6 +23,7 @@ from rbuild.architecture import Kernel, of_kernel
 from rbuild.errors import BuildFailed, InfrastructureError, NotGranted, UsageError
 from rbuild.explain import Origin, blockers, explain
 from rbuild.kbuild import Kbuild, Made, kernel_release, locate, read_config, unmet, vermagic
+from rbuild.kept import Kept
 from rbuild.process import Usage
 from rbuild.profile import Config, Profile
 from rbuild.provision import Ready
@@ -223,13 +224,12 @@ def build(kdir: Kdir, session: Session) -> Kdir:
         )
         before = tuple(phase for phase in kdir.phases if phase.name != "kernel")
         phases = (*before, Phase("kernel", made.usage, ccache=made.ccache))
-        metadata = current.entry.metadata or {}
         store.update(
             kdir.entry,
             stage=Stage.BUILT,
             artefacts=[_artefact(kdir.path, path) for path in _products(kdir)],
             phases=[phase.as_json() for phase in phases],
-            objects=_most(metadata["objects"], "kernel", made),
+            objects=_most(_objects(current.entry.metadata), "kernel", made),
         )
     found = _found(kdir.entry, kdir.profile, kdir.tree, kdir.ready)
     assert found is not None
@@ -380,18 +380,44 @@ def _found(entry: Entry, profile: Profile, tree: Tree, ready: Ready) -> Kdir | N
     metadata = entry.metadata
     if metadata is None:
         return None
-    return Kdir(
-        entry,
-        profile,
-        tree,
-        ready,
-        Stage(metadata["stage"]),
-        metadata["release"],
-        metadata["config_sha256"],
-        tuple(Phase.from_json(phase) for phase in metadata["phases"]),
-        tuple(metadata.get("artefacts", ())),
-        metadata.get("seed"),
+    kept = Kept(metadata)
+    try:
+        return Kdir(
+            entry,
+            profile,
+            tree,
+            ready,
+            Stage(kept.text("stage")),
+            kept.text("release"),
+            kept.text("config_sha256"),
+            Phase.all_of(kept),
+            _artefacts(kept),
+            kept.text_or_none("seed"),
+        )
+    except ValueError:
+        return None
+
+
+def _artefacts(kept: Kept) -> tuple[dict[str, Any], ...]:
+    """Return what a KDIR's metadata says of its artefacts; raise ValueError if that is broken."""
+    if "artefacts" not in kept.data:
+        return ()
+    return tuple(
+        {
+            "path": one.text("path"),
+            "sha256": one.text("sha256"),
+            "size_bytes": one.count("size_bytes"),
+        }
+        for one in kept.parts("artefacts")
     )
+
+
+def _objects(metadata: Mapping[str, Any] | None) -> dict[str, int]:
+    """Return how many objects each phase of a KDIR made, as far as its metadata tells."""
+    try:
+        return Kept(metadata or {}).counts("objects")
+    except ValueError:
+        return {}
 
 
 def _with_phases(kdir: Kdir, phases: tuple[Phase, ...]) -> Kdir:
@@ -413,12 +439,12 @@ def _started(partial: Path, *, seeded: bool) -> _Start | None:
 
     What was begun before that, a seed's half-made copy too, is of no use.
     """
-    mark = read_json(partial / CONFIGURED)
-    if mark is None or "phases" not in mark or (mark["seed"] is not None and not seeded):
+    mark = Kept(read_json(partial / CONFIGURED) or {})
+    try:
+        start = _Start(Phase.all_of(mark), mark.text_or_none("seed"), mark.counts("objects"))
+    except ValueError:
         return None
-    return _Start(
-        tuple(Phase.from_json(phase) for phase in mark["phases"]), mark["seed"], mark["objects"]
-    )
+    return None if start.seed is not None and not seeded else start
 
 
 def _start(
@@ -587,7 +613,7 @@ def _most(before: Mapping[str, int], phase: str, made: Made) -> dict[str, int]:
 def _expected(session: Session, profile: Profile, phase: str) -> int | None:
     """Return how many objects a phase makes: as the newest KDIR of the profile did, or the hint."""
     known = [
-        (entry.metadata or {}).get("objects", {}).get(phase)
+        _objects(entry.metadata).get(phase)
         for entry in session.store.entries(Room.KDIRS)
         if entry.name.startswith(f"{profile.name}-")
     ]

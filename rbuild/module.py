@@ -20,6 +20,7 @@ from typing import Any
 from rbuild import data
 from rbuild.errors import BuildFailed, UsageError
 from rbuild.kbuild import Kbuild, Made
+from rbuild.kept import Kept
 from rbuild.kernel import Kdir, Stage, prepare_in_tree
 from rbuild.profile import Driver, Kind
 from rbuild.reproduce import SCRIPT, Recipe, write
@@ -475,13 +476,28 @@ def _unchanged(work: Path, inputs: dict[str, Any]) -> Result | None:
     state = read_json(work / STATE)
     if state is None or state.get("inputs") != inputs:
         return None
-    modules = tuple(
-        Built(**{**one, "path": Path(one["path"]), "aliases": tuple(one["aliases"])})
-        for one in state["modules"]
-    )
-    if not all(one.path.is_file() and sha256_file(one.path) == one.sha256 for one in modules):
+    kept = Kept(state)
+    try:
+        modules = tuple(_built(one) for one in kept.parts("modules"))
+        if not all(one.path.is_file() and sha256_file(one.path) == one.sha256 for one in modules):
+            return None
+        return Result(modules, Phase.from_json(kept.part("phase").data))
+    except (ValueError, OSError):  # what was kept is broken, or names no file at all
         return None
-    return Result(modules, Phase.from_json(state["phase"]))
+
+
+def _built(kept: Kept) -> Built:
+    """Return a module as ``_remember`` kept it; raise ValueError if that is broken."""
+    return Built(
+        Path(kept.text("path")),
+        kept.text("sha256"),
+        kept.count("size_bytes"),
+        kept.text("vermagic"),
+        kept.text("license"),
+        kept.text("depends"),
+        kept.texts("aliases"),
+        kept.text("symbols"),
+    )
 
 
 def _remember(work: Path, inputs: dict[str, Any], modules: tuple[Built, ...], made: Made) -> Result:

@@ -14,6 +14,7 @@ from rbuild import binfmt, process
 from rbuild.console import Step
 from rbuild.environment import Rootfs
 from rbuild.errors import HostLacks, InfrastructureError, ProcessFailed, RbuildError
+from rbuild.kept import Kept
 from rbuild.store import Entry, Store
 
 SPACE_NEEDED = 4 * 1024**3
@@ -77,14 +78,18 @@ def _found(entry: Entry) -> Provisioned | None:
     metadata = entry.metadata
     if metadata is None:
         return None
-    return Provisioned(
-        entry.path / "root",
-        entry.name,
-        metadata["packages"],
-        metadata["seconds"],
-        cached=True,
-        created=metadata["created"],
-    )
+    kept = Kept(metadata)
+    try:
+        return Provisioned(
+            entry.path / "root",
+            entry.name,
+            kept.by_name("packages"),
+            kept.number("seconds"),
+            cached=True,
+            created=kept.number("created"),
+        )
+    except ValueError:
+        return None
 
 
 def _make(rootfs: Rootfs, store: Store, entry: Entry, make: Make) -> Provisioned:

@@ -16,6 +16,7 @@ from typing import Any
 
 from rbuild import process
 from rbuild.errors import InfrastructureError, ProcessFailed
+from rbuild.kept import Kept
 from rbuild.process import Usage
 from rbuild.store import Entry, Room, Store, remove_tree
 
@@ -95,17 +96,20 @@ def nearest(request: Request, store: Store) -> list[Seed]:
     """
     found = []
     for entry in store.entries(Room.KDIRS):
-        metadata = entry.metadata or {}
-        asked = metadata.get("request") or {}
-        if asked.get("kin") != request.kin:
+        kept = Kept(entry.metadata or {})
+        try:
+            asked = kept.part("request")
+            if asked.text("kin") != request.kin:
+                continue
+            seed = Seed(
+                entry,
+                request.differing(asked.by_name("options")),
+                kept.text("stage") == "built",
+                kept.number("created"),
+                kept.counts("objects"),
+            )
+        except ValueError:  # no seed at all, or one whose metadata is broken
             continue
-        seed = Seed(
-            entry,
-            request.differing(asked["options"]),
-            metadata["stage"] == "built",
-            metadata["created"],
-            metadata["objects"],
-        )
         found.append(seed)
     return sorted(found, key=_rank)
 

@@ -22,6 +22,7 @@ from rbuild.errors import (
     RbuildError,
     UsageError,
 )
+from rbuild.kept import Kept
 from rbuild.profile import Profile, Source
 from rbuild.provision import Ready
 from rbuild.sandbox import MODULE, SRC, Bind, Job
@@ -117,15 +118,19 @@ def _found(entry: Entry) -> Tree | None:
     metadata = entry.metadata
     if metadata is None:
         return None
-    return Tree(
-        entry.path / "src",
-        entry.name,
-        metadata["source"],
-        metadata["version"],
-        datetime.fromisoformat(metadata["date"]),
-        tuple(metadata["patches"]),
-        cached=True,
-    )
+    kept = Kept(metadata)
+    try:
+        return Tree(
+            entry.path / "src",
+            entry.name,
+            kept.text("source"),
+            kept.text("version"),
+            kept.date("date"),
+            kept.texts("patches"),
+            cached=True,
+        )
+    except ValueError:
+        return None
 
 
 def _fetched(

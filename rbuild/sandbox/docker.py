@@ -22,13 +22,14 @@ import time
 import tty
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from rbuild.environment import Rootfs
 from rbuild.errors import HostLacks, InfrastructureError, ProcessFailed, UsageError
+from rbuild.kept import Kept
 from rbuild.process import TAIL_LINES, Completed, Usage
 from rbuild.sandbox import Job, Sandbox, image, variables_for
 from rbuild.sandbox.archive import User
@@ -321,8 +322,8 @@ class Docker:
         """Return how files get into this engine's containers: found out once for each engine."""
         known = self.store.root / ENGINES
         mine = f"{self.engine_id} {os.getuid()}"
-        found = read_json(known) or {}
-        if mine not in found:
+        shared = _shares(read_json(known), mine)
+        if shared is None:
             # Named as what interrupted runs leave, so that `clean` removes it, too.
             probe = self.store.entry(Room.RUNS, "engines", "probe")
             with self.store.lock(probe):
@@ -331,9 +332,8 @@ class Docker:
                     shared = self._shares_files(name, platform, folder)
                 finally:
                     remove_tree(folder)
-                found = {**(read_json(known) or {}), mine: {"shares_files": shared}}
-                write_json(known, found)
-        if found[mine]["shares_files"]:
+                write_json(known, {**(read_json(known) or {}), mine: {"shares_files": shared}})
+        if shared:
             return Shared()
         from rbuild.sandbox.volumes import Volumes  # noqa: PLC0415 - only for engines elsewhere
 
@@ -484,6 +484,14 @@ class _Container:
 
         with contextlib.suppress(DockerException):
             self._api.resize(self._name, rows, columns)
+
+
+def _shares(known: Mapping[str, Any] | None, mine: str) -> bool | None:
+    """Return whether an engine shares files, as it was kept; None if that isn't known."""
+    try:
+        return Kept(known or {}).part(mine).flag("shares_files")
+    except ValueError:
+        return None
 
 
 def _ulimits() -> list[dict[str, Any]]:

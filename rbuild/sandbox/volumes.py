@@ -241,7 +241,8 @@ def parcel(store: Store, source: Path, *, writable: bool) -> Parcel:
     identity = None
     if published and not writable and room in {*IMMUTABLE}:
         metadata = Entry(Room(room), plain, store.root / room / plain).metadata
-        identity = None if metadata is None else str(metadata["created"])
+        if metadata is not None and "created" in metadata:
+            identity = str(metadata["created"])
     place = [own(store), room, plain, *rest, identity]
     name = f"rbuild-{plain}-{digest(place)}"
     return Parcel(source, name, f"{room}/{plain}", writable, identity, kept=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from rbuild.kept import Kept
 from rbuild.store import read_json
+from tests.faults import fuzz, mutate, targets
 
 
 @pytest.mark.parametrize(
@@ -53,3 +55,21 @@ def test_what_is_no_json_object_is_not_there(tmp_path: Path, text: str) -> None:
     assert read_json(path) is None
     path.write_text(json.dumps({"a": 1}))
     assert read_json(path) == {"a": 1}
+
+
+@pytest.mark.parametrize(("name", "try_in"), [("m", targets.of_metadata), ("s", targets.of_state)])
+def test_whatever_is_broken_is_as_if_it_were_not_there(tmp_path: Path, name: str, try_in) -> None:
+    """Each field in turn is lost, and of every other type."""
+    try_it = try_in(tmp_path)
+    seeds = targets.corpus(*targets.KEPT) if name == "m" else targets._states()
+    for seed in map(json.loads, seeds):
+        for number in range(len(list(mutate._places(seed)))):
+            for value in (..., None, -1, 10**400, "\0", "x" * 300, [None], {}):
+                data = copy.deepcopy(seed)
+                holder, key = list(mutate._places(data))[number]
+                if value is ...:
+                    del holder[key]
+                else:
+                    holder[key] = value
+                content = json.dumps(data).encode()
+                assert fuzz.judged(try_it, content) in {None, ""}, content
