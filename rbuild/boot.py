@@ -36,6 +36,13 @@ SPLAT = re.compile(
 )
 """What a kernel's log says when something went wrong that no test may have noticed."""
 
+UP = re.compile(r"rbuild: up after ([0-9]{1,9}(?:\.[0-9]{1,9})?) s")
+ENDED = re.compile(r"rbuild: tests ended with ([0-9]{1,9})")
+"""What the guest's first process says of itself."""
+
+KEPT_MOST = 1000
+"""How many splats, and failures of the kernel's own tests, are kept of an endless console."""
+
 SPLATS_SHOWN = 5
 CONSOLE_SHOWN = 20
 """How many of the console's last lines a failure shows."""
@@ -250,20 +257,25 @@ class Listener:
         test = self.tap.take(line) if self.up_s is not None and not self.in_log else None
         if test is not None and step is not None:
             step.update(str(test), done=test.number)
-        if found := re.fullmatch(r"rbuild: up after ([0-9.]+) s", line):
+        if found := UP.fullmatch(line):
             self.up_s = float(found[1])
-        elif found := re.fullmatch(r"rbuild: tests ended with (\d+)", line):
+        elif found := ENDED.fullmatch(line):
             self.status = int(found[1])
         elif self.up_s is None and (
             found := re.fullmatch(r"(?:\[ *[0-9.]+\] )?not ok \d+ (.*)", line)
         ):
-            self.problems.append(f"the kernel's own test {found[1]} failed")
+            if len(self.problems) < KEPT_MOST:
+                self.problems.append(f"the kernel's own test {found[1]} failed")
         elif line == "rbuild: log begins":
             self.in_log = True
         elif line == "rbuild: log ends":
             self.log_ended = True
         # A test's own words may name what it looks for.
-        elif SPLAT.search(line) and not line.startswith(("#", "ok ", "not ok ")):
+        elif (
+            len(self.splats) < KEPT_MOST
+            and SPLAT.search(line)
+            and not line.startswith(("#", "ok ", "not ok "))
+        ):
             self.splats.append(re.sub(r"^\[ *[0-9.]+\] ", "", line))
 
     def verdict(self) -> list[str]:

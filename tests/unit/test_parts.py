@@ -376,3 +376,13 @@ def test_the_wheel_has_its_data(tmp_path: Path) -> None:
         text=True,
     )
     assert "Usage: rbuild" in kept.stdout
+
+
+def test_a_line_that_never_ends_comes_in_parts(tmp_path: Path) -> None:
+    size = 3 * process.LINE_MOST + 5
+    words = [sys.executable, "-c", f"print('x' * {size}); print(); print('y' * {size}, end='')"]
+    done = run(words)
+    most, rest = "x" * process.LINE_MOST, "x" * 5
+    assert done.tail[:4] == (most, most, most, rest)
+    assert done.tail[4] == ""
+    assert done.tail[5:] == tuple(line.replace("x", "y") for line in (most, most, most, rest))
