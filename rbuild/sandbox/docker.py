@@ -30,7 +30,7 @@ from typing import IO, TYPE_CHECKING, Any
 from rbuild.environment import Rootfs
 from rbuild.errors import HostLacks, InfrastructureError, ProcessFailed, UsageError
 from rbuild.kept import Kept
-from rbuild.process import TAIL_LINES, Completed, Usage
+from rbuild.process import LINE_MOST, TAIL_LINES, Completed, Usage
 from rbuild.sandbox import Job, Sandbox, image, variables_for
 from rbuild.sandbox.archive import User
 from rbuild.sandbox.bwrap import CAPABILITIES
@@ -236,11 +236,16 @@ class Docker:
                 hint="--memory says how much it may use; the engine may have been restarted.",
             )
         container.is_over = True
-        number, *used = [int(word) for word in ending[0].split()]
-        status = os.waitstatus_to_exitcode(number)
-        user = used[0] + used[1] / 1e6
-        system = used[2] + used[3] / 1e6
-        return status, (user, system, used[4] * 1024)
+        try:
+            number, *used = [int(word) for word in ending[0].split()]
+            status = os.waitstatus_to_exitcode(number)
+            user = used[0] + used[1] / 1e6
+            system = used[2] + used[3] / 1e6
+            return status, (user, system, used[4] * 1024)
+        except (ValueError, IndexError, OverflowError) as error:  # the job may write there, too
+            raise InfrastructureError(
+                f"How the job in {sandbox.name} ended can't be told: {ending[0][:100]!r}."
+            ) from error
 
     @contextlib.contextmanager
     def _container(
@@ -522,8 +527,12 @@ def _lines(chunks: Iterator[bytes], mark: str, ending: list[str]) -> Iterator[st
         for raw in lines:
             text, found, words = raw.partition(sought)
             if found:
-                ending.append(words.decode())
+                ending.append(words.decode("utf-8", "replace"))
             if text or not found:
                 yield text.decode("utf-8", "replace").rstrip("\r")
+        # The keeper's words come last: a line that is cut here has none.
+        while len(pending) > 2 * LINE_MOST:
+            yield pending[:LINE_MOST].decode("utf-8", "replace")
+            pending = pending[LINE_MOST:]
     if pending:
         yield pending.decode("utf-8", "replace").rstrip("\r\n")
