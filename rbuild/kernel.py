@@ -22,7 +22,17 @@ from rbuild import data, kconfig, seed
 from rbuild.architecture import Kernel, of_kernel
 from rbuild.errors import BuildFailed, InfrastructureError, NotGranted, UsageError
 from rbuild.explain import Origin, blockers, explain
-from rbuild.kbuild import Kbuild, Made, kernel_release, locate, read_config, unmet, vermagic
+from rbuild.kbuild import (
+    Kbuild,
+    Made,
+    config_of,
+    kernel_release,
+    listed,
+    locate,
+    read_config,
+    unmet,
+    vermagic,
+)
 from rbuild.kept import Kept
 from rbuild.process import Usage
 from rbuild.profile import Config, Profile
@@ -84,7 +94,7 @@ class Kdir:
     @property
     def config(self) -> dict[str, str]:
         """The options that Kconfig granted."""
-        return read_config((self.path / ".config").read_text())
+        return config_of(self.path)
 
     @property
     def vermagic(self) -> str:
@@ -267,7 +277,7 @@ def origins(profile: Profile, tree: Tree) -> list[Origin]:
     if TARGET.fullmatch(base):
         path = tree.path / "arch" / profile.architecture / "configs" / base
         if path.is_file():
-            found.append(Origin(base, path.read_text()))
+            found.append(Origin(base, path.read_text(errors="replace")))
     else:
         found.append(Origin(base, _base_config(profile)))
     fragments = profile.fragments()
@@ -302,7 +312,7 @@ def attempt(profile: Profile, tree: Tree, ready: Ready, session: Session) -> Att
             kbuild = Kbuild(session, ready, tree, build)
             with suppress(NotGranted):
                 _start(profile, kbuild, partial, fragments, request)
-        return Attempt(read_config((build / ".config").read_text()), build)
+        return Attempt(config_of(build), build)
 
 
 def attempt_with(
@@ -312,7 +322,7 @@ def attempt_with(
     shutil.copyfile(before.build / BASE_CONFIG, kbuild.kdir / BASE_CONFIG)
     text = Config(options=dict(options)).as_fragment()
     _complete(kbuild, [*profile.fragments(), ("more.options", text)], Path(BASE_CONFIG))
-    return Attempt(read_config((kbuild.kdir / ".config").read_text()), kbuild.kdir)
+    return Attempt(config_of(kbuild.kdir), kbuild.kdir)
 
 
 def _entry(
@@ -505,7 +515,7 @@ def configure(profile: Profile, kbuild: Kbuild, fragments: list[tuple[str, str]]
 def _merge(profile: Profile, kbuild: Kbuild, fragments: list[tuple[str, str]], base: Path) -> Phase:
     """Merge fragments over ``base`` (relative to the KDIR), complete it, compare asked and got."""
     made, asked = _complete(kbuild, fragments, base)
-    got = read_config((kbuild.kdir / ".config").read_text())
+    got = config_of(kbuild.kdir)
     if refused := unmet(asked, got):
         raise _refused(refused, profile, kbuild)
     return Phase("configure", made.usage, ccache=made.ccache)
@@ -541,7 +551,7 @@ def _blockers(option: str, profile: Profile, kbuild: Kbuild, known: kconfig.Valu
 
 def _refused(refused: list[Any], profile: Profile, kbuild: Kbuild) -> NotGranted:
     """Explain what Kconfig didn't grant, with rust_is_available.sh's words if it is Rust."""
-    got = read_config((kbuild.kdir / ".config").read_text())
+    got = config_of(kbuild.kdir)
     known = kconfig.values_of(got, kconfig.read(kbuild.tree.path, profile.architecture))
     lines = []
     for one in refused:
@@ -629,9 +639,8 @@ def _products(kdir: Kdir) -> list[Path]:
     image = kdir.image
     if not image.is_file():
         raise BuildFailed(f"make succeeded, but there is no {kdir.target.image_path}.")
-    order = kdir.path / "modules.order"
-    listed = order.read_text().split() if order.exists() else []
-    modules = [kdir.path / Path(name).with_suffix(".ko") for name in listed]
+    names = listed(kdir.path / "modules.order")
+    modules = [kdir.path / Path(name).with_suffix(".ko") for name in names]
     trees = [kdir.device_trees / name for name in kdir.profile.device_trees]
     if not trees:
         trees = _all_device_trees(kdir)
@@ -640,9 +649,9 @@ def _products(kdir: Kdir) -> list[Path]:
 
 def _all_device_trees(kdir: Kdir) -> list[Path]:
     folder = kdir.device_trees
-    listed = folder / "dtbs-list"  # since Linux 6.12
-    if listed.is_file():
-        return sorted(kdir.path / name for name in listed.read_text().split())
+    names = folder / "dtbs-list"  # since Linux 6.12
+    if names.is_file():
+        return sorted(kdir.path / name for name in listed(names))
     return sorted(folder.rglob("*.dtb"))
 
 
@@ -656,11 +665,14 @@ def _artefact(build: Path, path: Path) -> dict[str, Any]:
 
 def _intact(kdir: Kdir) -> bool:
     """Tell cheaply whether the artefacts of a built KDIR are still there."""
-    return bool(kdir.artefacts) and all(
-        (kdir.path / one["path"]).is_file()
-        and (kdir.path / one["path"]).stat().st_size == one["size_bytes"]
-        for one in kdir.artefacts
-    )
+    try:
+        return bool(kdir.artefacts) and all(
+            (kdir.path / one["path"]).is_file()
+            and (kdir.path / one["path"]).stat().st_size == one["size_bytes"]
+            for one in kdir.artefacts
+        )
+    except OSError:  # a name that no file can have
+        return False
 
 
 def _title(tree: Tree, ready: Ready) -> str:

@@ -19,7 +19,7 @@ from typing import Any
 
 from rbuild import data
 from rbuild.errors import BuildFailed, UsageError
-from rbuild.kbuild import Kbuild, Made
+from rbuild.kbuild import Kbuild, Made, listed
 from rbuild.kept import Kept
 from rbuild.kernel import Kdir, Stage, prepare_in_tree
 from rbuild.profile import Driver, Kind
@@ -341,7 +341,9 @@ def _available(kdir: Kdir) -> tuple[str, frozenset[str]]:
         # A KDIR that started from one with Rust still has its lists.
         return "source", exported_symbols(kdir.tree)
     for path in (kdir.path / "rust").glob("exports_*_generated.h"):
-        crates |= set(re.findall(r"EXPORT_SYMBOL_RUST_GPL\((\w+)\)", path.read_text()))
+        crates |= set(
+            re.findall(r"EXPORT_SYMBOL_RUST_GPL\((\w+)\)", path.read_text(errors="replace"))
+        )
     return "source", exported_symbols(kdir.tree) | crates
 
 
@@ -350,7 +352,7 @@ def _listed(outputs: Path) -> list[Path]:
     order = outputs / "modules.order"
     if not order.is_file():
         return sorted(outputs.rglob("*.ko"))
-    names = (name.removeprefix(f"{MODULE}/") for name in order.read_text().split())
+    names = listed(order, root=f"{MODULE}/")
     return sorted({(outputs / name).with_suffix(".ko") for name in names})
 
 
@@ -358,7 +360,7 @@ def _symvers(path: Path) -> frozenset[str]:
     """Return the symbols of a Module.symvers (Documentation/kbuild/modules.rst, section 6)."""
     if not path.is_file():
         return frozenset()
-    fields = (line.split("\t") for line in path.read_text().splitlines())
+    fields = (line.split("\t") for line in path.read_text(errors="replace").splitlines())
     return frozenset(line[1] for line in fields if len(line) > 1)
 
 

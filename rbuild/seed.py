@@ -135,7 +135,7 @@ def plant(request: Request, build: Path, store: Store) -> Planted | None:
             with store.console.step(f"Starting from {seed.entry.name}: {count}"):
                 usage = copy(seed.entry.path / "build", build)
                 forget_ends(build)
-            return Planted(seed, usage, (build / ".config").read_text())
+            return Planted(seed, usage, _config(build))
     return None
 
 
@@ -212,12 +212,16 @@ def forget_ends(build: Path) -> None:
         remove_tree(build / "fragments")
 
 
+def _config(build: Path) -> str:
+    return (build / ".config").read_text(encoding="utf-8", errors="surrogateescape")
+
+
 def forget_options(build: Path, planted: Planted) -> None:
     """Remove from a copy, configured anew, what Kbuild doesn't know to depend on each option.
 
     bindgen turns every CONFIG_X=y into a Rust constant, but is called again only for options that
     stand in one of the headers.
     """
-    if (build / ".config").read_text() != planted.config:
+    if _config(build) != planted.config:
         for path in build.glob("rust/*/*_generated.rs"):
             path.unlink()

@@ -365,6 +365,10 @@ def _fingerprint(directory: Path) -> str:
     return found.hexdigest()
 
 
+VERSION = re.compile(r"([0-9]{1,5}\.){2}[0-9]{1,5}[A-Za-z0-9.+~_-]{0,63}")
+"""A kernel's version: of it, names in the Store are made."""
+
+
 def kernel_version(tree: Path) -> str:
     """Return a tree's version, such as 6.12.117 or 7.3.0-rc1, from its top Makefile.
 
@@ -378,7 +382,10 @@ def kernel_version(tree: Path) -> str:
     if "VERSION" not in fields or "PATCHLEVEL" not in fields:
         raise UsageError(f"{tree} is not a kernel tree: its Makefile names no VERSION.")
     sublevel = fields.get("SUBLEVEL") or "0"
-    return f"{fields['VERSION']}.{fields['PATCHLEVEL']}.{sublevel}{fields.get('EXTRAVERSION', '')}"
+    found = f"{fields['VERSION']}.{fields['PATCHLEVEL']}.{sublevel}{fields.get('EXTRAVERSION', '')}"
+    if not VERSION.fullmatch(found):
+        raise UsageError(f"{tree} is not a kernel tree: its version can't be {found[:100]!r}.")
+    return found
 
 
 def _patches(version: str) -> list[Path]:
@@ -403,7 +410,7 @@ def nearest_series(version: str, series: Sequence[str]) -> str | None:
 
 def _release(series: str) -> int | None:
     """Return the number of a release: of each X since 3 there were 20, give or take one."""
-    found = re.fullmatch(r"(\d+)\.(\d+)(?:-.*)?", series)
+    found = re.fullmatch(r"([0-9]{1,5})\.([0-9]{1,5})(?:-.*)?", series)
     return None if found is None else 20 * int(found[1]) + int(found[2])
 
 

@@ -130,7 +130,8 @@ objects: {prepare: 100, kernel: 1000}
 
 def of_profile(folder: Path) -> Try:
     path = folder / "profile.yaml"
-    (folder / "a.config").write_text("CONFIG_SPI=y\n")
+    for one in (*(ROOT / "profiles").glob("*.config"), Path("a.config"), Path("base.config")):
+        (folder / one.name).write_text("CONFIG_SPI=y\n")
 
     def try_it(content: bytes) -> None:
         path.write_bytes(content)
@@ -252,6 +253,7 @@ def of_metadata(folder: Path) -> Try:
     session = Session("fuzz", place, SimpleNamespace(name="bwrap"))  # type: ignore[arg-type]
     shared = folder / "entry"
     (shared / "src").mkdir(parents=True)
+    (shared / "build").mkdir()
     entries = {room: place.entry(room, "slim-x", "0") for room in Room}
     for entry in entries.values():
         entry.path.parent.mkdir(parents=True)

@@ -20,7 +20,15 @@ from rbuild.console import Console, duration, size
 from rbuild.doctor import exit_program
 from rbuild.elf import machine, module_info
 from rbuild.errors import BuildFailed, HostLacks, ProcessFailed
-from rbuild.kbuild import OBJECT, compiler_words, read_config, unmet, vermagic
+from rbuild.kbuild import (
+    OBJECT,
+    compiler_words,
+    kernel_release,
+    listed,
+    read_config,
+    unmet,
+    vermagic,
+)
 from rbuild.module import sync
 from rbuild.process import run
 from rbuild.profile import Config
@@ -386,3 +394,25 @@ def test_a_line_that_never_ends_comes_in_parts(tmp_path: Path) -> None:
     assert done.tail[:4] == (most, most, most, rest)
     assert done.tail[4] == ""
     assert done.tail[5:] == tuple(line.replace("x", "y") for line in (most, most, most, rest))
+
+
+@pytest.mark.parametrize("name", ["/etc/x.o", "../x.o", "a/../../x.o", ".", "/"])
+def test_a_list_of_a_builds_that_leads_elsewhere_is_refused(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "modules.order"
+    assert listed(path) == []
+    path.write_bytes(b"drivers/a.o\n/module/b.o \xff.o\n")
+    assert listed(path, root="/module/") == ["drivers/a.o", "b.o", "\ufffd.o"]
+    path.write_text(f"a.o\n{name}\n")
+    with pytest.raises(BuildFailed, match=r"modules\.order names '"):
+        listed(path)
+
+
+@pytest.mark.parametrize("name", ["", "../../x", "6.12/x", "a b", "x" * 65, "-rf"])
+def test_a_release_that_is_none_is_refused(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "include/config/kernel.release"
+    path.parent.mkdir(parents=True)
+    path.write_text("6.12.118-v8+\n")
+    assert kernel_release(tmp_path) == "6.12.118-v8+"
+    path.write_text(name)
+    with pytest.raises(BuildFailed, match="release can't be"):
+        kernel_release(tmp_path)
