@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rbuild import data, fdt, parameters
-from rbuild.errors import BuildFailed, InfrastructureError, ProcessFailed, UsageError
+from rbuild.errors import BuildFailed, ProcessFailed, UsageError
 from rbuild.fdt import Node
 from rbuild.kbuild import Kbuild, explain
 from rbuild.kept import Kept
@@ -323,8 +323,5 @@ def _unchanged(folder: Path, inputs: dict[str, Any]) -> Result | None:
 
 
 def _overlay(path: Path) -> Overlay:
-    try:
-        fdt.read(path)
-    except ValueError as error:
-        raise InfrastructureError(f"{path} can't be read: {error}.") from error
+    fdt.read(path)
     return Overlay(path.stem, path, sha256_file(path), path.stat().st_size)
