@@ -214,7 +214,8 @@ def installed(root: Path) -> dict[str, str]:
         fields = dict(
             line.split(": ", 1) for line in block.splitlines() if re.match(r"[A-Z][\w-]*: ", line)
         )
-        if fields.get("Status", "").endswith(" installed"):
+        whole = {"Package", "Version"} <= fields.keys()
+        if whole and fields.get("Status", "").endswith(" installed"):
             found[fields["Package"]] = fields["Version"]
     return found
 

@@ -416,3 +416,11 @@ def test_a_release_that_is_none_is_refused(tmp_path: Path, name: str) -> None:
     path.write_text(name)
     with pytest.raises(BuildFailed, match="release can't be"):
         kernel_release(tmp_path)
+
+
+def test_half_a_block_of_dpkgs_is_no_package(tmp_path: Path) -> None:
+    path = tmp_path / "var/lib/dpkg/status"
+    path.parent.mkdir(parents=True)
+    whole = "Package: a\nStatus: install ok installed\nVersion: 1\n"
+    path.write_text(f"{whole}\nStatus: install ok installed\n\nPackage: b\nStatus: x installed\n")
+    assert installed(tmp_path) == {"a": "1"}

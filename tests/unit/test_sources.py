@@ -380,3 +380,8 @@ def test_hunks_that_fail_are_found_in_the_patch() -> None:
         "rust/helpers/helpers.c: hunk 2 fails at line 9 (line 11 of the patch)",
         "can't find file to patch at input line 30",
     ]
+
+
+def test_a_version_that_is_none_sorts_somewhere() -> None:
+    odd = ["x:1", ":", "9" * 5000, f"{'9' * 5000}:1", "1-", "-1", "\u0663:1", "\u0663", ""]
+    assert len(sorted(odd, key=version_key)) == len(odd)
