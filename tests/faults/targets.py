@@ -407,7 +407,7 @@ def _answers() -> list[bytes]:
     result = {
         "command": "module",
         "artefacts": [{"path": "/x/mfrc522.ko", "sha256": "0" * 64, "size_bytes": 1}],
-        "phases": [{"name": "module", "wall_s": 1.5, "cached": False, "ccache": None}],
+        "phases": [json.loads((CORPUS / "kdir.json").read_text())["phases"][0]],
         "toolchain": {"make": "4.4"},
         "kernel_release": "6.12.118",
         "runtime": "bwrap",
