@@ -226,6 +226,10 @@ class Volumes:
         ]
 
 
+def _unasked(what: str) -> InfrastructureError:
+    return InfrastructureError(f"The engine's answer has {what}.", hint="Try it again.")
+
+
 def parcel(store: Store, source: Path, *, writable: bool) -> Parcel:
     """Return in which volume a folder is carried.
 
@@ -290,12 +294,16 @@ class _Trip:
         after: dict[Parcel, Manifest] = {}
         with self._asked(asked) as answer:
             for one, content in self._read(answer, after):
+                if one not in after:
+                    raise _unasked("files before their list")
                 unpacker = Unpacker(one.source, after[one])
                 changed = difference(after[one], self.before[one])
                 unpacker.remove(changed.removed)
                 with tarfile.open(fileobj=content, mode="r|", errors="surrogateescape") as archive:
                     unpacker.unpack(archive, changed.written)
         for one in written:
+            if one not in after:
+                raise _unasked("no list of files")
             self._vouch(one, after[one])
 
     def _read(
@@ -311,6 +319,8 @@ class _Trip:
             content = answer.extractfile(member) if member.isreg() else None
             if content is None:
                 continue
+            if number not in {str(at) for at in range(len(self.parcels))}:
+                raise _unasked(f"the file {member.name[:100]!r}")
             one = self.parcels[int(number)]
             if what == "gone":
                 gone = parse(content.read())
@@ -348,6 +358,8 @@ class _Trip:
         with self._asked({f"{number}.before": b""}) as answer:
             for _ in self._read(answer, there):
                 pass
+        if one not in there:
+            raise _unasked("no list of files")
         return there[one]
 
     def _deliver(self, one: Parcel, wanted: Manifest, changes: Difference, *, whole: bool) -> None:
