@@ -215,7 +215,8 @@ def speedups(report: Report) -> list[list[str]]:
         base = min(same, key=lambda one: one.jobs)
         if len(same) < 2:
             continue
-        gain = ratio([s.wall_s for s in base.samples], [s.wall_s for s in row.samples])
+        few, many = ([sample.wall_s for sample in one.samples] for one in (base, row))
+        gain = ratio(few, many, paired=len(few) == len(many))
         cell = ["1", ""] if row is base else [f"{gain.ratio:.2f}x", _bounds(gain)]
         found.append([row.mode, row.scenario, str(row.jobs), f"{row.wall_s.median:.2f}", *cell])
     return found

@@ -18,7 +18,7 @@ FORMAT: Literal[2] = 2
 class Part(BaseModel):
     """The base of every part of a result: frozen, unknown fields refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class PhaseTimes(Part):
@@ -55,7 +55,7 @@ class Sample(Part):
     """
 
     round: int
-    wall_s: float
+    wall_s: float = Field(ge=1e-6, le=1e9)
     user_s: float
     system_s: float
     max_rss_bytes: int
