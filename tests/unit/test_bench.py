@@ -187,8 +187,7 @@ def test_a_run_that_takes_no_time_is_refused(tmp_path: Path, value: float) -> No
 
 def test_rows_of_unequal_runs_can_be_shown(tmp_path: Path) -> None:
     data = json.loads(SCALING.read_text())
-    assert len(data["rows"][0]["samples"]) > 1
-    del data["rows"][0]["samples"][0]
+    data["rows"][0]["samples"] *= 3
     path = tmp_path / "x.json"
     path.write_text(json.dumps(data))
     report = compare.load(path)
