@@ -151,9 +151,7 @@ def _name(row: Row) -> str:
 
 
 def _change(old: Row, new: Row) -> Change:
-    found = ratio(
-        [one.wall_s for one in new.samples], [one.wall_s for one in old.samples], paired=False
-    )
+    found = ratio(new.walls, old.walls, paired=False)
     return Change(
         new.environment,
         new.kind,

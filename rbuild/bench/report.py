@@ -215,8 +215,7 @@ def speedups(report: Report) -> list[list[str]]:
         base = min(same, key=lambda one: one.jobs)
         if len(same) < 2:
             continue
-        few, many = ([sample.wall_s for sample in one.samples] for one in (base, row))
-        gain = ratio(few, many, paired=len(few) == len(many))
+        gain = ratio(base.walls, row.walls, paired=len(base.walls) == len(row.walls))
         cell = ["1", ""] if row is base else [f"{gain.ratio:.2f}x", _bounds(gain)]
         found.append([row.mode, row.scenario, str(row.jobs), f"{row.wall_s.median:.2f}", *cell])
     return found
