@@ -12,7 +12,7 @@ import runpy
 import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,7 @@ from rbuild import (
     estimates,
     explain,
     fdt,
+    ide,
     kbuild,
     kconfig,
     kernel,
@@ -613,6 +614,40 @@ def of_status(folder: Path) -> Try:
     return try_it
 
 
+def _described() -> list[bytes]:
+    clang = "clang -c -o x.o -I/src/include -mabi=lp64 /module/x.c"
+    commands = [{"directory": "/kdir", "file": "/module/x.c", "command": clang}]
+    crates = [
+        {"display_name": "core", "root_module": "/usr/lib/core.rs", "cfg": [], "deps": []},
+        {"display_name": "d", "root_module": "/src/drivers/d.rs", "cfg": ["A"], "deps": [{}]},
+    ]
+    both = {"commands": commands, "project": {"sysroot": "/usr", "crates": crates}}
+    both["cmd"] = "savedcmd_x.o := rustc --cfg=A --cfg B /module/x.rs ; true"  # type: ignore[assignment]
+    return [json.dumps(both).encode()]
+
+
+def of_editors(folder: Path) -> Try:
+    """Try what the kernel's own scripts write for editors, and how Kbuild calls rustc."""
+    (folder / "x.rs").touch()
+    places = ide.Places({"/src": [folder], "/module": [folder], "/kdir": [folder]}, folder)
+
+    def try_it(content: bytes) -> None:
+        try:
+            both = json.loads(content)
+            parts = [json.dumps(both[key]).encode() for key in ("commands", "project")]
+            parts.append(str(both["cmd"]).encode("utf-8", "replace"))
+        except (ValueError, LookupError, TypeError, RecursionError):
+            parts = [content] * 3
+        for name, part in zip((ide.COMMANDS, ide.PROJECT, ".x.o.cmd"), parts, strict=True):
+            (folder / name).write_bytes(part)
+        for name in (ide.COMMANDS, ide.PROJECT):
+            ide._is_ours(folder / name, place)
+        json.dumps(asdict(ide.understood(folder, folder, places, has_rust=True)))
+
+    place = store_in(folder / "store")
+    return try_it
+
+
 # Guests and boards.
 
 
@@ -892,6 +927,7 @@ TARGETS = (
         "text",
         ("VERSION = 6", "PATCHLEVEL = 12", "/../../x", "../x.ko"),
     ),
+    Target("editors", of_editors, _described, "data", JSON),
     Target("status", of_status, lambda: corpus("status"), "text", ("Version: 1:2-3~b",)),
     Target(
         "console", of_console, lambda: corpus("console.log", "console-kunit.log"), "text", TAP_WORDS
