@@ -31,7 +31,7 @@ SPLAT = re.compile(
     r"BUG: |WARNING: |Kernel panic|Internal error: |Oops\b|Unable to handle kernel|"
     r"KASAN: |KFENCE: |KCSAN: |UBSAN: |refcount_t: |unreferenced object|"
     r"(circular|recursive) locking|inconsistent lock state|suspicious RCU usage|"
-    r"INFO: task .* blocked for more than|detected stalls|list_(add|del) corruption|"
+    r"INFO: task .{1,100} blocked for more than|detected stalls|list_(add|del) corruption|"
     r"ODEBUG: |DEBUG_LOCKS_WARN_ON|scheduling while atomic"
 )
 """What a kernel's log says when something went wrong that no test may have noticed."""

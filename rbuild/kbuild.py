@@ -27,7 +27,7 @@ ERROR = re.compile(
     r"\berror(\[E\d+\])?:|^ERROR: |\*\*\* |undefined (symbol|reference)|"
     r"No space left on device|^Killed\b|terminated by signal"
 )
-NOISE = re.compile(r"^(make(\[\d+\])?: (\*\*\*|Entering|Leaving)|  [A-Z][A-Z0-9_ ]+ +\S+$)")
+NOISE = re.compile(r"^(make(\[\d+\])?: (\*\*\*|Entering|Leaving)|  [A-Z][A-Z0-9_ ]+ \S+$)")
 
 CONTEXT_LINES = 8
 """How many lines before an error are shown with it, as far as Kbuild's own allow."""
@@ -192,8 +192,8 @@ def read_config(text: str) -> dict[str, str]:
     """Return the options of a .config or a fragment, without CONFIG_; an unset one is ``n``."""
     found: dict[str, str] = {}
     for line in text.splitlines():
-        if match := re.match(r"\s*CONFIG_(\w+)=(.*?)\s*$", line):
-            found[match[1]] = match[2]
+        if match := re.match(r"\s*CONFIG_(\w+)=(.*)", line):
+            found[match[1]] = match[2].rstrip()
         elif match := re.match(r"\s*# CONFIG_(\w+) is not set", line):
             found[match[1]] = "n"
     return found

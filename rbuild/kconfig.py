@@ -19,7 +19,7 @@ LETTERS = "nmy"
 ROOT = "Kconfig"
 
 WORD = re.compile(
-    r"\s*(?P<word>&&|\|\||!=|<=|>=|[!=<>()]|\"(?:\\.|[^\"\\])*\"|'(?:\\.|[^'\\])*'|[\w.-]+)"
+    r"&&|\|\||!=|<=|>=|[!=<>()]|\"(?:\\.|[^\"\\]){0,1000}\"|'(?:\\.|[^'\\]){0,1000}'|[\w.-]+"
 )
 DEEPEST = 50
 """How many files, or parentheses, may stand one in the other."""
@@ -393,7 +393,7 @@ def _split(text: str) -> Iterator[str]:
             yield text[at:end]
             at = end
         elif found := WORD.match(text, at):
-            yield found["word"]
+            yield found[0]
             at = found.end()
         elif text[at] == "#":
             return

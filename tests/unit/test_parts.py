@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rbuild import architecture, binfmt, process, source
+from rbuild import architecture, binfmt, kconfig, process, source
+from rbuild.boot import Listener
 from rbuild.console import Console, duration, size
 from rbuild.doctor import exit_program
 from rbuild.elf import machine, module_info
@@ -35,6 +36,7 @@ from rbuild.profile import Config
 from rbuild.rootfs import installed, same_version
 from rbuild.sandbox.native import resolve
 from rbuild.store import Room, Store, digest
+from tests.faults.fuzz import judged
 
 ROOT = Path(__file__).parents[2]
 
@@ -424,3 +426,21 @@ def test_half_a_block_of_dpkgs_is_no_package(tmp_path: Path) -> None:
     whole = "Package: a\nStatus: install ok installed\nVersion: 1\n"
     path.write_text(f"{whole}\nStatus: install ok installed\n\nPackage: b\nStatus: x installed\n")
     assert installed(tmp_path) == {"a": "1"}
+
+
+SPACES = " " * 60_000
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda: compiler_words([f"  A{SPACES}\t", "error: x"]),
+        lambda: read_config(f"CONFIG_A={SPACES}x"),
+        lambda: OBJECT.match(f"  A{SPACES}:"),
+        lambda: Listener().hear("INFO: task " * 10_000),
+        lambda: kconfig.parse(f"A{SPACES}@"),
+        lambda: kconfig.parse('"\\\\' * 20_000),
+    ],
+)
+def test_no_line_of_its_length_takes_minutes(read) -> None:
+    assert judged(lambda _: read(), b"") is None
