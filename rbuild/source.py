@@ -484,7 +484,7 @@ def exported_symbols(tree: Tree) -> frozenset[str]:
     """
     index = _exports_index(tree)
     if index.exists():
-        return frozenset(index.read_text().split())
+        return frozenset(index.read_text(errors="replace").split())
     names: set[str] = set()
     for path in _sources(tree.path):
         content = Path(path).read_bytes()

@@ -349,9 +349,10 @@ class _Trip:
         """Return what the volume holds: as the host knows it, or else as the engine says."""
         known = self.volumes.folder / f"{one.volume}.manifest"
         if held is not None and known.is_file():
-            manifest = parse(known.read_bytes())
-            if fingerprint(manifest) == held:
-                return manifest
+            with suppress(InfrastructureError):  # a file that is broken tells nothing
+                manifest = parse(known.read_bytes())
+                if fingerprint(manifest) == held:
+                    return manifest
         self._unvouch(one)
         number = self.parcels.index(one)
         there: dict[Parcel, Manifest] = {}

@@ -251,6 +251,18 @@ def test_an_answer_that_is_none_is_refused(store: Store, tmp_path: Path, names) 
         trip.fetch()
 
 
+def test_a_list_of_the_hosts_that_is_broken_tells_nothing(store: Store, tmp_path: Path) -> None:
+    one = Parcel(tmp_path, "v", "", True, None, kept=False)
+    trip = volumes._Trip(volumes.Volumes(SimpleNamespace(), "", store), (one,))
+    asked = member("0.new", size=0) + bytes(1024)
+    trip._asked = lambda _: tarfile.open(fileobj=io.BytesIO(asked), mode="r|")
+    trip._unvouch = lambda _: None
+    known = trip.volumes.folder / "v.manifest"
+    for content in (b"f 0644", b"x y z\0", b"\xff"):
+        known.write_bytes(content)
+        assert trip._there(one, "whatever was held") == {}
+
+
 def test_set_id_bits_do_not_arrive(tmp_path: Path) -> None:
     unpack(tmp_path / "target", member("a", mode=0o6755), {"a": Item(Type.FILE, 0o755, 4)})
     assert (tmp_path / "target/a").stat().st_mode & 0o7777 == 0o755
