@@ -254,8 +254,14 @@ def test_an_answer_that_is_none_is_refused(store: Store, tmp_path: Path, names) 
 def test_a_list_of_the_hosts_that_is_broken_tells_nothing(store: Store, tmp_path: Path) -> None:
     one = Parcel(tmp_path, "v", "", True, None, kept=False)
     trip = volumes._Trip(volumes.Volumes(SimpleNamespace(), "", store), (one,))
-    asked = member("0.new", size=0) + bytes(1024)
-    trip._asked = lambda _: tarfile.open(fileobj=io.BytesIO(asked), mode="r|")
+    answer = member("0.new", size=0) + bytes(1024)
+
+    @contextlib.contextmanager
+    def asked(_: object):
+        with tarfile.open(fileobj=io.BytesIO(answer), mode="r|") as archive:
+            yield archive
+
+    trip._asked = asked
     trip._unvouch = lambda _: None
     known = trip.volumes.folder / "v.manifest"
     for content in (b"f 0644", b"x y z\0", b"\xff"):
