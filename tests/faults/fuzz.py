@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -143,24 +143,37 @@ def _parsed(seed: bytes, how: str) -> Any:
 
 
 def run(
-    cases: int, seed: int, processes: int = 2, targets: Sequence[Target] = TARGETS
+    cases: int,
+    seed: int,
+    processes: int = 2,
+    targets: Sequence[Target] = TARGETS,
+    told: Callable[[str], None] = lambda _: None,
 ) -> tuple[FuzzFigures, ...]:
     """Try so many cases in all, each target its share; return what became of them.
 
-    With one process all is tried in this one.
+    With one process all is tried in this one; more know only what is in TARGETS.  ``told`` is
+    called with how far it is.
     """
     chunks = list(_chunks(cases, seed, targets))
     figures = {one.name: FuzzFigures(one.name) for one in targets}
-    known = {one.name: one for one in targets}
-    if processes == 1:
-        for chunk in chunks:
-            figures[chunk.target] += _tried(chunk, known)
-    else:
-        context = multiprocessing.get_context("spawn")
-        with context.Pool(processes, _limit) as pool:
-            for found in pool.imap_unordered(_tried, chunks):
-                figures[found.target] += found
+    done = 0
+    for found in _all_tried(chunks, processes, targets):
+        figures[found.target] += found
+        done += found.cases
+        told(f"{done} of {sum(one.cases for one in chunks)} cases")
     return tuple(figures.values())
+
+
+def _all_tried(
+    chunks: Sequence[_Chunk], processes: int, targets: Sequence[Target]
+) -> Iterator[FuzzFigures]:
+    if processes == 1:
+        known = {one.name: one for one in targets}
+        yield from (_tried(chunk, known) for chunk in chunks)
+        return
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(processes, _limit) as pool:
+        yield from pool.imap_unordered(_tried, chunks)
 
 
 def _chunks(cases: int, seed: int, targets: Sequence[Target]) -> Iterator[_Chunk]:
@@ -273,13 +286,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args(arguments)
     chosen = [one for one in TARGETS if asked.target is None or one.name in asked.target]
-    found = run(asked.cases, asked.seed, asked.processes, chosen)
+    found = run(asked.cases, asked.seed, asked.processes, chosen, _tell)
     if asked.json:
         whole = {"seed": asked.seed, "targets": [one.as_json() for one in found]}
         sys.stdout.write(json.dumps(whole, indent=1) + "\n")
     else:
         sys.stdout.write(table(found))
     return 1 if any(one.tracebacks for one in found) else 0
+
+
+def _tell(words: str) -> None:
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r{words}\x1b[K")
 
 
 def table(found: Sequence[FuzzFigures]) -> str:
