@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rbuild.errors import UsageError
+from rbuild.home import at_home
 
 if TYPE_CHECKING:
     from rbuild.settings import Settings
@@ -83,7 +84,7 @@ class Origin:
 def user_file() -> Path:
     """Return where the user's file is looked for."""
     if named := os.environ.get(CONFIG_VARIABLE):
-        return Path(named).expanduser().absolute()
+        return at_home(named, CONFIG_VARIABLE).absolute()
     from platformdirs import user_config_path  # noqa: PLC0415 - not needed to show help
 
     return user_config_path("rbuild") / NAME
@@ -164,7 +165,6 @@ def resolved(files: list[Layer]) -> dict[str, Origin]:
 
 def _plain(settings: Settings, path: Path, lines: Mapping[str, int]) -> dict[str, Any]:
     """Return the values as click takes them; paths are relative to the file."""
-    from rbuild.definition import at_home  # noqa: PLC0415 - not where there is no file
 
     def placed(name: str) -> str:
         return str(path.parent / at_home(values[name], f"{path}:{lines.get(name, 1)}: {name}"))

@@ -69,14 +69,6 @@ def is_there(path: Path) -> bool:
         return False
 
 
-def at_home(name: str | Path, where: str) -> Path:
-    """Return a path with its ``~`` filled in; raises UsageError naming ``where``."""
-    try:
-        return Path(name).expanduser()
-    except RuntimeError as error:
-        raise UsageError(f"{where}: {name} is the home of a user that isn't known.") from error
-
-
 def parse(text: str) -> tuple[yaml.Node | None, Any]:
     """Return a YAML text's nodes, which know their lines, and its data.
 

@@ -14,7 +14,6 @@ from typing import Any
 
 from rbuild import apt, data, process
 from rbuild.console import Step
-from rbuild.definition import at_home
 from rbuild.errors import (
     BuildFailed,
     InfrastructureError,
@@ -22,6 +21,7 @@ from rbuild.errors import (
     RbuildError,
     UsageError,
 )
+from rbuild.home import at_home
 from rbuild.kept import Kept
 from rbuild.profile import Profile, Source
 from rbuild.provision import Ready

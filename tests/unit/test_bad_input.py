@@ -15,6 +15,7 @@ from rbuild import config, definition, environment, profile, source
 from rbuild.architecture import machine
 from rbuild.cli import COMMANDS, main
 from rbuild.errors import HostLacks, RbuildError, UsageError
+from rbuild.matrix import meeting
 
 from .conftest import Host
 
@@ -183,6 +184,17 @@ def test_the_home_of_a_user_that_is_not_known(tmp_path: Path) -> None:
     found = profile.load(str(path))
     with pytest.raises(UsageError, match=r"rbuild\.yaml: source\.directory: ~nobody"):
         source._directory(found, found.source[0])
+
+
+def test_a_cache_directory_in_a_home_that_is_not_known(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = host("--cache-dir", "~nobody-has-this-name/x", "status", code=2)
+    assert "--cache-dir: ~nobody-has-this-name/x is the home of a user" in found.err
+    monkeypatch.setenv("RBUILD_CONFIG", "~nobody-has-this-name/x")
+    assert "RBUILD_CONFIG: ~nobody-has-this-name/x is the home" in host("status", code=2).err
+    with pytest.raises(UsageError, match="--tls-ca: ~nobody-has-this-name/x is the home"):
+        meeting._readable("ca", Path("~nobody-has-this-name/x"))
 
 
 def test_environments_on_an_aarch64_host(monkeypatch: pytest.MonkeyPatch) -> None:
