@@ -22,6 +22,9 @@ NO_TEXT = re.compile("[\0\ud800-\udfff]")
 MOST_VALUES = 10_000
 """How many values a file may mean: with aliases, a few lines can mean gigabytes."""
 
+INTEGER, DIGITS_MOST = "tag:yaml.org,2002:int", 100
+"""Python doesn't write numbers of thousands of digits, nor does anything here need one."""
+
 SHORT = reprlib.Repr()
 SHORT.maxlevel, SHORT.maxstring, SHORT.maxother = 2, 100, 100
 """How a value is shown that is wrong."""
@@ -103,6 +106,8 @@ def _weigh(node: yaml.Node, known: dict[int, int]) -> int:
         weight = 1
         if (found := NO_TEXT.search(node.value)) is not None:
             raise _fault(f"a text has the character {found[0]!r}", node)
+        if node.tag == INTEGER and len(node.value) > DIGITS_MOST:
+            raise _fault(f"a number has more than {DIGITS_MOST} digits", node)
     elif isinstance(node, yaml.SequenceNode):
         weight = 1 + sum(_weigh(one, known) for one in node.value)
     else:
@@ -126,7 +131,11 @@ def _explain(fault: Any, path: Path, node: yaml.Node | None, model: type[BaseMod
     message = fault["msg"].removeprefix("Value error, ")
     if fault["type"] == "missing":
         message = "this field is required"
-    got = "" if fault["type"] in {"missing", "value_error"} else f" (got {_shown(fault['input'])})"
+    got = (
+        ""
+        if fault["type"] in {"missing", "value_error"}
+        else f" (got {SHORT.repr(fault['input'])})"
+    )
     end = "" if message.endswith("?") else "."
     return f"{path}:{line}: {field}: {message}{got}{end}"
 
@@ -189,13 +198,6 @@ def _inner(annotation: Any) -> list[type[BaseModel]]:  # noqa: ANN401
     for part in getattr(annotation, "__args__", ()):
         found += _inner(part)
     return found
-
-
-def _shown(value: object) -> str:
-    try:
-        return SHORT.repr(value)
-    except ValueError:
-        return "a number of many digits"
 
 
 def _kind(data: object) -> str:
