@@ -215,3 +215,13 @@ def test_an_interval_that_bounds_nothing_is_refused(tmp_path: Path, part: str, w
     path.write_text(json.dumps(data))
     with pytest.raises(UsageError, match=rf"rows\.1\.{part}: .*must bound {words}"):
         compare.load(path)
+
+
+@pytest.mark.parametrize("digits", [21, 400, 5000])
+def test_a_number_of_too_many_digits_is_refused(tmp_path: Path, digits: int) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(SCALING.read_text().replace('"runs": ', f'"runs": {"9" * digits}', 1))
+    with pytest.raises(
+        UsageError, match=r"x\.json can't be read as JSON: a number has 4?\d+ digits"
+    ):
+        compare.load(path)
