@@ -112,3 +112,11 @@ def test_any_text_comes_back(text: str, lines: list[str]) -> None:
     assert with_block_of(new, text) == text
     for line in text.split("\n"):
         assert line in new
+
+
+def test_the_users_lines_say_how_the_blocks_end() -> None:
+    """Not the block's own, or the same again might be another text."""
+    text = "a=1\r\n" * 6 + f"{BEGIN}\n" + "\n" * 12 + f"{END}\n"
+    once = with_block(text, ["x=1"])
+    assert once.count("\r\n") == once.count("\n")
+    assert with_block(once, ["x=1"]) == once
