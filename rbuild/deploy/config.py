@@ -112,10 +112,9 @@ def _split(text: str) -> _Parts:
 
 
 def _newline(parts: _Parts) -> str:
-    """Return how most of the user's lines end; the block's count where there are no others."""
-    text = "".join([*parts.before, *parts.after])
-    if "\n" not in text:
-        text = "".join(parts.block or ())
+    """Return how the block's lines end: as they did, or else as most lines of the file do."""
+    first = parts.block[0] if parts.block else ""
+    text = first if first.endswith("\n") else "".join([*parts.before, first, *parts.after])
     return "\r\n" if text.count("\r\n") * 2 > text.count("\n") else "\n"
 
 

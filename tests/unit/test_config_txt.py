@@ -114,9 +114,10 @@ def test_any_text_comes_back(text: str, lines: list[str]) -> None:
         assert line in new
 
 
-def test_the_users_lines_say_how_the_blocks_end() -> None:
-    """Not the block's own, or the same again might be another text."""
-    text = "a=1\r\n" * 6 + f"{BEGIN}\n" + "\n" * 12 + f"{END}\n"
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_a_blocks_lines_end_as_they_did(newline: str) -> None:
+    """Whatever was in it: the same again must be the same text."""
+    text = "a=1\r\n" * 6 + newline.join([BEGIN, *[""] * 12, END, ""])
     once = with_block(text, ["x=1"])
-    assert once.count("\r\n") == once.count("\n")
+    assert once == "a=1\r\n" * 6 + newline.join([BEGIN, "[all]", "x=1", END, ""])
     assert with_block(once, ["x=1"]) == once
