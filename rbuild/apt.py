@@ -127,6 +127,11 @@ def _run(
     return ready.runtime.run(ready.sandbox, job, on_line=tell).text
 
 
+NUMBER = re.compile(r"[0-9]{1,18}")
+DIGITS_MOST = 1000
+"""How many digits of a number in a version count."""
+
+
 def version_key(version: str) -> tuple[object, ...]:
     """Return what Debian versions compare by (deb-version(7)).
 
@@ -135,14 +140,15 @@ def version_key(version: str) -> tuple[object, ...]:
     """
     epoch, colon, rest = version.rpartition(":")
     upstream, _, revision = rest.rpartition("-") if "-" in rest else (rest, "", "")
-    return (int(epoch) if colon else 0, _parts(upstream), _parts(revision))
+    number = int(epoch) if colon and NUMBER.fullmatch(epoch) else 0
+    return (number, _parts(upstream), _parts(revision))
 
 
 def _parts(text: str) -> tuple[object, ...]:
     """Return what isn't digits and numbers by turns, from the one to the other at the end."""
     found: list[object] = []
-    for word, number in re.findall(r"(\D*)(\d*)", text)[:-1]:
-        found += [(*map(_rank, word), 0), int(number or 0)]
+    for word, number in re.findall(r"([^0-9]*)([0-9]*)", text)[:-1]:
+        found += [(*map(_rank, word), 0), int(number[:DIGITS_MOST] or 0)]
     return (*found, (0,))
 
 

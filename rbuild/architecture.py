@@ -173,7 +173,7 @@ def machine(name: str, arch: str) -> Machine:
     path = Path(name)
     if "/" not in name and path.suffix not in {".yaml", ".yml"}:
         path = _machines() / f"{name}.yaml"
-        if not path.is_file():
+        if not definition.is_there(path):
             near = nearest(name, machines(arch))
             raise UsageError(f"There is no machine {name!r}.{near}")
     found = definition.load(path, Machine)

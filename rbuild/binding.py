@@ -128,7 +128,7 @@ def _enabled(before: Node, changed: Sequence[tuple[str, Node]], path: Path) -> P
     """
     for place, node in changed:
         old = before.find(place)
-        if old is not None and "status" in old.properties:
+        if old is not None and "status" in old.properties and "status" in node.properties:
             old.properties["status"] = node.properties["status"]
     path.write_bytes(fdt.pack(before))
     return path

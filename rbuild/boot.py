@@ -31,10 +31,17 @@ SPLAT = re.compile(
     r"BUG: |WARNING: |Kernel panic|Internal error: |Oops\b|Unable to handle kernel|"
     r"KASAN: |KFENCE: |KCSAN: |UBSAN: |refcount_t: |unreferenced object|"
     r"(circular|recursive) locking|inconsistent lock state|suspicious RCU usage|"
-    r"INFO: task .* blocked for more than|detected stalls|list_(add|del) corruption|"
+    r"INFO: task .{1,100} blocked for more than|detected stalls|list_(add|del) corruption|"
     r"ODEBUG: |DEBUG_LOCKS_WARN_ON|scheduling while atomic"
 )
 """What a kernel's log says when something went wrong that no test may have noticed."""
+
+UP = re.compile(r"rbuild: up after ([0-9]{1,9}(?:\.[0-9]{1,9})?) s")
+ENDED = re.compile(r"rbuild: tests ended with ([0-9]{1,9})")
+"""What the guest's first process says of itself."""
+
+KEPT_MOST = 1000
+"""How many splats, and failures of the kernel's own tests, are kept of an endless console."""
 
 SPLATS_SHOWN = 5
 CONSOLE_SHOWN = 20
@@ -250,20 +257,25 @@ class Listener:
         test = self.tap.take(line) if self.up_s is not None and not self.in_log else None
         if test is not None and step is not None:
             step.update(str(test), done=test.number)
-        if found := re.fullmatch(r"rbuild: up after ([0-9.]+) s", line):
+        if found := UP.fullmatch(line):
             self.up_s = float(found[1])
-        elif found := re.fullmatch(r"rbuild: tests ended with (\d+)", line):
+        elif found := ENDED.fullmatch(line):
             self.status = int(found[1])
         elif self.up_s is None and (
             found := re.fullmatch(r"(?:\[ *[0-9.]+\] )?not ok \d+ (.*)", line)
         ):
-            self.problems.append(f"the kernel's own test {found[1]} failed")
+            if len(self.problems) < KEPT_MOST:
+                self.problems.append(f"the kernel's own test {found[1]} failed")
         elif line == "rbuild: log begins":
             self.in_log = True
         elif line == "rbuild: log ends":
             self.log_ended = True
         # A test's own words may name what it looks for.
-        elif SPLAT.search(line) and not line.startswith(("#", "ok ", "not ok ")):
+        elif (
+            len(self.splats) < KEPT_MOST
+            and SPLAT.search(line)
+            and not line.startswith(("#", "ok ", "not ok "))
+        ):
             self.splats.append(re.sub(r"^\[ *[0-9.]+\] ", "", line))
 
     def verdict(self) -> list[str]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rbuild.errors import UsageError
+from rbuild.home import at_home
 
 if TYPE_CHECKING:
     from rbuild.settings import Settings
@@ -83,7 +84,7 @@ class Origin:
 def user_file() -> Path:
     """Return where the user's file is looked for."""
     if named := os.environ.get(CONFIG_VARIABLE):
-        return Path(named).expanduser().absolute()
+        return at_home(named, CONFIG_VARIABLE).absolute()
     from platformdirs import user_config_path  # noqa: PLC0415 - not needed to show help
 
     return user_config_path("rbuild") / NAME
@@ -149,7 +150,7 @@ def load(path: Path, scope: Scope) -> Layer:
                     f"{path}:{lines[name]}: {name}: a project can't set this: {why}.",
                     hint=f"Put it into your own file, {user_file()}, or set {VARIABLES[name]}.",
                 )
-    values = {name: value for name, value in _plain(settings, path).items() if name in given}
+    values = {name: value for name, value in _plain(settings, path, lines).items() if name in given}
     return Layer(scope, path, values, lines)
 
 
@@ -162,13 +163,17 @@ def resolved(files: list[Layer]) -> dict[str, Origin]:
     }
 
 
-def _plain(settings: Settings, path: Path) -> dict[str, Any]:
+def _plain(settings: Settings, path: Path, lines: Mapping[str, int]) -> dict[str, Any]:
     """Return the values as click takes them; paths are relative to the file."""
+
+    def placed(name: str) -> str:
+        return str(path.parent / at_home(values[name], f"{path}:{lines.get(name, 1)}: {name}"))
+
     values = settings.model_dump(mode="json", exclude_none=True)
     for name in ("profile", "environment", "machine"):
         value = values.get(name, "")
         if "/" in value or value.endswith((".yaml", ".yml")):
-            values[name] = str(path.parent / Path(value).expanduser())
+            values[name] = placed(name)
     if "cache_dir" in values:
-        values["cache_dir"] = str(path.parent / Path(values["cache_dir"]).expanduser())
+        values["cache_dir"] = placed("cache_dir")
     return values

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +15,19 @@ from rbuild.errors import UsageError
 from rbuild.nearest import nearest
 
 Model = TypeVar("Model", bound=BaseModel)
+
+NO_TEXT = re.compile("[\0\ud800-\udfff]")
+"""What no file's name and no program's argument can have."""
+
+MOST_VALUES = 10_000
+"""How many values a file may mean: with aliases, a few lines can mean gigabytes."""
+
+INTEGER, DIGITS_MOST = "tag:yaml.org,2002:int", 100
+"""Python doesn't write numbers of thousands of digits, nor does anything here need one."""
+
+SHORT = reprlib.Repr()
+SHORT.maxlevel, SHORT.maxstring, SHORT.maxother = 2, 100, 100
+"""How a value is shown that is wrong."""
 
 
 class Strict(BaseModel):
@@ -49,14 +64,62 @@ def load(path: Path, model: type[Model], *, under: Mapping[str, Any] | None = No
         raise UsageError(faults[0], detail="\n".join(faults[1:])) from error
 
 
+def is_there(path: Path) -> bool:
+    """Tell whether a file is there; one of a name that none can have isn't."""
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long
+        return False
+
+
 def parse(text: str) -> tuple[yaml.Node | None, Any]:
-    """Return a YAML text's nodes, which know their lines, and its data; raises as PyYAML does."""
+    """Return a YAML text's nodes, which know their lines, and its data.
+
+    Raises yaml.YAMLError, ValueError or RecursionError for what can't be read.
+    """
     loader = yaml.SafeLoader(text)
     try:
         node = loader.get_single_node()
-        return node, None if node is None else loader.construct_document(node)
+        if node is None:
+            return None, None
+        _weigh(node, {})
+        return node, loader.construct_document(node)
+    except (LookupError, AttributeError, TypeError, ArithmeticError) as error:
+        # PyYAML believes that a value is what its tag says, such as `!!int x`.
+        raise ValueError(f"a value is not what its tag says: {error}") from error
     finally:
         loader.dispose()
+
+
+def _weigh(node: yaml.Node, known: dict[int, int]) -> int:
+    """Return how many values a node means, one that is meant again counted again.
+
+    Raises yaml.MarkedYAMLError where those are too many, where a value is a part of itself, or
+    where a text has what no text may have.
+    """
+    if (weight := known.get(id(node))) is not None:
+        if weight == 0:
+            raise _fault("a value is a part of itself", node)
+        return weight
+    known[id(node)] = 0
+    if isinstance(node, yaml.ScalarNode):
+        weight = 1
+        if (found := NO_TEXT.search(node.value)) is not None:
+            raise _fault(f"a text has the character {found[0]!r}", node)
+        if node.tag == INTEGER and len(node.value) > DIGITS_MOST:
+            raise _fault(f"a number has more than {DIGITS_MOST} digits", node)
+    elif isinstance(node, yaml.SequenceNode):
+        weight = 1 + sum(_weigh(one, known) for one in node.value)
+    else:
+        weight = 1 + sum(_weigh(one, known) for pair in node.value for one in pair)
+    if weight > MOST_VALUES:
+        raise _fault(f"aliases mean more than {MOST_VALUES} values", node)
+    known[id(node)] = weight
+    return weight
+
+
+def _fault(problem: str, node: yaml.Node) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
 
 
 def _explain(fault: Any, path: Path, node: yaml.Node | None, model: type[BaseModel]) -> str:  # noqa: ANN401
@@ -68,7 +131,11 @@ def _explain(fault: Any, path: Path, node: yaml.Node | None, model: type[BaseMod
     message = fault["msg"].removeprefix("Value error, ")
     if fault["type"] == "missing":
         message = "this field is required"
-    got = "" if fault["type"] in {"missing", "value_error"} else f" (got {fault['input']!r})"
+    got = (
+        ""
+        if fault["type"] in {"missing", "value_error"}
+        else f" (got {SHORT.repr(fault['input'])})"
+    )
     end = "" if message.endswith("?") else "."
     return f"{path}:{line}: {field}: {message}{got}{end}"
 

@@ -123,7 +123,7 @@ def _get(url: str, file: Path, step: Step, patience: Patience) -> None:
         else:
             begun = 0
             length = answer.headers.get("Content-Length", "")
-            whole = int(length) if length.isdigit() else 0
+            whole = int(length) if re.fullmatch("[0-9]{1,18}", length) else 0
         if whole > MOST_BYTES or whole - begun > shutil.disk_usage(file.parent).free:
             raise InfrastructureError(
                 f"{shown(url)} is said to have {size(whole)}: more than a kernel's source has, "
@@ -141,7 +141,7 @@ def _get(url: str, file: Path, step: Step, patience: Patience) -> None:
 
 def _range(header: str, begun: int) -> int:
     """Return how large the whole is of which a server sends the rest."""
-    found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", header.strip())
+    found = re.fullmatch(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})", header.strip())
     if found is None or int(found[1]) != begun or int(found[2]) + 1 != int(found[3]):
         raise InfrastructureError(
             f"The server was asked for the bytes from {begun} on, and sends {header or 'others'!r}."

@@ -306,14 +306,19 @@ def _rootfs(found: RootfsDefinition) -> Rootfs:
     return Rootfs(found, arch, emulated=arch != host, host=host)
 
 
-def _read(name: str) -> RootfsDefinition | HybridDefinition:
+def _read(name: str, variants: tuple[Path, ...] = ()) -> RootfsDefinition | HybridDefinition:
+    """Read a definition; ``variants`` are those whose base it is."""
     path = Path(name)
     if "/" not in name and path.suffix not in {".yaml", ".yml"}:
         path = data.folder("rootfs") / f"{name}.yaml"
-        if not path.is_file():
+        if not definition.is_there(path):
             raise UsageError(f"There is no environment {name!r}.{nearest(name, names())}")
     found = definition.load(path, _model(path), under=_extended(path))
-    return _varied(found, path) if isinstance(found, VariantDefinition) else found
+    if not isinstance(found, VariantDefinition):
+        return found
+    if path.resolve() in variants:
+        raise UsageError(f"{path}: base: {path.stem} is a variant of itself.")
+    return _varied(found, path, (*variants, path.resolve()))
 
 
 def _extended(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -322,7 +327,7 @@ def _extended(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     if not isinstance(name, str):
         return {}
     other = path.parent / f"{name}.yaml"
-    if not other.is_file():
+    if not definition.is_there(other):
         known = nearest(name, [one.stem for one in path.parent.glob("*.yaml")])
         raise UsageError(f"{path}: extends: there is no {other.name} beside it.{known}")
     if other in seen:
@@ -330,8 +335,8 @@ def _extended(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     return {**_extended(other, (*seen, path)), **_content(other)}
 
 
-def _varied(found: VariantDefinition, path: Path) -> RootfsDefinition:
-    base = _read(found.base)
+def _varied(found: VariantDefinition, path: Path, variants: tuple[Path, ...]) -> RootfsDefinition:
+    base = _read(found.base, variants)
     if not isinstance(base, RootfsDefinition):
         raise UsageError(f"{path}: base: {found.base} is not a rootfs of its own.")
     changes = {"emulator": found.emulator, "emulated_variables": found.emulated_variables}

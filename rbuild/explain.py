@@ -7,6 +7,7 @@ Kconfig completed, also one in which it refused what was asked.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -549,7 +550,7 @@ def _version(name: str, number: str) -> str:
 
     The kernel's scripts/*-version.sh say how each is made a number.
     """
-    if not number.isdigit() or int(number) == 0:
+    if not re.fullmatch("[0-9]{1,18}", number) or int(number) == 0:
         return "no"
     value = int(number)
     if name == "PAHOLE_VERSION":

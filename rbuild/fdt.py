@@ -10,10 +10,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rbuild.errors import InfrastructureError
+
 MAGIC = 0xD00DFEED
 VERSION, COMPATIBLE_VERSION = 17, 16
 HEADER, RESERVED = 40, 16
 """The bytes of the header, and of an empty list of reserved memory."""
+
+DEEPEST = 64
+"""How many nodes may stand one in the other."""
+
+NAME_MOST = 256
+"""The longest name of a node or a property; the specification allows 31 bytes."""
 
 BEGIN_NODE, END_NODE, PROPERTY, NOTHING, END = 1, 2, 3, 4, 9
 
@@ -44,9 +52,11 @@ class Node:
         return [] if value is None else value.split("\0")
 
     def cells(self, name: str) -> list[int] | None:
-        """Return a property that is a list of 32-bit cells; None if it isn't there."""
+        """Return a property that is a list of 32-bit cells; None if there is none such."""
         value = self.properties.get(name)
-        return None if value is None else list(struct.unpack(f">{len(value) // 4}I", value))
+        if value is None or len(value) % 4:
+            return None
+        return list(struct.unpack(f">{len(value) // 4}I", value))
 
     def walk(self, path: str = "") -> Iterator[tuple[str, Node]]:
         """Yield this node and all below it, each with its path."""
@@ -56,8 +66,11 @@ class Node:
 
 
 def read(path: Path) -> Node:
-    """Return the root of the device tree in a file; raise ValueError if that isn't one."""
-    return parse(path.read_bytes())
+    """Return the root of the device tree in a file; raise InfrastructureError if it is none."""
+    try:
+        return parse(path.read_bytes())
+    except ValueError as error:
+        raise InfrastructureError(f"{path} can't be read as a device tree: {error}.") from error
 
 
 def parse(blob: bytes) -> Node:
@@ -107,6 +120,8 @@ def _nodes(blob: bytes, at: int, strings: int) -> Node:
         if token == BEGIN_NODE:
             name = _string(blob, at)
             at = _aligned(at + len(name) + 1)
+            if len(open_nodes) > DEEPEST:
+                raise ValueError(f"more than {DEEPEST} nodes stand in each other")
             open_nodes.append(open_nodes[-1].children.setdefault(name.decode(), Node()))
         elif token == END_NODE:
             open_nodes.pop()
@@ -122,9 +137,9 @@ def _nodes(blob: bytes, at: int, strings: int) -> Node:
 
 
 def _string(blob: bytes, at: int) -> bytes:
-    end = blob.find(b"\0", at)
+    end = blob.find(b"\0", at, at + NAME_MOST + 1)
     if end < 0:
-        raise ValueError("a string in it has no end")
+        raise ValueError("a name in it has no end")
     return blob[at:end]
 
 

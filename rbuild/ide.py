@@ -143,11 +143,27 @@ def _generate(kdir: Kdir, work: Path, places: Places, session: Session) -> Proje
     with store.lock(kdir.entry), store.writing(kdir.entry), session.console.step(title):
         for job in jobs:
             kbuild.do(job, title)
-    commands = [command(one, places) for one in json.loads((raw / COMMANDS).read_text())]
-    if not has_rust:
-        return Project(commands, None)
-    crates = with_module(json.loads((raw / PROJECT).read_text()), work)
-    return Project(commands, places.within(crates))
+    return understood(raw, work, places, has_rust=has_rust)
+
+
+def understood(raw: Path, work: Path, places: Places, *, has_rust: bool) -> Project:
+    """Return what the kernel's own scripts have written in ``raw``.
+
+    Raises BuildFailed for what can't be understood: a tree's scripts may write anything.
+    """
+    name = COMMANDS
+    try:
+        found = json.loads((raw / COMMANDS).read_text(encoding="utf-8"))
+        commands = [command(one, places) for one in found]
+        if not has_rust:
+            return Project(commands, None)
+        name = PROJECT
+        crates = with_module(json.loads((raw / PROJECT).read_text(encoding="utf-8")), work)
+        return Project(commands, places.within(crates))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise BuildFailed(
+            f"The kernel's {name} can't be understood: {type(error).__name__}: {error}."
+        ) from error
 
 
 def command(entry: Mapping[str, str], places: Places) -> dict[str, Any]:
@@ -177,7 +193,8 @@ def with_module(project: dict[str, Any], work: Path) -> dict[str, Any]:
         raise BuildFailed("The kernel's rust-project.json has no driver whose crates to go by.")
     kept = [one for one in crates if not one["root_module"].startswith(drivers)]
     # What drivers depend on stands before all of them: no number changes.
-    assert crates[: len(kept)] == kept
+    if crates[: len(kept)] != kept:
+        raise BuildFailed("In the kernel's rust-project.json, drivers stand before other crates.")
     return {**project, "crates": [*kept, *(_like(models[0], words) for words in _crates(work))]}
 
 
@@ -198,7 +215,10 @@ def _crates(work: Path) -> Iterator[list[str]]:
     """Yield the command line of rustc for each crate of a module, as Kbuild has recorded it."""
     for path in sorted(work.rglob(".*.o.cmd")):
         line = path.read_text(errors="surrogateescape").split("\n", 1)[0]
-        words = shlex.split(line.partition(" := ")[2].partition(";")[0])
+        try:
+            words = shlex.split(line.partition(" := ")[2].partition(";")[0])
+        except ValueError:  # no line of Kbuild's: a quote in it has no end
+            continue
         if "rustc" in words and words[-1].endswith(".rs"):
             inside = words[-1].removeprefix(f"{MODULE}/")
             if (work / inside).is_file():
@@ -237,5 +257,5 @@ def _is_ours(path: Path, store: Store) -> bool:
         found = json.loads(path.read_text())
         tool = found[0]["arguments"][0] if path.name == COMMANDS else found["sysroot"]
         return Path(tool).is_relative_to(store.root)
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return False

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from rbuild import ccache, memory, outputs
 from rbuild.architecture import Kernel
@@ -29,7 +29,7 @@ ERROR = re.compile(
     r"\berror(\[E\d+\])?:|^ERROR: |\*\*\* |undefined (symbol|reference)|"
     r"No space left on device|^Killed\b|terminated by signal"
 )
-NOISE = re.compile(r"^(make(\[\d+\])?: (\*\*\*|Entering|Leaving)|  [A-Z][A-Z0-9_ ]+ +\S+$)")
+NOISE = re.compile(r"^(make(\[\d+\])?: (\*\*\*|Entering|Leaving)|  [A-Z][A-Z0-9_ ]+ \S+$)")
 
 UNREAD = re.compile(
     "Documentation|drivers|fs|net|samples|sound|tools|arch/(?!arm$|arm64$).*|usr/(share|src)|var"
@@ -273,8 +273,8 @@ def read_config(text: str) -> dict[str, str]:
     """Return the options of a .config or a fragment, without CONFIG_; an unset one is ``n``."""
     found: dict[str, str] = {}
     for line in text.splitlines():
-        if match := re.match(r"\s*CONFIG_(\w+)=(.*?)\s*$", line):
-            found[match[1]] = match[2]
+        if match := re.match(r"\s*CONFIG_(\w+)=(.*)", line):
+            found[match[1]] = match[2].rstrip()
         elif match := re.match(r"\s*# CONFIG_(\w+) is not set", line):
             found[match[1]] = "n"
     return found
@@ -324,9 +324,40 @@ def locate(option: str, tree: Path) -> tuple[str, tuple[str, ...]]:
     return "", ()
 
 
+RELEASE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+~_-]{0,63}")
+"""What uname -r can say: of that, names of folders and packages are made."""
+
+
 def kernel_release(kdir: Path) -> str:
-    """Return what uname -r says of the kernel that a prepared KDIR is of."""
-    return (kdir / "include/config/kernel.release").read_text().strip()
+    """Return what uname -r says of the kernel that a prepared KDIR is of.
+
+    Raises BuildFailed for one that is no release's: a kernel's Makefile may write anything.
+    """
+    found = (kdir / "include/config/kernel.release").read_text(errors="replace").strip()
+    if not RELEASE.fullmatch(found):
+        raise BuildFailed(f"The kernel's release can't be {found[:100]!r}.")
+    return found
+
+
+def config_of(kdir: Path) -> dict[str, str]:
+    """Return the options of a KDIR's .config."""
+    return read_config((kdir / ".config").read_text(encoding="utf-8", errors="replace"))
+
+
+def listed(path: Path, *, root: str = "") -> list[str]:
+    """Return the files that a list of Kbuild's names, such as modules.order; none if there is none.
+
+    They are relative to where make ran, or to ``root``.  Raises BuildFailed for one that leads
+    elsewhere: a module's Makefile may write anything.
+    """
+    if not path.is_file():
+        return []
+    names = [one.removeprefix(root) for one in path.read_text(errors="replace").split()]
+    for name in names:
+        place = PurePosixPath(name)
+        if place.is_absolute() or ".." in place.parts or not place.name or "\0" in name:
+            raise BuildFailed(f"{path.name} names {name[:100]!r}, which no build makes.")
+    return names
 
 
 def vermagic(release: str, config: Mapping[str, str], kernel: Kernel) -> str:

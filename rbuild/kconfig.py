@@ -19,8 +19,14 @@ LETTERS = "nmy"
 ROOT = "Kconfig"
 
 WORD = re.compile(
-    r"\s*(?P<word>&&|\|\||!=|<=|>=|[!=<>()]|\"(?:\\.|[^\"\\])*\"|'(?:\\.|[^'\\])*'|[\w.-]+)"
+    r"&&|\|\||!=|<=|>=|[!=<>()]|\"(?:\\.|[^\"\\]){0,1000}\"|'(?:\\.|[^'\\]){0,1000}'|[\w.-]+"
 )
+DEEPEST = 50
+"""How many files, or parentheses, may stand one in the other."""
+
+FILES_MOST = 20_000
+"""How many files are read; Linux has a tenth of that."""
+
 COMPARISONS = {"=", "!=", "<", "<=", ">", ">="}
 TYPES = {"bool", "tristate", "string", "hex", "int"}
 ENTRY = re.compile(
@@ -302,6 +308,7 @@ class _Words:
     def __init__(self, text: str) -> None:
         self._words = list(_split(text))
         self._at = 0
+        self._depth = 0
 
     def next(self) -> str:
         """Return the next word, and go on; empty at the end."""
@@ -342,18 +349,28 @@ class _Words:
         if word in {"", "if", ")", "&&", "||"}:
             return None
         self.next()
-        if word == "!":
-            part = self._one()
-            return None if part is None else Not(part)
-        if word == "(":
-            inner = self.expression()
-            if self.peek() == ")":
-                self.next()
-            return inner
+        if word in {"!", "("}:
+            if self._depth >= DEEPEST:
+                return None
+            self._depth += 1
+            try:
+                return self._inner(word)
+            finally:
+                self._depth -= 1
         left = _operand(word)
         if self.peek() in COMPARISONS:
             return Compare(left, self.next(), _operand(self.next()))
         return left
+
+    def _inner(self, word: str) -> Expression | None:
+        """Return what follows ``!`` or ``(``."""
+        if word == "!":
+            part = self._one()
+            return None if part is None else Not(part)
+        inner = self.expression()
+        if self.peek() == ")":
+            self.next()
+        return inner
 
 
 def _operand(word: str) -> Name | Macro:
@@ -376,7 +393,7 @@ def _split(text: str) -> Iterator[str]:
             yield text[at:end]
             at = end
         elif found := WORD.match(text, at):
-            yield found["word"]
+            yield found[0]
             at = found.end()
         elif text[at] == "#":
             return
@@ -402,17 +419,25 @@ class _Reader:
         self._tree = tree
         self._variables = variables
         self._scopes: list[Scope] = []
+        self._sources: list[str] = []
+        self._files = 0
         self._option: Option | None = None
         self._definition: Definition | None = None
 
     def file(self, name: str) -> None:
-        """Read a file of the tree; one that isn't there is none."""
+        """Read a file of the tree; one that isn't there, or that is being read, is none."""
+        self._files += 1
+        too_many = len(self._sources) > DEEPEST or self._files > FILES_MOST
+        if too_many or name in self._sources:
+            return
         try:
             text = (self._tree / name).read_text(encoding="utf-8", errors="replace")
-        except OSError:
+        except (OSError, ValueError):  # ValueError: a name that has a NUL
             return
+        self._sources.append(name)
         for number, line in _lines(text):
             self._line(line, f"{name}:{number}")
+        self._sources.pop()
 
     def _line(self, line: str, where: str) -> None:
         keyword, _, rest = line.partition(" ")

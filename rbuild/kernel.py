@@ -22,7 +22,18 @@ from rbuild import data, kconfig, outputs, seed
 from rbuild.architecture import Kernel, of_kernel
 from rbuild.errors import BuildFailed, InfrastructureError, NotGranted, UsageError
 from rbuild.explain import Origin, blockers, explain
-from rbuild.kbuild import Kbuild, Made, kernel_release, locate, read_config, unmet, vermagic
+from rbuild.kbuild import (
+    Kbuild,
+    Made,
+    config_of,
+    kernel_release,
+    listed,
+    locate,
+    read_config,
+    unmet,
+    vermagic,
+)
+from rbuild.kept import Kept
 from rbuild.process import Usage
 from rbuild.profile import Config, Profile
 from rbuild.provision import Ready
@@ -83,7 +94,7 @@ class Kdir:
     @property
     def config(self) -> dict[str, str]:
         """The options that Kconfig granted."""
-        return read_config((self.path / ".config").read_text())
+        return config_of(self.path)
 
     @property
     def vermagic(self) -> str:
@@ -228,13 +239,12 @@ def build(kdir: Kdir, session: Session) -> Kdir:
         )
         before = tuple(phase for phase in kdir.phases if phase.name != "kernel")
         phases = (*before, Phase("kernel", made.usage, ccache=made.ccache))
-        metadata = current.entry.metadata or {}
         store.close(
             kdir.entry,
             stage=Stage.BUILT,
             artefacts=[_artefact(kdir.path, path) for path in _products(kdir)],
             phases=[phase.as_json() for phase in phases],
-            objects=_most(metadata["objects"], "kernel", made),
+            objects=_most(_objects(current.entry.metadata), "kernel", made),
         )
     found = _found(kdir.entry, kdir.profile, kdir.tree, kdir.ready, session)
     assert found is not None
@@ -272,7 +282,7 @@ def origins(profile: Profile, tree: Tree) -> list[Origin]:
     if TARGET.fullmatch(base):
         path = tree.path / "arch" / profile.architecture / "configs" / base
         if path.is_file():
-            found.append(Origin(base, path.read_text()))
+            found.append(Origin(base, path.read_text(errors="replace")))
     else:
         found.append(Origin(base, _base_config(profile)))
     fragments = profile.fragments()
@@ -307,7 +317,7 @@ def attempt(profile: Profile, tree: Tree, ready: Ready, session: Session) -> Att
             kbuild = Kbuild(session, ready, tree, build)
             with suppress(NotGranted):
                 _start(profile, kbuild, partial, fragments, request)
-        return Attempt(read_config((build / ".config").read_text()), build)
+        return Attempt(config_of(build), build)
 
 
 def attempt_with(
@@ -317,7 +327,7 @@ def attempt_with(
     shutil.copyfile(before.build / BASE_CONFIG, kbuild.kdir / BASE_CONFIG)
     text = Config(options=dict(options)).as_fragment()
     _complete(kbuild, [*profile.fragments(), ("more.options", text)], Path(BASE_CONFIG))
-    return Attempt(read_config((kbuild.kdir / ".config").read_text()), kbuild.kdir)
+    return Attempt(config_of(kbuild.kdir), kbuild.kdir)
 
 
 def _entry(
@@ -387,18 +397,44 @@ def _found(
     metadata = session.store.rely(entry)
     if metadata is None:
         return None
-    return Kdir(
-        entry,
-        profile,
-        tree,
-        ready,
-        Stage(metadata["stage"]),
-        metadata["release"],
-        metadata["config_sha256"],
-        tuple(Phase.from_json(phase) for phase in metadata["phases"]),
-        tuple(metadata.get("artefacts", ())),
-        metadata.get("seed"),
+    kept = Kept(metadata)
+    try:
+        return Kdir(
+            entry,
+            profile,
+            tree,
+            ready,
+            Stage(kept.text("stage")),
+            kept.text("release"),
+            kept.text("config_sha256"),
+            Phase.all_of(kept),
+            _artefacts(kept),
+            kept.text_or_none("seed"),
+        )
+    except ValueError:
+        return None
+
+
+def _artefacts(kept: Kept) -> tuple[dict[str, Any], ...]:
+    """Return what a KDIR's metadata says of its artefacts; raise ValueError if that is broken."""
+    if "artefacts" not in kept.data:
+        return ()
+    return tuple(
+        {
+            "path": one.text("path"),
+            "sha256": one.text("sha256"),
+            "size_bytes": one.count("size_bytes"),
+        }
+        for one in kept.parts("artefacts")
     )
+
+
+def _objects(metadata: Mapping[str, Any] | None) -> dict[str, int]:
+    """Return how many objects each phase of a KDIR made, as far as its metadata tells."""
+    try:
+        return Kept(metadata or {}).counts("objects")
+    except ValueError:
+        return {}
 
 
 def _with_phases(kdir: Kdir, phases: tuple[Phase, ...]) -> Kdir:
@@ -420,12 +456,12 @@ def _started(partial: Path, *, seeded: bool) -> _Start | None:
 
     What was begun before that, a seed's half-made copy too, is of no use.
     """
-    mark = read_json(partial / CONFIGURED)
-    if mark is None or "phases" not in mark or (mark["seed"] is not None and not seeded):
+    mark = Kept(read_json(partial / CONFIGURED) or {})
+    try:
+        start = _Start(Phase.all_of(mark), mark.text_or_none("seed"), mark.counts("objects"))
+    except ValueError:
         return None
-    return _Start(
-        tuple(Phase.from_json(phase) for phase in mark["phases"]), mark["seed"], mark["objects"]
-    )
+    return None if start.seed is not None and not seeded else start
 
 
 def _start(
@@ -486,7 +522,7 @@ def configure(profile: Profile, kbuild: Kbuild, fragments: list[tuple[str, str]]
 def _merge(profile: Profile, kbuild: Kbuild, fragments: list[tuple[str, str]], base: Path) -> Phase:
     """Merge fragments over ``base`` (relative to the KDIR), complete it, compare asked and got."""
     made, asked = _complete(kbuild, fragments, base)
-    got = read_config((kbuild.kdir / ".config").read_text())
+    got = config_of(kbuild.kdir)
     if refused := unmet(asked, got):
         raise _refused(refused, profile, kbuild)
     return Phase("configure", made.usage, ccache=made.ccache)
@@ -522,7 +558,7 @@ def _blockers(option: str, profile: Profile, kbuild: Kbuild, known: kconfig.Valu
 
 def _refused(refused: list[Any], profile: Profile, kbuild: Kbuild) -> NotGranted:
     """Explain what Kconfig didn't grant, with rust_is_available.sh's words if it is Rust."""
-    got = read_config((kbuild.kdir / ".config").read_text())
+    got = config_of(kbuild.kdir)
     known = kconfig.values_of(got, kconfig.read(kbuild.tree.path, profile.architecture))
     lines = []
     for one in refused:
@@ -597,7 +633,7 @@ def _most(before: Mapping[str, int], phase: str, made: Made) -> dict[str, int]:
 def _expected(session: Session, profile: Profile, phase: str) -> int | None:
     """Return how many objects a phase makes: as the newest KDIR of the profile did, or the hint."""
     known = [
-        (entry.metadata or {}).get("objects", {}).get(phase)
+        _objects(entry.metadata).get(phase)
         for entry in session.store.entries(Room.KDIRS)
         if entry.name.startswith(f"{profile.name}-")
     ]
@@ -613,9 +649,8 @@ def _products(kdir: Kdir) -> list[Path]:
     image = kdir.image
     if not image.is_file():
         raise BuildFailed(f"make succeeded, but there is no {kdir.target.image_path}.")
-    order = kdir.path / "modules.order"
-    listed = order.read_text().split() if order.exists() else []
-    modules = [outputs.named(kdir.path, name).with_suffix(".ko") for name in listed]
+    names = listed(kdir.path / "modules.order")
+    modules = [outputs.named(kdir.path, name).with_suffix(".ko") for name in names]
     trees = [kdir.device_trees / name for name in kdir.profile.device_trees]
     if not trees:
         trees = _all_device_trees(kdir)
@@ -624,9 +659,9 @@ def _products(kdir: Kdir) -> list[Path]:
 
 def _all_device_trees(kdir: Kdir) -> list[Path]:
     folder = kdir.device_trees
-    listed = folder / "dtbs-list"  # since Linux 6.12
-    if listed.is_file():
-        return sorted(outputs.named(kdir.path, name) for name in listed.read_text().split())
+    names = folder / "dtbs-list"  # since Linux 6.12
+    if names.is_file():
+        return sorted(outputs.named(kdir.path, name) for name in listed(names))
     return sorted(folder.rglob("*.dtb"))
 
 
@@ -640,11 +675,14 @@ def _artefact(build: Path, path: Path) -> dict[str, Any]:
 
 def _intact(kdir: Kdir) -> bool:
     """Tell cheaply whether the artefacts of a built KDIR are still there."""
-    return bool(kdir.artefacts) and all(
-        (kdir.path / one["path"]).is_file()
-        and (kdir.path / one["path"]).stat().st_size == one["size_bytes"]
-        for one in kdir.artefacts
-    )
+    try:
+        return bool(kdir.artefacts) and all(
+            (kdir.path / one["path"]).is_file()
+            and (kdir.path / one["path"]).stat().st_size == one["size_bytes"]
+            for one in kdir.artefacts
+        )
+    except OSError:  # a name that no file can have
+        return False
 
 
 def _title(tree: Tree, ready: Ready) -> str:

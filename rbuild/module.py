@@ -20,7 +20,8 @@ from typing import Any
 
 from rbuild import data, outputs
 from rbuild.errors import BuildFailed, UsageError
-from rbuild.kbuild import Kbuild, Made
+from rbuild.kbuild import Kbuild, Made, listed
+from rbuild.kept import Kept
 from rbuild.kernel import Kdir, Stage, prepare_in_tree
 from rbuild.profile import Driver, Kind
 from rbuild.reproduce import SCRIPT, Recipe, write
@@ -341,7 +342,9 @@ def _available(kdir: Kdir) -> tuple[str, frozenset[str]]:
         # A KDIR that started from one with Rust still has its lists.
         return "source", exported_symbols(kdir.tree)
     for path in (kdir.path / "rust").glob("exports_*_generated.h"):
-        crates |= set(re.findall(r"EXPORT_SYMBOL_RUST_GPL\((\w+)\)", path.read_text()))
+        crates |= set(
+            re.findall(r"EXPORT_SYMBOL_RUST_GPL\((\w+)\)", path.read_text(errors="replace"))
+        )
     return "source", exported_symbols(kdir.tree) | crates
 
 
@@ -350,7 +353,7 @@ def _listed(folder: Path) -> list[Path]:
     order = folder / "modules.order"
     if not order.is_file():
         return sorted(folder.rglob("*.ko"))
-    names = (name.removeprefix(f"{MODULE}/") for name in order.read_text().split())
+    names = listed(order, root=f"{MODULE}/")
     return sorted({outputs.named(folder, name).with_suffix(".ko") for name in names})
 
 
@@ -358,7 +361,7 @@ def _symvers(path: Path) -> frozenset[str]:
     """Return the symbols of a Module.symvers (Documentation/kbuild/modules.rst, section 6)."""
     if not path.is_file():
         return frozenset()
-    fields = (line.split("\t") for line in path.read_text().splitlines())
+    fields = (line.split("\t") for line in path.read_text(errors="replace").splitlines())
     return frozenset(line[1] for line in fields if len(line) > 1)
 
 
@@ -495,13 +498,28 @@ def _unchanged(work: Path, inputs: dict[str, Any]) -> Result | None:
     state = read_json(work / STATE)
     if state is None or state.get("inputs") != inputs:
         return None
-    modules = tuple(
-        Built(**{**one, "path": Path(one["path"]), "aliases": tuple(one["aliases"])})
-        for one in state["modules"]
-    )
-    if not all(one.path.is_file() and sha256_file(one.path) == one.sha256 for one in modules):
+    kept = Kept(state)
+    try:
+        modules = tuple(_built(one) for one in kept.parts("modules"))
+        if not all(one.path.is_file() and sha256_file(one.path) == one.sha256 for one in modules):
+            return None
+        return Result(modules, Phase.from_json(kept.part("phase").data))
+    except (ValueError, OSError):  # what was kept is broken, or names no file at all
         return None
-    return Result(modules, Phase.from_json(state["phase"]))
+
+
+def _built(kept: Kept) -> Built:
+    """Return a module as ``_remember`` kept it; raise ValueError if that is broken."""
+    return Built(
+        Path(kept.text("path")),
+        kept.text("sha256"),
+        kept.count("size_bytes"),
+        kept.text("vermagic"),
+        kept.text("license"),
+        kept.text("depends"),
+        kept.texts("aliases"),
+        kept.text("symbols"),
+    )
 
 
 def _remember(work: Path, inputs: dict[str, Any], modules: tuple[Built, ...], made: Made) -> Result:

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from rbuild import data, fdt, parameters
-from rbuild.errors import BuildFailed, InfrastructureError, ProcessFailed, UsageError
+from rbuild.errors import BuildFailed, ProcessFailed, UsageError
 from rbuild.fdt import Node
 from rbuild.kbuild import Kbuild, explain
+from rbuild.kept import Kept
 from rbuild.kernel import Kdir
 from rbuild.process import Usage
 from rbuild.sandbox import KDIR, MODULE
@@ -303,15 +304,24 @@ def _unchanged(folder: Path, inputs: dict[str, Any]) -> Result | None:
     state = read_json(folder / STATE)
     if state is None or state.get("inputs") != inputs:
         return None
-    overlays = tuple(Overlay(**{**one, "path": Path(one["path"])}) for one in state["overlays"])
-    if not all(one.path.is_file() and sha256_file(one.path) == one.sha256 for one in overlays):
+    kept = Kept(state)
+    try:
+        overlays = tuple(
+            Overlay(
+                one.text("name"),
+                Path(one.text("path")),
+                one.text("sha256"),
+                one.count("size_bytes"),
+            )
+            for one in kept.parts("overlays")
+        )
+        if not all(one.path.is_file() and sha256_file(one.path) == one.sha256 for one in overlays):
+            return None
+        return Result(overlays, Phase.from_json(kept.part("phase").data))
+    except (ValueError, OSError):  # what was kept is broken, or names no file at all
         return None
-    return Result(overlays, Phase.from_json(state["phase"]))
 
 
 def _overlay(path: Path) -> Overlay:
-    try:
-        fdt.read(path)
-    except ValueError as error:
-        raise InfrastructureError(f"{path} can't be read: {error}.") from error
+    fdt.read(path)
     return Overlay(path.stem, path, sha256_file(path), path.stat().st_size)

@@ -17,7 +17,7 @@ from rbuild.errors import UsageError
 from rbuild.fdt import Node
 from rbuild.nearest import nearest
 
-CELL = re.compile(r"(?P<property>[^:;.#?=]+):(?P<offset>\d+)")
+CELL = re.compile(r"(?P<property>[^:;.#?=]+):(?P<offset>[0-9]{1,5})")
 """What sets a 32-bit cell of a property, at an offset in bytes."""
 
 FRAGMENTS = re.compile(r"(?:[+-]\d+)+")
@@ -62,9 +62,13 @@ def _actions(value: bytes) -> Iterator[tuple[int, str]]:
     """Yield what a parameter does: the phandle of a node, or 0, and what is done there."""
     at = 0
     while at < len(value):
-        (phandle,) = struct.unpack_from(">I", value, at)
-        end = value.index(b"\0", at + 4)
-        yield phandle, value[at + 4 : end].decode()
+        try:
+            (phandle,) = struct.unpack_from(">I", value, at)
+            end = value.index(b"\0", at + 4)
+            action = value[at + 4 : end].decode()
+        except (struct.error, ValueError) as error:
+            raise UsageError(f"The overlay's __overrides__ are damaged: {error}.") from error
+        yield phandle, action
         at = end + 1
 
 

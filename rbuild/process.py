@@ -20,6 +20,9 @@ from rbuild.errors import HostLacks, ProcessFailed, TimedOut, Unwanted
 TAIL_LINES = 400
 """How many of a program's last lines are kept in memory for a failure's message."""
 
+LINE_MOST = 128 << 10
+"""The bytes of the longest line; of one that is longer, or never ends, each such part is a line."""
+
 GRACE_S = 3.0
 """How long a program that is told to end may take before it is killed."""
 
@@ -270,7 +273,10 @@ def _lines(
         chunk = os.read(out.fileno(), 65536) if ready else b""
         *lines, pending = (pending + chunk).translate(newlines).split(b"\n")
         for raw in lines:
-            yield _text(raw)
+            yield from _parts(raw)
+        while len(pending) > LINE_MOST:
+            yield _text(pending[:LINE_MOST])
+            pending = pending[LINE_MOST:]
         if not ready or not chunk:
             break
     if pending:
@@ -295,6 +301,12 @@ def _ready(out: IO[bytes], seconds: float | None, unwanted: Callable[[], bool] |
             return True
         if last is not None and time.monotonic() >= last:
             return False
+
+
+def _parts(raw: bytes) -> Iterator[str]:
+    """Yield a line, or the parts of one that is too long."""
+    for at in range(0, max(len(raw), 1), LINE_MOST):
+        yield _text(raw[at : at + LINE_MOST])
 
 
 def _text(raw: bytes) -> str:

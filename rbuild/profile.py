@@ -230,7 +230,7 @@ def load(name: str) -> Profile:
     path = Path(name)
     if "/" not in name and path.suffix not in {".yaml", ".yml"}:
         path = data.folder("profiles") / f"{name}.yaml"
-        if not path.is_file():
+        if not definition.is_there(path):
             raise UsageError(
                 f"There is no profile {name!r}.{nearest(name, names())}",
                 hint="`rbuild profiles` lists them; a path to a YAML file works too.",

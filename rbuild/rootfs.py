@@ -16,6 +16,7 @@ from rbuild import binfmt, process
 from rbuild.console import Step
 from rbuild.environment import Rootfs
 from rbuild.errors import HostLacks, InfrastructureError, ProcessFailed, RbuildError
+from rbuild.kept import Kept
 from rbuild.store import Entry, Store, digest, remove_tree
 
 SPACE_NEEDED = 4 * 1024**3
@@ -79,14 +80,18 @@ def _found(entry: Entry, store: Store) -> Provisioned | None:
     metadata = store.rely(entry)
     if metadata is None:
         return None
-    return Provisioned(
-        entry.path / "root",
-        entry.name,
-        metadata["packages"],
-        metadata["seconds"],
-        cached=True,
-        created=metadata["created"],
-    )
+    kept = Kept(metadata)
+    try:
+        return Provisioned(
+            entry.path / "root",
+            entry.name,
+            kept.by_name("packages"),
+            kept.number("seconds"),
+            cached=True,
+            created=kept.number("created"),
+        )
+    except ValueError:
+        return None
 
 
 def _make(rootfs: Rootfs, store: Store, entry: Entry, make: Make) -> Provisioned:
@@ -251,7 +256,8 @@ def installed(root: Path) -> dict[str, str]:
         fields = dict(
             line.split(": ", 1) for line in block.splitlines() if re.match(r"[A-Z][\w-]*: ", line)
         )
-        if fields.get("Status", "").endswith(" installed"):
+        whole = {"Package", "Version"} <= fields.keys()
+        if whole and fields.get("Status", "").endswith(" installed"):
             found[fields["Package"]] = fields["Version"]
     return found
 

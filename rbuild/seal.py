@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from rbuild import process
-from rbuild.store import METADATA, sha256_file
+from rbuild.store import METADATA, SEALED, sha256_file
 
 MANIFEST = "manifest"
 OWN = (MANIFEST, METADATA, "reproduce.sh")
@@ -63,6 +63,8 @@ class Seal:
         if not isinstance(data, dict) or data.keys() != Seal.__dataclass_fields__.keys():
             return None
         texts = (data["folder"], data["manifest"])
+        if data["folder"] not in SEALED.values():
+            return None
         numbers = (data["files"], data["size_bytes"])
         if not all(isinstance(one, str) for one in texts) or not isinstance(data["parts"], dict):
             return None
@@ -137,7 +139,9 @@ def _records(folder: Path, without: Collection[str]) -> list[bytes]:
 
 def _tops(folder: Path) -> list[str]:
     """Return the names of a folder's parts, as they are now."""
-    found = []
+    found: list[str] = []
+    if not folder.is_dir():
+        return found
     for path in folder.iterdir():
         if path.name in OWN:
             continue

@@ -16,6 +16,7 @@ from typing import Any
 
 from rbuild import process
 from rbuild.errors import InfrastructureError, ProcessFailed
+from rbuild.kept import Kept
 from rbuild.process import Usage
 from rbuild.store import Entry, Room, Store, remove_tree
 
@@ -95,17 +96,20 @@ def nearest(request: Request, store: Store) -> list[Seed]:
     """
     found = []
     for entry in store.entries(Room.KDIRS):
-        metadata = entry.metadata or {}
-        asked = metadata.get("request") or {}
-        if asked.get("kin") != request.kin:
+        kept = Kept(entry.metadata or {})
+        try:
+            asked = kept.part("request")
+            if asked.text("kin") != request.kin:
+                continue
+            seed = Seed(
+                entry,
+                request.differing(asked.by_name("options")),
+                kept.text("stage") == "built",
+                kept.number("created"),
+                kept.counts("objects"),
+            )
+        except ValueError:  # no seed at all, or one whose metadata is broken
             continue
-        seed = Seed(
-            entry,
-            request.differing(asked["options"]),
-            metadata["stage"] == "built",
-            metadata["created"],
-            metadata["objects"],
-        )
         found.append(seed)
     return sorted(found, key=_rank)
 
@@ -132,7 +136,7 @@ def plant(request: Request, build: Path, store: Store) -> Planted | None:
             with store.console.step(f"Starting from {seed.entry.name}: {count}"):
                 usage = copy(seed.entry.path / "build", build)
                 forget_ends(build)
-            return Planted(seed, usage, (build / ".config").read_text())
+            return Planted(seed, usage, _config(build))
     return None
 
 
@@ -212,12 +216,16 @@ def forget_ends(build: Path) -> None:
         remove_tree(build / "fragments")
 
 
+def _config(build: Path) -> str:
+    return (build / ".config").read_text(encoding="utf-8", errors="surrogateescape")
+
+
 def forget_options(build: Path, planted: Planted) -> None:
     """Remove from a copy, configured anew, what Kbuild doesn't know to depend on each option.
 
     bindgen turns every CONFIG_X=y into a Rust constant, but is called again only for options that
     stand in one of the headers.
     """
-    if (build / ".config").read_text() != planted.config:
+    if _config(build) != planted.config:
         for path in build.glob("rust/*/*_generated.rs"):
             path.unlink()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from rbuild.console import Console
+from rbuild.kept import Kept
 from rbuild.process import Limits, Usage
 from rbuild.sandbox import Runtime
 from rbuild.store import Store
@@ -56,13 +57,21 @@ class Phase:
         }
 
     @staticmethod
-    def from_json(data: dict[str, Any]) -> Phase:
-        """Return a phase that was kept in metadata, as a cached one."""
-        wall, user, system = (float(str(data[key])) for key in ("wall_s", "user_s", "system_s"))
-        usage = Usage(wall, user, system, int(str(data["max_rss_bytes"])))
-        use = data.get("ccache")
-        ccache = None if use is None else CacheUse(use["hits"], use["misses"])
-        return Phase(str(data["name"]), usage, cached=True, ccache=ccache)
+    def from_json(data: Mapping[str, Any]) -> Phase:
+        """Return a phase that was kept in metadata, as a cached one; raise ValueError for none."""
+        kept = Kept(data)
+        wall, user, system = (kept.number(key) for key in ("wall_s", "user_s", "system_s"))
+        usage = Usage(wall, user, system, kept.count("max_rss_bytes"))
+        ccache = None
+        if data.get("ccache") is not None:
+            use = kept.part("ccache")
+            ccache = CacheUse(use.count("hits"), use.count("misses"))
+        return Phase(kept.text("name"), usage, cached=True, ccache=ccache)
+
+    @staticmethod
+    def all_of(kept: Kept) -> tuple[Phase, ...]:
+        """Return the phases that metadata has; raise ValueError if it has none."""
+        return tuple(Phase.from_json(one.data) for one in kept.parts("phases"))
 
 
 @dataclass

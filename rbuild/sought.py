@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -15,6 +16,7 @@ from pathlib import Path
 from rbuild import apt
 from rbuild.apt import Package, version_key
 from rbuild.errors import InfrastructureError, UsageError
+from rbuild.kept import Kept
 from rbuild.profile import Source
 from rbuild.provision import Ready
 from rbuild.store import Entry, Room, Store, digest, read_json, remove_tree, write_json
@@ -83,10 +85,13 @@ def _note(source: Source, suite: str, store: Store) -> Entry:
 
 
 def _remembered(path: Path) -> Sought | None:
-    note = read_json(path)
-    if note is None or not 0 <= time.time() - note["at"] < REMEMBERED_S:
+    note = Kept(read_json(path) or {})
+    try:
+        if not 0 <= time.time() - note.number("at") < REMEMBERED_S:
+            return None
+        return Sought(note.text("package"), note.text("version"), note.text("suite"))
+    except ValueError:
         return None
-    return Sought(note["package"], note["version"], note["suite"])
 
 
 def _offered(pattern: str, suite: str, note: Entry, ready: Ready, store: Store) -> list[Package]:
@@ -101,10 +106,13 @@ def _offered(pattern: str, suite: str, note: Entry, ready: Ready, store: Store) 
 
 def _in_store(suite: str, store: Store) -> list[Package]:
     """Return what of a suite is in the Store as a tree."""
-    known = ((entry.metadata or {}).get("sought") for entry in store.entries(Room.TREES))
-    return [
-        Package(one["package"], one["version"]) for one in known if one and one["suite"] == suite
-    ]
+    found = []
+    for entry in store.entries(Room.TREES):
+        with suppress(ValueError):  # most trees weren't sought
+            known = Kept(entry.metadata or {}).part("sought")
+            if known.text("suite") == suite:
+                found.append(Package(known.text("package"), known.text("version")))
+    return found
 
 
 def _newest(pattern: str, offered: Iterable[Package]) -> Package | None:

@@ -21,6 +21,8 @@ from rbuild.errors import (
     RbuildError,
     UsageError,
 )
+from rbuild.home import at_home
+from rbuild.kept import Kept
 from rbuild.profile import Profile, Source
 from rbuild.provision import Ready
 from rbuild.sandbox import MODULE, SRC, Bind, Job
@@ -123,15 +125,19 @@ def _found(entry: Entry, find: Callable[[Entry], dict[str, Any] | None]) -> Tree
     metadata = find(entry)
     if metadata is None:
         return None
-    return Tree(
-        entry.path / "src",
-        entry.name,
-        metadata["source"],
-        metadata["version"],
-        datetime.fromisoformat(metadata["date"]),
-        tuple(metadata["patches"]),
-        cached=True,
-    )
+    kept = Kept(metadata)
+    try:
+        return Tree(
+            entry.path / "src",
+            entry.name,
+            kept.text("source"),
+            kept.text("version"),
+            kept.date("date"),
+            kept.texts("patches"),
+            cached=True,
+        )
+    except ValueError:
+        return None
 
 
 def _fetched(
@@ -381,7 +387,8 @@ def _copy_directory(directory: Path, target: Path, ready: Ready) -> None:
 
 def _directory(profile: Profile, source: Source) -> Path:
     assert source.directory is not None
-    directory = (profile.path.parent / source.directory.expanduser()).resolve()
+    named = at_home(source.directory, f"{profile.path}: source.directory")
+    directory = (profile.path.parent / named).resolve()
     if not (directory / "Kbuild").is_file() or not (directory / "Makefile").is_file():
         raise UsageError(f"{profile.path}: source.directory: {directory} is not a kernel tree.")
     return directory
@@ -403,6 +410,10 @@ def _fingerprint(directory: Path) -> str:
     return found.hexdigest()
 
 
+VERSION = re.compile(r"([0-9]{1,5}\.){2}[0-9]{1,5}[A-Za-z0-9.+~_-]{0,63}")
+"""A kernel's version: of it, names in the Store are made."""
+
+
 def kernel_version(tree: Path) -> str:
     """Return a tree's version, such as 6.12.117 or 7.3.0-rc1, from its top Makefile.
 
@@ -416,7 +427,10 @@ def kernel_version(tree: Path) -> str:
     if "VERSION" not in fields or "PATCHLEVEL" not in fields:
         raise UsageError(f"{tree} is not a kernel tree: its Makefile names no VERSION.")
     sublevel = fields.get("SUBLEVEL") or "0"
-    return f"{fields['VERSION']}.{fields['PATCHLEVEL']}.{sublevel}{fields.get('EXTRAVERSION', '')}"
+    found = f"{fields['VERSION']}.{fields['PATCHLEVEL']}.{sublevel}{fields.get('EXTRAVERSION', '')}"
+    if not VERSION.fullmatch(found):
+        raise UsageError(f"{tree} is not a kernel tree: its version can't be {found[:100]!r}.")
+    return found
 
 
 def _patches(version: str) -> list[Path]:
@@ -441,7 +455,7 @@ def nearest_series(version: str, series: Sequence[str]) -> str | None:
 
 def _release(series: str) -> int | None:
     """Return the number of a release: of each X since 3 there were 20, give or take one."""
-    found = re.fullmatch(r"(\d+)\.(\d+)(?:-.*)?", series)
+    found = re.fullmatch(r"([0-9]{1,5})\.([0-9]{1,5})(?:-.*)?", series)
     return None if found is None else 20 * int(found[1]) + int(found[2])
 
 
@@ -515,7 +529,7 @@ def exported_symbols(tree: Tree) -> frozenset[str]:
     """
     index = _exports_index(tree)
     if index.exists():
-        return frozenset(index.read_text().split())
+        return frozenset(index.read_text(errors="replace").split())
     names: set[str] = set()
     for path in _sources(tree.path):
         content = Path(path).read_bytes()

@@ -80,7 +80,8 @@ def write_text(path: Path, text: str) -> None:
     What processes that were killed meanwhile have left aside is removed.
     """
     for old in path.parent.glob(f".{path.name}.*"):
-        if (number := old.name.rpartition(".")[2]).isdigit() and not _is_alive(int(number)):
+        number = old.name.rpartition(".")[2]
+        if re.fullmatch("[0-9]{1,9}", number) and not _is_alive(int(number)):
             old.unlink(missing_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -111,7 +112,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     """Return the JSON object in a file, or None if it isn't there or isn't one."""
     try:
         data = json.loads(path.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return data if isinstance(data, dict) else None
 
@@ -139,12 +140,22 @@ class Entry:
     def metadata(self) -> dict[str, Any] | None:
         """The entry's metadata, or None if the entry isn't there or can't be used.
 
-        It can't be if it is known to be damaged, or has another entry's name.
+        It can't be if it is known to be damaged, has another entry's name, or a seal that is none.
         """
         data = self.raw
+        if data.get("format") == FORMAT and self._lacks_seal(data):
+            return None
         if data.get("format") not in range(OLDEST, FORMAT + 1) or data.get("damage"):
             return None
         return data if data.get("entry", self.name) == self.name else None
+
+    def _lacks_seal(self, data: dict[str, Any]) -> bool:
+        from rbuild.seal import Seal  # noqa: PLC0415 - not needed to show help
+
+        found = data.get("seal")
+        # A KDIR has none while it is written to.
+        must_have = self.room in {Room.ROOTFS, Room.TREES}
+        return (found is not None or must_have) and Seal.from_json(found) is None
 
     @property
     def seal(self) -> Seal | None:

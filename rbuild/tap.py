@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import count
 
-LINE = re.compile(r"(?P<not>not )?ok (?P<number>\d+)(?: - (?P<name>.*?))?(?: # SKIP (?P<skip>.*))?")
-PLAN = re.compile(r"1\.\.(\d+)")
+LINE = re.compile(
+    r"(?P<not>not )?ok (?P<number>[0-9]{1,9})(?: - (?P<name>.*?))?(?: # SKIP (?P<skip>.*))?"
+)
+PLAN = re.compile(r"1\.\.([0-9]{1,9})")
 GROUP = re.compile(r"# Group: (.*)")
+
+DIAGNOSTICS_MOST = 200
+"""How many lines of a test that failed are kept."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +56,10 @@ class Report:
         if self.planned is None:
             return [f"the tests ended after {len(numbers)}, without their plan"]
         found = []
-        if missing := sorted(set(range(1, self.planned + 1)) - set(numbers)):
-            found.append(f"{len(missing)} of {self.planned} tests are missing, first {missing[0]}")
+        seen = {number for number in numbers if 1 <= number <= self.planned}
+        if missing := self.planned - len(seen):
+            first = next(number for number in count(1) if number not in seen)
+            found.append(f"{missing} of {self.planned} tests are missing, first {first}")
         if len(numbers) != len(set(numbers)) or (numbers and max(numbers) > self.planned):
             found.append(f"{len(numbers)} tests were seen where {self.planned} were planned")
         if self.planned == 0:
@@ -74,11 +82,9 @@ class Reader:
         elif found := PLAN.fullmatch(line):
             self.planned = int(found[1])
         elif line.startswith("# ") and self.tests and not self.tests[-1].passed:
-            last = self.tests.pop()
-            more = (*last.diagnostics, line[2:])
-            self.tests.append(
-                Test(last.number, last.group, last.name, last.passed, last.skipped, more)
-            )
+            last = self.tests[-1]
+            if len(last.diagnostics) < DIAGNOSTICS_MOST:
+                self.tests[-1] = replace(last, diagnostics=(*last.diagnostics, line[2:]))
         elif found := LINE.fullmatch(line):
             name, skip = found["name"] or "", found["skip"]
             passed = found["not"] is None

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from rbuild.bench.plan import Scenario
 from rbuild.errors import BuildFailed, UsageError
-from rbuild.kbuild import Kbuild, read_config
+from rbuild.kbuild import Kbuild, listed, read_config
 from rbuild.kernel import configure, kernel_targets
 from rbuild.module import Workplace
 from rbuild.profile import Profile
@@ -128,9 +128,8 @@ class KernelPlace:
         kdir = self.kbuild.kdir
         target = self.kbuild.ready.environment.target.target
         image, symvers = kdir / target.image_path, kdir / "Module.symvers"
-        order = kdir / "modules.order"
-        listed = order.read_text().split() if order.exists() else []
-        return [image, symvers, *((kdir / name).with_suffix(".ko") for name in listed)]
+        names = listed(kdir / "modules.order")
+        return [image, symvers, *((kdir / name).with_suffix(".ko") for name in names)]
 
     @property
     def _edits(self) -> Path:

@@ -215,7 +215,7 @@ def speedups(report: Report) -> list[list[str]]:
         base = min(same, key=lambda one: one.jobs)
         if len(same) < 2:
             continue
-        gain = ratio([s.wall_s for s in base.samples], [s.wall_s for s in row.samples])
+        gain = ratio(base.walls, row.walls, paired=len(base.walls) == len(row.walls))
         cell = ["1", ""] if row is base else [f"{gain.ratio:.2f}x", _bounds(gain)]
         found.append([row.mode, row.scenario, str(row.jobs), f"{row.wall_s.median:.2f}", *cell])
     return found

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 FORMAT: Literal[2] = 2
 """The version of the format; a file with another one can't be compared."""
@@ -18,7 +18,7 @@ FORMAT: Literal[2] = 2
 class Part(BaseModel):
     """The base of every part of a result: frozen, unknown fields refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class PhaseTimes(Part):
@@ -55,7 +55,7 @@ class Sample(Part):
     """
 
     round: int
-    wall_s: float
+    wall_s: float = Field(ge=0, le=1e9)
     user_s: float
     system_s: float
     max_rss_bytes: int
@@ -89,6 +89,12 @@ class Spread(Part):
     most: float
     outliers: tuple[int, ...] = ()
 
+    @model_validator(mode="after")
+    def _ordered(self) -> Spread:
+        if not self.low <= self.median <= self.high:
+            raise ValueError("low and high must bound the median")
+        return self
+
 
 Verdict = Literal["slower", "faster", "no difference shown"]
 
@@ -101,6 +107,12 @@ class Ratio(Part):
     high: float
     confidence: float
     verdict: Verdict
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Ratio:
+        if not self.low <= self.ratio <= self.high:
+            raise ValueError("low and high must bound the ratio")
+        return self
 
 
 class Row(Part):
@@ -123,6 +135,11 @@ class Row(Part):
     max_rss_bytes: int
     ratio: Ratio | None
     samples: tuple[Sample, ...] = Field(min_length=1)
+
+    @property
+    def walls(self) -> list[float]:
+        """The runs' wall times as ratios need them: none is less than a microsecond."""
+        return [max(one.wall_s, 1e-6) for one in self.samples]
 
     @property
     def mode(self) -> str:

@@ -22,6 +22,7 @@ from rbuild.config import VARIABLES
 from rbuild.console import Console, abandon
 from rbuild.errors import INTERRUPTED, BuildFailed, Damaged, InfrastructureError, RbuildError
 from rbuild.estimates import Estimates
+from rbuild.home import at_home
 from rbuild.store import Store, full
 
 COMMANDS = {
@@ -97,7 +98,7 @@ def _cache_directory(given: str | None) -> Path:
         from platformdirs import user_cache_path  # noqa: PLC0415
 
         return user_cache_path("rbuild")
-    return Path(given).expanduser().absolute()
+    return at_home(given, "--cache-dir").absolute()
 
 
 @click.group(

@@ -12,6 +12,7 @@ from rbuild.cli import App
 from rbuild.cli.size import Size
 from rbuild.cli.typo import Choice
 from rbuild.console import size
+from rbuild.kept import created_s
 from rbuild.sandbox.carrier import FOLDER
 from rbuild.store import Entry, Room, Store, freed_size, remove_tree, tree_size
 
@@ -173,5 +174,4 @@ def _on_engine(store: Store, *, images: bool) -> list[str]:
 
 
 def _age_s(entry: Entry) -> float:
-    created = (entry.metadata or {}).get("created", entry.path.stat().st_mtime)
-    return float(time.time() - created)
+    return time.time() - created_s(entry)

@@ -11,6 +11,7 @@ import click
 
 from rbuild.cli import App
 from rbuild.console import Step, duration, size
+from rbuild.kept import created_s
 from rbuild.seal import damage, words
 from rbuild.store import SEALED, Entry, Room, Store, tree_size
 
@@ -121,8 +122,8 @@ def _images(store: Store) -> list[dict[str, Any]]:
 
 def _row(entry: Entry) -> dict[str, Any]:
     metadata = entry.metadata or {}
-    created = metadata.get("created", entry.path.stat().st_mtime)
-    state = metadata.get("stage") or metadata.get("version") or metadata.get("architecture") or ""
+    known = [metadata.get(name) for name in ("stage", "version", "architecture")]
+    state = next((one for one in known if one and isinstance(one, str)), "")
     if entry.room is not Room.RUNS and not metadata:
         state = "newer" if entry.is_newer else "damaged" if entry.raw.get("damage") else "unusable"
     return {
@@ -130,6 +131,6 @@ def _row(entry: Entry) -> dict[str, Any]:
         "room": entry.room.value,
         "state": state,
         "size_bytes": tree_size(entry.path),
-        "age_s": max(0.0, time.time() - created),
+        "age_s": max(0.0, time.time() - created_s(entry)),
         "path": str(entry.path),
     }

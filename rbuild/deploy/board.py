@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from dataclasses import dataclass, replace
 
 from rbuild.deploy import config
@@ -82,7 +83,7 @@ def _board(remote: Remote, boot: str, answer: Answer) -> Board:
             f"{host} has no config.txt in {where}: it doesn't look like a Raspberry Pi.",
             hint="--boot-dir names the folder where its boot partition is mounted.",
         )
-    backups = [one.split(" ") for one in answer.all("backup")]
+    backups = [one.partition(" ")[::2] for one in answer.all("backup")]
     return Board(
         remote,
         answer.first("release"),
@@ -94,14 +95,27 @@ def _board(remote: Remote, boot: str, answer: Answer) -> Board:
         answer.all("update"),
         tuple(name for name, state in backups if state == "done"),
         (*answer.all("left"), *(name for name, state in backups if state != "done")),
-        int(answer.first("boot_free") or 0),
-        int(answer.first("modules_free") or 0),
+        _count(answer, "boot_free", host),
+        _count(answer, "modules_free", host),
     )
 
 
+def _count(answer: Answer, word: str, host: str) -> int:
+    text = answer.first(word) or "0"
+    if not re.fullmatch("[0-9]{1,18}", text):
+        raise InfrastructureError(f"{host} answered {text[:100]!r} for {word}, which is no number.")
+    return int(text)
+
+
 def decoded(text: str) -> str:
-    """Return a file that was sent as base64, each byte kept."""
-    return base64.b64decode(text).decode("utf-8", "surrogateescape")
+    """Return a file that was sent as base64, each byte kept.
+
+    Raises InfrastructureError if it isn't base64.
+    """
+    try:
+        return base64.b64decode(text).decode("utf-8", "surrogateescape")
+    except ValueError as error:
+        raise InfrastructureError(f"The board sent a file that can't be read: {error}.") from error
 
 
 def encoded(text: str) -> str:

@@ -39,7 +39,7 @@ def with_block(text: str, lines: Sequence[str]) -> str:
     overlay must be loaded once.
     """
     parts = _split(text)
-    newline = _newline(text)
+    newline = _newline(parts)
     known = {_loaded(line) for line in _for_all_boards(parts)}
     wanted = [line for line in lines if _name(line) not in REPEATED or _loaded(line) not in known]
     block = [f"{line}{newline}" for line in (BEGIN, "[all]", *_scoped(wanted), END)]
@@ -57,17 +57,17 @@ def with_block_of(text: str, other: str) -> str:
     if block is not None:
         before = parts.before
         if parts.block is None and before and not before[-1].endswith("\n"):
-            before = [*before[:-1], before[-1] + _newline(text)]
+            before = [*before[:-1], before[-1] + _newline(parts)]
         return "".join([*before, *block, *parts.after])
     after = parts.after
     # What follows the block counted for all boards, and has to go on so.
     if any(_says_something(line) for line in after[: _next_section(after)]) and (
         list(_sections(parts.before))[-1:] not in ([], ["all"])
     ):
-        after = [f"[all]{_newline(text)}", *after]
+        after = [f"[all]{_newline(parts)}", *after]
     result = "".join([*parts.before, *after])
     # The newline that the block needed before it, if the file had none at its end.
-    if not after and not other.endswith("\n") and other + _newline(text) == result:
+    if not after and not other.endswith("\n") and other + _newline(parts) == result:
         return other
     return result
 
@@ -111,7 +111,10 @@ def _split(text: str) -> _Parts:
     return _Parts(lines[:start], lines[start:end], lines[end:])
 
 
-def _newline(text: str) -> str:
+def _newline(parts: _Parts) -> str:
+    """Return how the block's lines end: as they did, or else as most lines of the file do."""
+    first = parts.block[0] if parts.block else ""
+    text = first if first.endswith("\n") else "".join([*parts.before, first, *parts.after])
     return "\r\n" if text.count("\r\n") * 2 > text.count("\n") else "\n"
 
 

@@ -139,7 +139,8 @@ def roll_back(board: Board, console: Console, *, dry_run: bool = False) -> Rolle
     """
     if dry_run:
         name, answer = _recall(board)
-        entries = [line.split(" ", 2) for line in answer.all("entry")]
+        lines = (line.split(" ", 2) for line in answer.all("entry"))
+        entries = [words for words in lines if len(words) == 3]
         return RolledBack(
             board,
             True,

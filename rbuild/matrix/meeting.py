@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rbuild.errors import HostLacks, UsageError
+from rbuild.home import at_home
 
 if TYPE_CHECKING:
     from distributed.security import Security
@@ -91,7 +92,7 @@ def meeting(address: str, ca: Path | None, cert: Path | None, key: Path | None) 
 
 def _readable(name: str, path: Path) -> str:
     """Return the path of a file that can be read; raise UsageError if it can't."""
-    path = path.expanduser()
+    path = at_home(path, f"--tls-{name}")
     try:
         path.read_bytes()
     except OSError as error:

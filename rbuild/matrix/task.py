@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,10 @@ from rbuild.bench import machine
 from rbuild.bench.plan import Target
 from rbuild.bench.result import Machine
 from rbuild.errors import InfrastructureError
+from rbuild.kept import Kept
 from rbuild.matrix.plan import Build
 from rbuild.matrix.travel import Packed, unpack
+from rbuild.session import Phase
 
 LOG_BYTES = 1 << 20
 """How much of a log's end is reported: what failed stands there."""
@@ -140,10 +142,24 @@ def _parted(text: str) -> tuple[str, dict[str, Any]]:
     if brace:
         try:
             result = json.loads("{\n" + rest)
-        except ValueError:
+            _must_be_ours(result)
+        except (ValueError, RecursionError):
             return text, {}
         return said.lstrip("\n") + "\n", result
     return text, {}
+
+
+def _must_be_ours(result: Mapping[str, Any]) -> None:
+    """Raise ValueError for what no rbuild says: of these fields a report is made."""
+    kept = Kept(result)
+    if "phases" in result:
+        Phase.all_of(kept)
+        for one in kept.parts("phases"):
+            one.flag("cached")
+    if "artefacts" in result:
+        for one in kept.parts("artefacts"):
+            one.text("path")
+            one.text("sha256")
 
 
 def _end(log: str) -> str:

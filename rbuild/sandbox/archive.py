@@ -5,6 +5,7 @@ What comes back is written by a container, so it is believed nothing: see ``Unpa
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tarfile
@@ -20,6 +21,14 @@ from rbuild.sandbox.manifest import NANO, Item, Manifest, Type, item_of, nanosec
 
 CHUNK = 1 << 20
 """Bytes that are read and sent at a time."""
+
+MISPLACED = frozenset(
+    {
+        *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
+        *(errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL),
+    }
+)
+"""What the kernel says of a name or a link that no build made; a full disk is no such thing."""
 
 TEMPORARY = ".rbuild-incoming"
 """The name of a file in a folder while it is written."""
@@ -166,8 +175,15 @@ class Unpacker:
                 raise hostile(name, "which was not asked for")
             if _type_of(member) is not item.type:
                 raise hostile(name, "which is no such thing as was announced")
-            with self._parent(name) as (parent, last):
-                self._write(archive, member, item, parent, last)
+            try:
+                with self._parent(name) as (parent, last):
+                    self._write(archive, member, item, parent, last)
+            except (ValueError, OverflowError) as error:
+                raise hostile(name, f"which can't be written: {error}") from error
+            except OSError as error:
+                if error.errno not in MISPLACED:
+                    raise
+                raise hostile(name, f"which can't stand there: {error.strerror}") from error
             lacking.remove(name)
         if lacking:
             raise InfrastructureError(

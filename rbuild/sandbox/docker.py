@@ -22,7 +22,7 @@ import time
 import tty
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -30,7 +30,8 @@ from typing import IO, TYPE_CHECKING, Any
 from rbuild import process
 from rbuild.environment import Rootfs
 from rbuild.errors import HostLacks, InfrastructureError, ProcessFailed, TimedOut, UsageError
-from rbuild.process import TAIL_LINES, Completed, Usage
+from rbuild.kept import Kept
+from rbuild.process import LINE_MOST, TAIL_LINES, Completed, Usage
 from rbuild.sandbox import Job, Sandbox, image, variables_for
 from rbuild.sandbox.archive import User
 from rbuild.sandbox.bwrap import CAPABILITIES
@@ -238,11 +239,16 @@ class Docker:
                 hint="--memory says how much it may use; the engine may have been restarted.",
             )
         container.is_over = True
-        number, *used = [int(word) for word in ending[0].split()]
-        status = os.waitstatus_to_exitcode(number)
-        user = used[0] + used[1] / 1e6
-        system = used[2] + used[3] / 1e6
-        return status, (user, system, used[4] * 1024)
+        try:
+            number, *used = [int(word) for word in ending[0].split()]
+            status = os.waitstatus_to_exitcode(number)
+            user = used[0] + used[1] / 1e6
+            system = used[2] + used[3] / 1e6
+            return status, (user, system, used[4] * 1024)
+        except (ValueError, IndexError, OverflowError) as error:  # the job may write there, too
+            raise InfrastructureError(
+                f"How the job in {sandbox.name} ended can't be told: {ending[0][:100]!r}."
+            ) from error
 
     @contextlib.contextmanager
     def _container(
@@ -324,8 +330,8 @@ class Docker:
         """Return how files get into this engine's containers: found out once for each engine."""
         known = self.store.root / ENGINES
         mine = f"{self.engine_id} {os.getuid()}"
-        found = read_json(known) or {}
-        if mine not in found:
+        shared = _shares(read_json(known), mine)
+        if shared is None:
             # Named as what interrupted runs leave, so that `clean` removes it, too.
             probe = self.store.entry(Room.RUNS, "engines", "probe")
             with self.store.lock(probe):
@@ -334,9 +340,8 @@ class Docker:
                     shared = self._shares_files(name, platform, folder)
                 finally:
                     remove_tree(folder)
-                found = {**(read_json(known) or {}), mine: {"shares_files": shared}}
-                write_json(known, found)
-        if found[mine]["shares_files"]:
+                write_json(known, {**(read_json(known) or {}), mine: {"shares_files": shared}})
+        if shared:
             return Shared()
         from rbuild.sandbox.volumes import Volumes  # noqa: PLC0415 - only for engines elsewhere
 
@@ -511,6 +516,14 @@ class _Container:
             self._api.resize(self._name, rows, columns)
 
 
+def _shares(known: Mapping[str, Any] | None, mine: str) -> bool | None:
+    """Return whether an engine shares files, as it was kept; None if that isn't known."""
+    try:
+        return Kept(known or {}).part(mine).flag("shares_files")
+    except ValueError:
+        return None
+
+
 def _ulimits() -> list[dict[str, Any]]:
     """Return limits that a process of this host has, too.
 
@@ -539,8 +552,12 @@ def _lines(chunks: Iterator[bytes], mark: str, ending: list[str]) -> Iterator[st
         for raw in lines:
             text, found, words = raw.partition(sought)
             if found:
-                ending.append(words.decode())
+                ending.append(words.decode("utf-8", "replace"))
             if text or not found:
                 yield text.decode("utf-8", "replace").rstrip("\r")
+        # The keeper's words come last: a line that is cut here has none.
+        while len(pending) > 2 * LINE_MOST:
+            yield pending[:LINE_MOST].decode("utf-8", "replace")
+            pending = pending[LINE_MOST:]
     if pending:
         yield pending.decode("utf-8", "replace").rstrip("\r\n")

@@ -219,6 +219,10 @@ class Volumes:
         ]
 
 
+def _unasked(what: str) -> InfrastructureError:
+    return InfrastructureError(f"The engine's answer has {what}.", hint="Try it again.")
+
+
 def parcel(store: Store, source: Path, *, writable: bool) -> Parcel:
     """Return in which volume a folder is carried.
 
@@ -237,7 +241,8 @@ def parcel(store: Store, source: Path, *, writable: bool) -> Parcel:
     identity = None
     if published and not writable and room in {*IMMUTABLE}:
         metadata = Entry(Room(room), plain, store.root / room / plain).metadata
-        identity = None if metadata is None else str(metadata["created"])
+        if metadata is not None and "created" in metadata:
+            identity = str(metadata["created"])
     place = [own(store), room, plain, *rest, identity]
     name = f"rbuild-{plain}-{digest(place)}"
     return Parcel(source, name, f"{room}/{plain}", writable, identity, kept=True)
@@ -285,12 +290,16 @@ class _Trip:
         after: dict[Parcel, Manifest] = {}
         with self._asked(asked) as answer:
             for one, content in self._read(answer, after):
+                if one not in after:
+                    raise _unasked("files before their list")
                 unpacker = Unpacker(one.source, after[one])
                 changed = difference(after[one], self.before[one])
                 unpacker.remove(changed.removed)
                 with tarfile.open(fileobj=content, mode="r|", errors="surrogateescape") as archive:
                     unpacker.unpack(archive, changed.written)
         for one in written:
+            if one not in after:
+                raise _unasked("no list of files")
             self._vouch(one, after[one])
 
     def _read(
@@ -306,6 +315,8 @@ class _Trip:
             content = answer.extractfile(member) if member.isreg() else None
             if content is None:
                 continue
+            if number not in {str(at) for at in range(len(self.parcels))}:
+                raise _unasked(f"the file {member.name[:100]!r}")
             one = self.parcels[int(number)]
             if what == "gone":
                 gone = parse(content.read())
@@ -334,15 +345,18 @@ class _Trip:
         """Return what the volume holds: as the host knows it, or else as the engine says."""
         known = self.volumes.folder / f"{one.volume}.manifest"
         if held is not None and known.is_file():
-            manifest = parse(known.read_bytes())
-            if fingerprint(manifest) == held:
-                return manifest
+            with suppress(InfrastructureError):  # a file that is broken tells nothing
+                manifest = parse(known.read_bytes())
+                if fingerprint(manifest) == held:
+                    return manifest
         self._unvouch(one)
         number = self.parcels.index(one)
         there: dict[Parcel, Manifest] = {}
         with self._asked({f"{number}.before": b""}) as answer:
             for _ in self._read(answer, there):
                 pass
+        if one not in there:
+            raise _unasked("no list of files")
         return there[one]
 
     def _deliver(self, one: Parcel, wanted: Manifest, changes: Difference, *, whole: bool) -> None:

@@ -11,9 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rbuild import definition, environment, profile
+from rbuild import config, definition, environment, profile, source
+from rbuild.architecture import machine
 from rbuild.cli import COMMANDS, main
 from rbuild.errors import HostLacks, RbuildError, UsageError
+from rbuild.matrix import meeting
 
 from .conftest import Host
 
@@ -109,6 +111,36 @@ def test_path_and_in_tree_exclude_each_other(host: Host) -> None:
     assert "out-of-tree" in host("module", host.write_module(), "--in-tree", code=2).err
 
 
+BOMB = "".join(
+    f"&{name} [{', '.join([f'*{before}'] * 8)}], "
+    for before, name in zip("abcdefghi", "bcdefghij", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("!!int ''", "not what its tag says"),
+        ("!!bool x", "not what its tag says"),
+        ("!!timestamp x", "not what its tag says"),
+        ("0x" + "f" * 4000, "bad.yaml:3:9: not valid YAML: a number has more than 100 digits"),
+        ("[&a [x, x], " + BOMB + "x]", "aliases mean more than 10000 values"),
+        ("&a [*a]", "bad.yaml:3:9: not valid YAML: a value is a part of itself"),
+        ("[" + "x, " * 300 + "x]", "..."),
+        (r'"a\0b"', "bad.yaml:3:9: not valid YAML: a text has the character '\\x00'"),
+        (r'"\ud800"', "a text has the character"),
+    ],
+)
+def test_yaml_that_means_mischief_is_refused(tmp_path: Path, value: str, words: str) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(f"{GOOD}driver: {value}\n")
+    with pytest.raises(UsageError) as caught:
+        profile.load(str(path))
+    said = f"{caught.value.message}\n{caught.value.detail}"
+    assert words in said
+    assert len(said) < 2000
+
+
 @pytest.mark.parametrize("name", profile.names())
 def test_our_profiles_load(name: str) -> None:
     found = profile.load(name)
@@ -119,6 +151,50 @@ def test_our_profiles_load(name: str) -> None:
 @pytest.mark.parametrize("name", environment.names())
 def test_our_environments_load(name: str) -> None:
     assert environment.load(name).name == name
+
+
+def test_a_variant_of_itself_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "odd.yaml"
+    path.write_text(f"base: {path}\n")
+    with pytest.raises(UsageError, match=r"odd\.yaml: base: odd is a variant of itself"):
+        environment.load(str(path))
+
+
+@pytest.mark.parametrize(
+    "load", [profile.load, environment.load, lambda name: machine(name, "arm64")]
+)
+def test_a_name_that_no_file_can_have(load) -> None:
+    with pytest.raises(UsageError, match="There is no"):
+        load("x" * 300)
+
+
+def test_extending_a_name_that_no_file_can_have(tmp_path: Path) -> None:
+    path = tmp_path / "odd.yaml"
+    path.write_text(f"extends: {'x' * 300}\n")
+    with pytest.raises(UsageError, match=r"odd\.yaml: extends: there is no"):
+        environment.load(str(path))
+
+
+def test_the_home_of_a_user_that_is_not_known(tmp_path: Path) -> None:
+    path = tmp_path / "rbuild.yaml"
+    path.write_text("jobs: 1\ncache_dir: ~nobody-has-this-name/x\n")
+    with pytest.raises(UsageError, match=r"rbuild\.yaml:2: cache_dir: ~nobody-has-this-name/x is"):
+        config.load(path, config.Scope.USER)
+    path.write_text("name: x\nsource: {directory: ~nobody-has-this-name/x}\n")
+    found = profile.load(str(path))
+    with pytest.raises(UsageError, match=r"rbuild\.yaml: source\.directory: ~nobody"):
+        source._directory(found, found.source[0])
+
+
+def test_a_cache_directory_in_a_home_that_is_not_known(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = host("--cache-dir", "~nobody-has-this-name/x", "status", code=2)
+    assert "--cache-dir: ~nobody-has-this-name/x is the home of a user" in found.err
+    monkeypatch.setenv("RBUILD_CONFIG", "~nobody-has-this-name/x")
+    assert "RBUILD_CONFIG: ~nobody-has-this-name/x is the home" in host("status", code=2).err
+    with pytest.raises(UsageError, match="--tls-ca: ~nobody-has-this-name/x is the home"):
+        meeting._readable("ca", Path("~nobody-has-this-name/x"))
 
 
 def test_environments_on_an_aarch64_host(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -10,11 +11,12 @@ from types import SimpleNamespace
 import pytest
 
 from rbuild import elf
-from rbuild.bench import identity, machine
+from rbuild.bench import compare, identity, machine
+from rbuild.bench import report as words
 from rbuild.bench.cgroup import Cgroup, cgroup
 from rbuild.bench.places import change_a_line, main_source
 from rbuild.bench.plan import Mode, Plan, Scenario, Target, modes, turns
-from rbuild.errors import BuildFailed
+from rbuild.errors import BuildFailed, UsageError
 from rbuild.module import driver_source, sync
 from rbuild.profile import IN_KERNEL, Driver
 
@@ -168,3 +170,58 @@ def test_other_files_differ_by_line_or_byte(tmp_path: Path) -> None:
         "1 bytes differ, the first at 0x1; sizes 3 and 4"
     )
     assert "was not made" in identity.difference("x", one, tmp_path / "none").note
+
+
+SCALING = Path(__file__).parents[2] / "docs/bench/scaling.json"
+
+
+@pytest.mark.parametrize("value", [-1, 1e300, float("nan"), float("inf")])
+def test_a_run_that_takes_no_such_time_is_refused(tmp_path: Path, value: float) -> None:
+    data = json.loads(SCALING.read_text())
+    data["rows"][1]["samples"][0]["wall_s"] = value
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps(data))
+    with pytest.raises(UsageError, match=r"x\.json: rows\.1\.samples\.0\.wall_s: Input should be"):
+        compare.load(path)
+
+
+@pytest.mark.parametrize("value", [0, 1e-300])
+def test_a_run_that_takes_no_time_can_be_compared(tmp_path: Path, value: float) -> None:
+    data = json.loads(SCALING.read_text())
+    data["rows"][1]["samples"][0]["wall_s"] = value
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps(data))
+    report = compare.load(path)
+    assert words.speedups(report)
+    (_, change) = compare.compare(report, compare.load(SCALING)).rows
+    assert change.ratio > 1e6
+
+
+def test_rows_of_unequal_runs_can_be_shown(tmp_path: Path) -> None:
+    data = json.loads(SCALING.read_text())
+    data["rows"][0]["samples"] *= 3
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps(data))
+    report = compare.load(path)
+    assert words.speedups(report)
+    assert compare.compare(report, compare.load(SCALING)).rows
+
+
+@pytest.mark.parametrize(("part", "words"), [("wall_s", "the median"), ("ratio", "the ratio")])
+def test_an_interval_that_bounds_nothing_is_refused(tmp_path: Path, part: str, words: str) -> None:
+    data = json.loads((SCALING.parent / "kernel.json").read_text())
+    data["rows"][1][part]["low"] = data["rows"][1][part]["high"] + 1
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps(data))
+    with pytest.raises(UsageError, match=rf"rows\.1\.{part}: .*must bound {words}"):
+        compare.load(path)
+
+
+@pytest.mark.parametrize("digits", [21, 400, 5000])
+def test_a_number_of_too_many_digits_is_refused(tmp_path: Path, digits: int) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(SCALING.read_text().replace('"runs": ', f'"runs": {"9" * digits}', 1))
+    with pytest.raises(
+        UsageError, match=r"x\.json can't be read as JSON: a number has 4?\d+ digits"
+    ):
+        compare.load(path)

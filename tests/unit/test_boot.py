@@ -259,3 +259,37 @@ def test_no_console_output_passes_that_lacks_a_goodbye(lines) -> None:
     for line in lines:
         listener.hear(line)
     assert listener.verdict()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "rbuild: up after 1.2.3 s",
+        f"rbuild: up after {'9' * 400} s",
+        f"rbuild: tests ended with {'9' * 5000}",
+        f"1..{'9' * 5000}",
+        f"ok {'9' * 5000} - x",
+    ],
+)
+def test_a_guests_number_that_is_none_is_no_line_of_its_own(line: str) -> None:
+    listener = Listener(up_s=0.5)
+    listener.hear(line)
+    assert (listener.up_s, listener.status, listener.tap) == (0.5, None, tap.Reader())
+
+
+def test_a_plan_of_a_billion_tests_takes_no_memory() -> None:
+    reader = tap.Reader()
+    for line in ("ok 1 - a", "ok 3 - b", "1..999999999"):
+        reader.take(line)
+    assert reader.report().problems() == ["999999997 of 999999999 tests are missing, first 2"]
+
+
+def test_an_endless_console_is_not_kept_in_memory() -> None:
+    listener = Listener()
+    for line in ["not ok 1 a", "BUG: x"] * 2000:
+        listener.hear(line)
+    assert len(listener.problems) == len(listener.splats) == 1000
+    reader = tap.Reader()
+    for line in ["not ok 1 - a", *["# why"] * 2000]:
+        reader.take(line)
+    assert len(reader.tests[0].diagnostics) == 200

@@ -112,3 +112,12 @@ def test_any_text_comes_back(text: str, lines: list[str]) -> None:
     assert with_block_of(new, text) == text
     for line in text.split("\n"):
         assert line in new
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_a_blocks_lines_end_as_they_did(newline: str) -> None:
+    """Whatever was in it: the same again must be the same text."""
+    text = "a=1\r\n" * 6 + newline.join([BEGIN, *[""] * 12, END, ""])
+    once = with_block(text, ["x=1"])
+    assert once == "a=1\r\n" * 6 + newline.join([BEGIN, "[all]", "x=1", END, ""])
+    assert with_block(once, ["x=1"]) == once

@@ -18,9 +18,9 @@ import pytest
 from rbuild import data
 from rbuild.console import Console
 from rbuild.deploy import run
-from rbuild.deploy.board import Board, look
+from rbuild.deploy.board import Board, _board, look
 from rbuild.deploy.plan import Plan, Planner, for_release, kernel_plan, module_plan
-from rbuild.deploy.remote import Remote, remote
+from rbuild.deploy.remote import Answer, Remote, remote
 from rbuild.errors import GuestFailed, HostLacks, InfrastructureError, UsageError
 from rbuild.module import Built
 from rbuild.stage import SNIPPET, Staged
@@ -228,6 +228,22 @@ def test_a_board_is_looked_at(pi: Pi) -> None:
     with pytest.raises(UsageError, match="doesn't look like a Raspberry Pi"):
         pi.look()
     assert look(pi.remote(), "/boot/elsewhere").boot == "/boot/elsewhere"
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("config x", "can't be read"),
+        ("boot_free -1", "is no number"),
+        (f"modules_free {'9' * 5000}", "is no number"),
+    ],
+)
+def test_an_answer_that_is_none_is_an_error(line: str, words: str) -> None:
+    word, _, text = line.partition(" ")
+    values = {"uid": ("0",), "boot": ("/boot",), "backup": ("odd",)}
+    assert _board(Remote("pi"), "", Answer(values)).left == ("odd",)
+    with pytest.raises(InfrastructureError, match=words):
+        _board(Remote("pi"), "", Answer({**values, word: (text,)}))
 
 
 def test_a_user_who_may_not_become_root_is_told(pi: Pi) -> None:

@@ -6,8 +6,10 @@ import io
 import os
 import struct
 import tarfile
+from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,8 +17,9 @@ import pytest
 from rbuild import environment
 from rbuild.console import Console
 from rbuild.errors import HostLacks, InfrastructureError, ProcessFailed, UsageError
+from rbuild.process import LINE_MOST
 from rbuild.sandbox import Bind, Job, Sandbox, image
-from rbuild.sandbox.docker import ENGINES, Docker, Limits
+from rbuild.sandbox.docker import ENGINES, Docker, Limits, _lines
 from rbuild.sandbox.engine import Owner, remove_orphans, unreachable
 from rbuild.store import METADATA, Room, Store, write_json
 
@@ -325,3 +328,20 @@ def test_no_engine_is_an_error_with_a_remedy(host: Host, monkeypatch: pytest.Mon
     monkeypatch.setenv("DOCKER_HOST", "unix:///nonexistent/docker.sock")
     done = host("--json", "module", "--runtime", "docker", code=3)
     assert "No Docker engine answers" in done.json["error"]
+
+
+def test_an_endless_line_of_a_job_comes_in_parts() -> None:
+    ending: list[str] = []
+    chunks = iter([b"x" * 1_000_000, b"yy\n\0mark 0 1 \xff\n", b"rest"])
+    lines = list(_lines(chunks, "mark", ending))
+    assert "".join(lines) == "x" * 1_000_000 + "yy" + "rest"
+    assert max(map(len, lines)) <= 2 * LINE_MOST
+    assert ending == ["0 1 \ufffd"]
+
+
+@pytest.mark.parametrize(
+    "words", ["", "x", "0", "0 1 2 3", "9" * 5000, "99999999999999999999 1 2 3 4"]
+)
+def test_what_a_job_forges_of_its_end_is_no_end(store: Store, sandbox: Sandbox, words: str) -> None:
+    with pytest.raises(InfrastructureError, match="can't be told"):
+        Docker(store)._ended(SimpleNamespace(), [words], deque(), sandbox)

@@ -393,3 +393,27 @@ def test_an_option_that_the_kernel_lacks_has_neighbours(host: Host) -> None:
     found = host("kernel", "--profile", profile, "--explain", "MODVERSION", code=2)
     assert "has no option MODVERSION" in found.err
     assert "MODVERSIONS" in found.err
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'source "Kconfig"\n',
+        'source "other"\n',
+        'source "a\0b"\n',
+        f"depends on {'(' * 5000}A\n",
+        f"depends on {'!' * 5000}A\n",
+        f"depends on {'$(' * 5000}A\n",
+    ],
+)
+def test_a_kconfig_that_has_no_end_is_read_all_the_same(tmp_path: Path, text: str) -> None:
+    (tmp_path / "other").write_text('source "Kconfig"\nsource "Kconfig"\n')
+    (tmp_path / "Kconfig").write_text(f"config A\n\tbool\n\t{text}config B\n\tbool\n")
+    found = kconfig.read(tmp_path, "arm64")
+    assert {"A", "B"} <= set(found.options)
+    explain("A", kconfig.values_of({}, found), [])
+
+
+@pytest.mark.parametrize("number", ["", "0", "x", "²", "٣x", "9" * 5000])
+def test_what_is_no_version_is_none(number: str) -> None:
+    assert explain._version("CLANG_VERSION", number) == "no"

@@ -10,7 +10,7 @@ import pytest
 from rbuild import ide
 from rbuild.console import Console
 from rbuild.errors import BuildFailed, UsageError
-from rbuild.ide import Places, Project
+from rbuild.ide import COMMANDS, PROJECT, Places, Project, understood
 from rbuild.store import Store
 
 from .conftest import Host
@@ -128,3 +128,38 @@ def test_wrong_usage_is_said_before_anything_is_built(bare: Host) -> None:
     assert "--driver" in bare("ide", bare.folder, "--driver", "c", code=2).err
     assert "--output" in bare("ide", "--force", code=2).err
     assert not bare.cache.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        (COMMANDS, "["),
+        (COMMANDS, "[" * 5000),
+        (COMMANDS, "{}x"),
+        (COMMANDS, "[1]"),
+        (COMMANDS, '[{"command": "\'", "directory": "", "file": ""}]'),
+        (COMMANDS, '[{"command": "", "directory": "", "file": ""}]'),
+        (COMMANDS, '[{"command": "cc", "directory": 1, "file": ""}]'),
+        (PROJECT, '{"crates": 1}'),
+        (PROJECT, '{"crates": [{"root_module": "/src/drivers/x.rs"}, {}]}'),
+    ],
+)
+def test_what_a_trees_scripts_write_is_checked(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / COMMANDS).write_text("[]")
+    (tmp_path / PROJECT).write_text("{}")
+    (tmp_path / name).write_text(text)
+    places = Places({"/src": [tmp_path]}, tmp_path)
+    with pytest.raises(BuildFailed, match=f"The kernel's {name} can't be understood"):
+        understood(tmp_path, tmp_path, places, has_rust=True)
+
+
+def test_crates_stand_in_their_order(tmp_path: Path) -> None:
+    (tmp_path / COMMANDS).write_text("[]")
+    crates = [{"root_module": name, "cfg": []} for name in ("/src/drivers/x.rs", "/y.rs")]
+    (tmp_path / PROJECT).write_text(json.dumps({"crates": crates}))
+    with pytest.raises(BuildFailed, match="drivers stand before"):
+        understood(tmp_path, tmp_path, Places({}, tmp_path), has_rust=True)
+    (tmp_path / PROJECT).write_text(json.dumps({"crates": crates[::-1]}))
+    (tmp_path / ".x.o.cmd").write_text("savedcmd_x.o := rustc 'no end\n")
+    found = understood(tmp_path, tmp_path, Places({}, tmp_path), has_rust=True).crates
+    assert found == {"crates": [{"root_module": f"{tmp_path}/y.rs", "cfg": []}]}

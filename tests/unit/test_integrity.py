@@ -129,6 +129,7 @@ def test_a_broken_seal_is_none(store: Store, value: object) -> None:
     entry = published(store)
     store.update(entry, seal=value)
     assert entry.seal is None
+    assert store.rely(entry) is None
 
 
 def test_an_entry_under_another_name_is_not_used(store: Store) -> None:

@@ -167,7 +167,7 @@ TASK = Task(("module", "--out-of-tree"), Packed((("tiny.yaml", "name: tiny"),)))
 
 
 def test_the_json_at_the_end_is_the_result_and_the_rest_is_the_log(fake) -> None:
-    result = {"artefacts": [{"path": "a"}, {"path": "b"}], "nested": {"x": {}}}
+    result = {"artefacts": [{"path": "a", "sha256": "0"}], "nested": {"x": {}}}
     outcome = perform(TASK, fake(f"print('{{'); print(json.dumps({result}, indent=2))"))
     assert outcome.exit_code == 0
     assert outcome.result == result
@@ -391,3 +391,16 @@ def test_no_scheduler_is_no_traceback(bare: Host, monkeypatch: pytest.MonkeyPatc
     for words in (["matrix", "--env", "cross"], ["worker"]):
         found = bare(*words, "--scheduler", "127.0.0.1:1", code=4)
         assert "No scheduler answers at tcp://127.0.0.1:1" in found.err
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        '{\n  "phases": [{"wall_s": "x"}]\n}',
+        '{\n  "phases": 1\n}',
+        '{\n  "artefacts": [{"path": "x"}]\n}',
+        '{\n  "log": ' + "[" * 5000,
+    ],
+)
+def test_json_that_no_rbuild_says_is_all_log(result: str) -> None:
+    assert task._parted(f"said\n{result}\n") == (f"said\n{result}\n", {})

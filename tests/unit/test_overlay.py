@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rbuild import binding, doctor, fdt, overlay, parameters
-from rbuild.errors import HostLacks, UsageError
+from rbuild.errors import HostLacks, InfrastructureError, UsageError
 from rbuild.fdt import Node
 
 from .conftest import Host
@@ -345,3 +345,26 @@ def test_doctor_says_whether_dt_schema_is_there(monkeypatch, tmp_path: Path) -> 
         monkeypatch.setenv("PATH", str(tmp_path / "bin"))
         assert doctor._dt_schema().text == str(folder / "dt-validate")
         (folder / "dt-validate").unlink()
+
+
+def test_a_damaged_device_tree_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "x.dtbo"
+    deep = Node()
+    for _ in range(80):
+        deep = Node({}, {"n": deep})
+    for content in (b"", GOOD[:30], GOOD.replace(b"c\0", b"\xff\0"), fdt.pack(deep)):
+        path.write_bytes(content)
+        with pytest.raises(InfrastructureError, match=r"x\.dtbo can't be read as a device tree"):
+            fdt.read(path)
+
+
+def test_cells_that_are_none() -> None:
+    assert Node({"reg": b"12345"}).cells("reg") is None
+
+
+@pytest.mark.parametrize(
+    "value", [b"\0", b"\0\0\0\1x", b"\0\0\0\1\xff:0\0", b"\0\0\0\1x:99999999999\0"]
+)
+def test_damaged_overrides_are_refused(value: bytes) -> None:
+    with pytest.raises(UsageError, match=r"__overrides__ are damaged|of a kind"):
+        parameters.given(Node({}, {"__overrides__": Node({"p": value})}), {"p": "1"})

@@ -15,18 +15,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rbuild import architecture, binfmt, process, source
+from rbuild import architecture, binfmt, kconfig, process, source
+from rbuild.boot import Listener
 from rbuild.console import Console, duration, size
 from rbuild.doctor import exit_program
 from rbuild.elf import machine, module_info
 from rbuild.errors import BuildFailed, HostLacks, ProcessFailed
-from rbuild.kbuild import OBJECT, compiler_words, read_config, unmet, vermagic
+from rbuild.kbuild import (
+    OBJECT,
+    compiler_words,
+    kernel_release,
+    listed,
+    read_config,
+    unmet,
+    vermagic,
+)
 from rbuild.module import sync
 from rbuild.process import run
 from rbuild.profile import Config
 from rbuild.rootfs import installed, same_version
 from rbuild.sandbox.native import resolve
 from rbuild.store import Room, Store, digest
+from tests.faults.fuzz import judged
 
 ROOT = Path(__file__).parents[2]
 
@@ -376,3 +386,61 @@ def test_the_wheel_has_its_data(tmp_path: Path) -> None:
         text=True,
     )
     assert "Usage: rbuild" in kept.stdout
+
+
+def test_a_line_that_never_ends_comes_in_parts(tmp_path: Path) -> None:
+    size = 3 * process.LINE_MOST + 5
+    words = [sys.executable, "-c", f"print('x' * {size}); print(); print('y' * {size}, end='')"]
+    done = run(words)
+    most, rest = "x" * process.LINE_MOST, "x" * 5
+    assert done.tail[:4] == (most, most, most, rest)
+    assert done.tail[4] == ""
+    assert done.tail[5:] == tuple(line.replace("x", "y") for line in (most, most, most, rest))
+
+
+@pytest.mark.parametrize("name", ["/etc/x.o", "../x.o", "a/../../x.o", ".", "/"])
+def test_a_list_of_a_builds_that_leads_elsewhere_is_refused(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "modules.order"
+    assert listed(path) == []
+    path.write_bytes(b"drivers/a.o\n/module/b.o \xff.o\n")
+    assert listed(path, root="/module/") == ["drivers/a.o", "b.o", "\ufffd.o"]
+    path.write_text(f"a.o\n{name}\n")
+    with pytest.raises(BuildFailed, match=r"modules\.order names '"):
+        listed(path)
+
+
+@pytest.mark.parametrize("name", ["", "../../x", "6.12/x", "a b", "x" * 65, "-rf"])
+def test_a_release_that_is_none_is_refused(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "include/config/kernel.release"
+    path.parent.mkdir(parents=True)
+    path.write_text("6.12.118-v8+\n")
+    assert kernel_release(tmp_path) == "6.12.118-v8+"
+    path.write_text(name)
+    with pytest.raises(BuildFailed, match="release can't be"):
+        kernel_release(tmp_path)
+
+
+def test_half_a_block_of_dpkgs_is_no_package(tmp_path: Path) -> None:
+    path = tmp_path / "var/lib/dpkg/status"
+    path.parent.mkdir(parents=True)
+    whole = "Package: a\nStatus: install ok installed\nVersion: 1\n"
+    path.write_text(f"{whole}\nStatus: install ok installed\n\nPackage: b\nStatus: x installed\n")
+    assert installed(tmp_path) == {"a": "1"}
+
+
+SPACES = " " * 60_000
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda: compiler_words([f"  A{SPACES}\t", "error: x"]),
+        lambda: read_config(f"CONFIG_A={SPACES}x"),
+        lambda: OBJECT.match(f"  A{SPACES}:"),
+        lambda: Listener().hear("INFO: task " * 10_000),
+        lambda: kconfig.parse(f"A{SPACES}@"),
+        lambda: kconfig.parse('"\\\\' * 20_000),
+    ],
+)
+def test_no_line_of_its_length_takes_minutes(read) -> None:
+    assert judged(lambda _: read(), b"") is None

@@ -16,6 +16,7 @@ import pytest
 
 from rbuild import source
 from rbuild.apt import version_key
+from rbuild.errors import UsageError
 
 from .conftest import Host
 
@@ -185,6 +186,21 @@ def test_a_patch_that_is_in_the_tree_already_is_left_alone(host: Host, monkeypat
 def test_kernel_versions(tmp_path: Path, makefile: str, version: str) -> None:
     (tmp_path / "Makefile").write_text(makefile)
     assert source.kernel_version(tmp_path) == version
+
+
+@pytest.mark.parametrize(
+    "makefile",
+    [
+        "VERSION = ../../x\nPATCHLEVEL = 1\n",
+        "VERSION = 6\nPATCHLEVEL = 1\nEXTRAVERSION = /../../x\n",
+        f"VERSION = {'6' * 400}\nPATCHLEVEL = 1\n",
+        "VERSION = 6\nPATCHLEVEL = $(shell x)\n",
+    ],
+)
+def test_a_version_that_is_no_kernels_makes_no_name(tmp_path: Path, makefile: str) -> None:
+    (tmp_path / "Makefile").write_text(makefile)
+    with pytest.raises(UsageError, match="is not a kernel tree: its version can't be"):
+        source.kernel_version(tmp_path)
 
 
 def offer(host: Host, *packages: str) -> None:
@@ -364,3 +380,8 @@ def test_hunks_that_fail_are_found_in_the_patch() -> None:
         "rust/helpers/helpers.c: hunk 2 fails at line 9 (line 11 of the patch)",
         "can't find file to patch at input line 30",
     ]
+
+
+def test_a_version_that_is_none_sorts_somewhere() -> None:
+    odd = ["x:1", ":", "9" * 5000, f"{'9' * 5000}:1", "1-", "-1", "\u0663:1", "\u0663", ""]
+    assert len(sorted(odd, key=version_key)) == len(odd)

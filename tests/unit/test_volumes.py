@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import tarfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from docker.errors import NotFound
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 
 from rbuild.console import Console
 from rbuild.errors import HostLacks, InfrastructureError, UsageError
-from rbuild.sandbox import engine
+from rbuild.sandbox import engine, volumes
 from rbuild.sandbox.archive import Stream, Unpacker, User, header, pack, parts_of
 from rbuild.sandbox.manifest import (
     Item,
@@ -27,7 +29,7 @@ from rbuild.sandbox.manifest import (
     scan,
 )
 from rbuild.sandbox.tunnel import tunnel
-from rbuild.sandbox.volumes import own, parcel, sweep
+from rbuild.sandbox.volumes import Parcel, own, parcel, sweep
 from rbuild.store import Room, Store
 
 NS = 1_700_000_000_123_456_789
@@ -136,10 +138,20 @@ def test_a_file_that_shrinks_or_goes_meanwhile_breaks_no_archive(tmp_path: Path)
 FILE = Item(Type.FILE, 0o644, 4, NS)
 
 
-def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "", mode: int = 0o644) -> bytes:
+def member(
+    name: str,
+    kind: bytes = tarfile.REGTYPE,
+    link: str = "",
+    mode: int = 0o644,
+    *,
+    size: int = 4,
+    mtime: str | None = None,
+) -> bytes:
     info = tarfile.TarInfo(name)
     info.type, info.linkname, info.mode = kind, link, mode
-    info.size = 4 if kind == tarfile.REGTYPE else 0
+    info.size = size if kind == tarfile.REGTYPE else 0
+    if mtime is not None:
+        info.pax_headers = {"mtime": mtime}
     content = b"evil".ljust(512, b"\0") if info.size else b""
     return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape") + content
 
@@ -202,6 +214,59 @@ def test_what_was_not_announced_is_refused(tmp_path: Path) -> None:
         unpack(tmp_path / "target", member("a") * 2, {"a": FILE})
     with pytest.raises(InfrastructureError, match="left out 1"):
         unpack(tmp_path / "target", b"\0" * 1024, {"a": FILE})
+
+
+@pytest.mark.parametrize(
+    ("archive", "allowed"),
+    [
+        (member("a/b"), {"a/b": FILE}),
+        (member("x" * 300), {"x" * 300: FILE}),
+        (member("a", tarfile.SYMTYPE, "x" * 5000), {"a": Item(Type.LINK)}),
+        (member("a", tarfile.SYMTYPE, ""), {"a": Item(Type.LINK)}),
+        (member("a", mtime="x"), {"a": FILE}),
+        (member("a", mtime="9" * 30), {"a": FILE}),
+    ],
+)
+def test_what_can_not_stand_there_is_refused(archive, allowed, tmp_path: Path) -> None:
+    with pytest.raises(InfrastructureError, match="nothing of it was written"):
+        unpack(tmp_path / "target", archive, allowed)
+
+
+@pytest.mark.parametrize(
+    "names", [[], ["0.new"], ["0.tar"], ["x.new"], ["7.new"], ["-1.new"], ["\u0663.new", "0.new"]]
+)
+def test_an_answer_that_is_none_is_refused(store: Store, tmp_path: Path, names) -> None:
+    parcels = tuple(Parcel(tmp_path, f"v{n}", "", True, None, kept=False) for n in (0, 1))
+    trip = volumes._Trip(volumes.Volumes(SimpleNamespace(), "", store), parcels)
+    trip.before = {key: {} for key in parcels}
+    answer = b"".join(member(name, size=0) for name in names)
+
+    @contextlib.contextmanager
+    def asked(_: object):
+        with tarfile.open(fileobj=io.BytesIO(answer + bytes(1024)), mode="r|") as archive:
+            yield archive
+
+    trip._asked = asked
+    with pytest.raises(InfrastructureError, match="The engine's answer has"):
+        trip.fetch()
+
+
+def test_a_list_of_the_hosts_that_is_broken_tells_nothing(store: Store, tmp_path: Path) -> None:
+    one = Parcel(tmp_path, "v", "", True, None, kept=False)
+    trip = volumes._Trip(volumes.Volumes(SimpleNamespace(), "", store), (one,))
+    answer = member("0.new", size=0) + bytes(1024)
+
+    @contextlib.contextmanager
+    def asked(_: object):
+        with tarfile.open(fileobj=io.BytesIO(answer), mode="r|") as archive:
+            yield archive
+
+    trip._asked = asked
+    trip._unvouch = lambda _: None
+    known = trip.volumes.folder / "v.manifest"
+    for content in (b"f 0644", b"x y z\0", b"\xff"):
+        known.write_bytes(content)
+        assert trip._there(one, "whatever was held") == {}
 
 
 def test_set_id_bits_do_not_arrive(tmp_path: Path) -> None:
