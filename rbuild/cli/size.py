@@ -22,9 +22,8 @@ class Size(click.ParamType[int]):
         """Return the bytes; units are powers of 1024."""
         if isinstance(value, int):
             return value
-        found = re.fullmatch(
-            r"([0-9]{1,9}(?:\.[0-9]{1,9})?)([kmgt]?)i?b?", str(value).strip().lower()
-        )
+        words = str(value).strip().lower()
+        found = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)([kmgt]?)i?b?", words)
         if found is None or float(found[1]) == 0:
             self.fail(f"{value!r} is no size such as 512m or 4g.", param, ctx)
         return int(float(found[1]) * 1024 ** " kmgt".index(found[2] or " "))

@@ -8,7 +8,17 @@ from pathlib import Path
 import pytest
 
 from rbuild import kconfig
-from rbuild.explain import Explanation, Node, Origin, Plan, blockers, explain, remedy, tree
+from rbuild.explain import (
+    Explanation,
+    Node,
+    Origin,
+    Plan,
+    _version,
+    blockers,
+    explain,
+    remedy,
+    tree,
+)
 from rbuild.kbuild import read_config
 
 from .conftest import Host
@@ -416,4 +426,4 @@ def test_a_kconfig_that_has_no_end_is_read_all_the_same(tmp_path: Path, text: st
 
 @pytest.mark.parametrize("number", ["", "0", "x", "²", "٣x", "9" * 5000])
 def test_what_is_no_version_is_none(number: str) -> None:
-    assert explain._version("CLANG_VERSION", number) == "no"
+    assert _version("CLANG_VERSION", number) == "no"
