@@ -68,6 +68,8 @@ def examine(store: Store) -> list[Finding]:
             ["qemu-system-aarch64", "--version"],
             "qemu-system-arm",
         ),
+        _program("gpgv", "checks signatures", ["gpgv", "--version"], optional=True),
+        _program("find", "seals what is kept", ["find", "--version"], "findutils"),
         _program("ssh", "deploys", ["ssh", "-V"], "openssh-client", optional=True),
         _program("rsync", "deploys", ["rsync", "--version"], optional=True),
         _disk(store),

@@ -150,7 +150,12 @@ def escape(options: argparse.Namespace, lab: Lab, tell: Callable[[str], None]) -
         raise AssertionError(ready.err)
     runtimes = ["bwrap"] if options.no_docker or lab.engine is None else ["bwrap", "docker"]
     users = [None, attempts.USER] if os.geteuid() == 0 else [None]
-    done = [attempts.escape(lab, one, user, tell) for user in users for one in runtimes]
+    done = []
+    for user in users:
+        own = lab if user is None else attempts.lab_of(user, lab)
+        done += [attempts.escape(own, one, user, tell) for one in runtimes]
+        if own is not lab:
+            own.remove()
     faults = [f"{one.runtime}, {one.user}: {fault}" for one in done for fault in one.successes]
     tried = sum(one.attempts for one in done)
     return Part("escape", tried, faults, 0, [asdict(one) for one in done])

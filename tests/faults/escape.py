@@ -8,6 +8,7 @@ harness has put there to be read.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import pwd
 import secrets
@@ -24,6 +25,12 @@ from pathlib import Path
 from tests.faults.lab import CHECKOUT, Lab
 
 USER = "nobody"
+PROGRAM = """\
+import os, sys
+sys.path.insert(0, sys.argv.pop(1))
+from rbuild import cli
+sys.exit(cli.run(sys.argv[1:]))
+"""
 PATTERN = Path("/proc/sys/kernel/core_pattern")
 
 ATTEMPTS = {
@@ -324,9 +331,10 @@ def escape(
         env = lab.environment() | {"RBUILD_SECRET": "canary", "HOME": str(home)}
         words = ["module", str(module), "--profile", str(lab.profile), "--runtime", runtime]
         words += ["--timeout", "300", "--output", str(lab.folder / "exported")]
-        argv = [sys.executable, "-m", "rbuild", *words]
+        # As a program, since the checkout may be nowhere that another user sees.
+        argv = [sys.executable, "-c", PROGRAM, str(CHECKOUT), *words]
         if user is not None:
-            argv = _as_user(lab, user, argv)
+            argv = _as_user(user, argv)
         done = subprocess.run(argv, env=env, cwd=CHECKOUT, capture_output=True, text=True)
         outputs = next((lab.cache / "kdirs").glob("*/modules/evil-*/build"))
         said = outputs / "succeeded.txt"
@@ -347,17 +355,31 @@ def escape(
     return found
 
 
-def _as_user(lab: Lab, user: str, argv: Sequence[str]) -> list[str]:
-    """Return a command line that another user can run on the lab's Store."""
+def lab_of(user: str, lab: Lab) -> Lab:
+    """Return a lab that is a copy of another, and another user's; sealed by who uses it first."""
+    folder = lab.folder.with_name(f"{lab.folder.name}-{user}")
+    shutil.rmtree(folder, ignore_errors=True)
+    subprocess.run(["cp", "-a", "--reflink=auto", lab.folder, folder], check=True)
+    made = Lab(folder)
+    made.engine = lab.engine
+    for path in made.cache.glob("*/*/metadata.json"):
+        metadata = json.loads(path.read_text())
+        metadata.pop("seal", None)
+        path.write_text(json.dumps({**metadata, "format": 1}))
+    made.profile.write_text(lab.profile.read_text().replace(str(lab.folder), str(folder)))
     entry = pwd.getpwnam(user)
-    subprocess.run(["chown", "-R", f"{entry.pw_uid}:{entry.pw_gid}", lab.folder], check=True)
-    return [
-        "setpriv",
-        f"--reuid={entry.pw_uid}",
-        f"--regid={entry.pw_gid}",
-        "--clear-groups",
-        *argv,
-    ]
+    subprocess.run(["chown", "-R", f"{entry.pw_uid}:{entry.pw_gid}", folder], check=True)
+    for parent in folder.parents:
+        if parent.stat().st_uid == 0 and not parent.stat().st_mode & 0o1:
+            parent.chmod(parent.stat().st_mode | 0o11)
+    return made
+
+
+def _as_user(user: str, argv: Sequence[str]) -> list[str]:
+    """Return a command line that another user runs."""
+    entry = pwd.getpwnam(user)
+    ids = [f"--reuid={entry.pw_uid}", f"--regid={entry.pw_gid}", "--clear-groups"]
+    return ["setpriv", *ids, *argv]
 
 
 def _tree(lab: Lab) -> dict[str, float]:
