@@ -530,9 +530,7 @@ def _seal(room: Room, folder: Path) -> dict[str, Any] | None:
     from rbuild import seal  # noqa: PLC0415 - not needed to show help
 
     name = SEALED.get(room)
-    if name is None or not (folder / name).is_dir():
-        return None
-    return seal.seal(folder, name).as_json()
+    return None if name is None else seal.seal(folder, name).as_json()
 
 
 def full(path: Path) -> str:

@@ -212,5 +212,5 @@ def _fake(monkeypatch: pytest.MonkeyPatch, folder: Path, fakes: Path) -> None:
     monkeypatch.setenv("PATH", f"{fakes}:{os.environ['PATH']}")
     monkeypatch.setenv("RBUILD_CACHE_DIR", str(folder / "cache"))
     monkeypatch.setenv("RBUILD_FAKE", str(folder / "faults"))
-    monkeypatch.setattr("rbuild.download.USUAL", Patience(tries=2, pause_s=0, stalls_s=2))
+    monkeypatch.setattr("rbuild.download.USUAL", Patience(tries=1, stalls_s=2))
     monkeypatch.setattr(os, "geteuid", lambda: 0)
