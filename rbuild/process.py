@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import select
 import shlex
 import signal
@@ -175,7 +176,7 @@ def pipe(
                         )
                     )
             for raw in words:
-                line = raw.decode("utf-8", "replace").rstrip("\r\n")
+                line = plain(raw)
                 tail.append(line)
                 on_line(line)
         for child in children:
@@ -275,12 +276,12 @@ def _lines(
         for raw in lines:
             yield from _parts(raw)
         while len(pending) > LINE_MOST:
-            yield _text(pending[:LINE_MOST])
+            yield plain(pending[:LINE_MOST])
             pending = pending[LINE_MOST:]
         if not ready or not chunk:
             break
     if pending:
-        yield _text(pending)
+        yield plain(pending)
     if not ready:
         if limits.silence_s is not None and (left is None or left > limits.silence_s):
             raise TimedOut(limits.silence_s, silent=True)
@@ -306,11 +307,21 @@ def _ready(out: IO[bytes], seconds: float | None, unwanted: Callable[[], bool] |
 def _parts(raw: bytes) -> Iterator[str]:
     """Yield a line, or the parts of one that is too long."""
     for at in range(0, max(len(raw), 1), LINE_MOST):
-        yield _text(raw[at : at + LINE_MOST])
+        yield plain(raw[at : at + LINE_MOST])
 
 
-def _text(raw: bytes) -> str:
-    return raw.decode("utf-8", "replace").rstrip("\r\n")
+SEQUENCES = re.compile(
+    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)?|[ -/]*[0-~])?"
+    r"|\x9b[0-?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]"
+)
+"""Control sequences and characters (ECMA-48) but tabs: they would move a terminal's cursor, change
+its title, or have it answer as if its user typed."""
+
+
+def plain(raw: bytes) -> str:
+    """Return a line of a program's output as it may be shown and logged, without its end."""
+    line = raw.decode("utf-8", "replace").rstrip("\r\n")
+    return line if line.isprintable() else SEQUENCES.sub("", line)
 
 
 def _reap(child: subprocess.Popen[bytes], started: float) -> Usage:

@@ -554,10 +554,10 @@ def _lines(chunks: Iterator[bytes], mark: str, ending: list[str]) -> Iterator[st
             if found:
                 ending.append(words.decode("utf-8", "replace"))
             if text or not found:
-                yield text.decode("utf-8", "replace").rstrip("\r")
+                yield process.plain(text)
         # The keeper's words come last: a line that is cut here has none.
         while len(pending) > 2 * LINE_MOST:
-            yield pending[:LINE_MOST].decode("utf-8", "replace")
+            yield process.plain(pending[:LINE_MOST])
             pending = pending[LINE_MOST:]
     if pending:
-        yield pending.decode("utf-8", "replace").rstrip("\r\n")
+        yield process.plain(pending)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rbuild import outputs
+from rbuild import outputs, process
 from rbuild.errors import BuildFailed
 from rbuild.module import sync
 
@@ -102,3 +102,35 @@ def test_a_build_cant_name_what_is_removed(tmp_path: Path) -> None:
     (source / "a.c").write_text("two")
     sync(source, target)
     assert victim.read_text() == "mine"
+
+
+# What a build or a guest writes.
+
+WRITTEN = {
+    b"plain": "plain",
+    b"a\ttab": "a\ttab",
+    b"\xc3\xa4\xe2\x82\xac": "ä€",
+    b"\x1b[2J\x1b[31mred\x1b[0m": "red",
+    b"\x1b]0;a title\x07after": "after",
+    b"\x1b]52;c;c2VjcmV0\x1b\\clipboard": "clipboard",
+    b"\x1bPq#0\x1b\\sixel": "sixel",
+    b"\x1b[6n\x1bcwhere": "where",
+    b"over\rwritten\x08\x08": "overwritten",
+    b"\x9b2J\xc2\x9b2Jc1": "�2Jc1",
+    b"\x1b": "",
+    b"\x1b]0;never ended": "",
+    b"\0bell\x07": "bell",
+}
+
+
+@pytest.mark.parametrize("raw", WRITTEN)
+def test_what_would_move_the_terminal_is_not_shown(raw: bytes) -> None:
+    assert process.plain(raw + b"\r\n") == WRITTEN[raw]
+
+
+def test_a_builds_lines_are_plain(tmp_path: Path) -> None:
+    with (tmp_path / "log").open("w+") as log:
+        done = process.run(["printf", r"\033[2J\033]0;x\007one\ntwo\033[0m\n"], log=log)
+        log.seek(0)
+        assert "\x1b" not in log.read().replace("\\033", "")
+    assert done.tail == ("one", "two")
