@@ -397,9 +397,8 @@ def _outside(
     lab: Lab, outputs: Path, hostname: str, pattern: str, before: dict[str, float], shown: str
 ) -> list[str]:
     """Return what can be seen outside of the sandbox, once the build has ended."""
-    found = [
-        f"{path} was written to" for path, time_ in _tree(lab).items() if before.get(path) != time_
-    ]
+    now = _tree(lab)
+    found = [f"{path} was written to" for path in before if now.get(path) != before[path]]
     if socket.gethostname() != hostname:
         found.append("the host has another name")
     if PATTERN.read_text() != pattern:

@@ -30,7 +30,7 @@ LEFT_IN_STORE = re.compile(r"\..*(\.partial|\.trash-[0-9-]+)|\..*\.[0-9]+")
 OF_RBUILD = re.compile(r"rbuild|mmdebstrap", re.I)
 
 TRIMMED = (
-    *("accel", "bluetooth", "comedi", "gpu", "hid", "iio", "infiniband", "isdn", "md", "media"),
+    *("accel", "bluetooth", "comedi", "gpu", "iio", "infiniband", "isdn", "md", "media"),
     *("mtd", "net", "nvme", "scsi", "staging", "target", "usb"),
 )
 """Folders of drivers of which a small kernel needs the Kconfig and Makefiles only."""
@@ -230,7 +230,6 @@ class Lab:
         found = {
             **os.environ,
             "RBUILD_CACHE_DIR": str(self.cache),
-            "RBUILD_CCACHE": "0",
             "TMPDIR": str(self.temporary),
             "PYTHONPATH": str(CHECKOUT),
             "NO_COLOR": "1",

@@ -9,12 +9,14 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.faults.lab import Lab
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -74,6 +76,17 @@ class Rbuild:
 @pytest.fixture(scope="session")
 def rbuild() -> Rbuild:
     return Rbuild()
+
+
+@pytest.fixture(scope="session")
+def lab(rbuild: Rbuild, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """A Store of its own with a small kernel's source: what is killed and attacked."""
+    found = rbuild("--json", "module", "--driver", "c").json
+    store = Path(found["artefacts"][0]["path"]).parents[5]
+    made = Lab(tmp_path_factory.mktemp("lab"), rootfs_from=store)
+    made.equip(next((store / "trees").glob("linux-source-6.12-*/src")))
+    yield made
+    made.remove()
 
 
 RUST_STRANGER = """\

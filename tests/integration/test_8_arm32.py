@@ -46,7 +46,8 @@ def test_the_glue_drivers_rust_is_not_unwound(rbuild: Rbuild) -> None:
     assert [name for name in names if name not in symvers] == []
 
 
-@pytest.mark.parametrize("driver", [pytest.param("c", marks=pytest.mark.slow), "glue"])
+@pytest.mark.slow
+@pytest.mark.parametrize("driver", ["c", "glue"])
 def test_a_driver_passes_all_its_tests_in_32_bits(rbuild: Rbuild, driver: str) -> None:
     found = boot(rbuild, "--profile", SMALL, "--driver", driver, "--suite", "functional")
     assert found["planned"] > TESTS_AT_LEAST

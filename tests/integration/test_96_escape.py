@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from tests.faults.escape import ATTEMPTS, USER, escape, lab_of
 from tests.faults.lab import Lab
 
-from .conftest import Rbuild
 from .engine import Engine, engine
 
 __all__ = ["engine"]
 
 
-@pytest.fixture(scope="module")
-def lab(rbuild: Rbuild, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    found = rbuild("--json", "module", "--driver", "c").json
-    store = Path(found["artefacts"][0]["path"]).parents[5]
-    made = Lab(tmp_path_factory.mktemp("escape"), rootfs_from=store)
-    made.equip(next((store / "trees").glob("linux-source-6.12-*/src")))
-    ready = made.run("module", made.module, "--profile", made.profile)
+@pytest.fixture(autouse=True)
+def against_a_kdir(lab: Lab) -> None:
+    ready = lab.run("module", lab.module, "--profile", lab.profile)
     assert ready.code == 0, ready.err
-    yield made
-    made.remove()
 
 
 def test_nothing_gets_out_of_bubblewrap(lab: Lab) -> None:
