@@ -28,6 +28,7 @@ from rbuild.provision import Ready
 from rbuild.sandbox import MODULE, SRC, Bind, Job
 from rbuild.sought import Sought, forget, seek
 from rbuild.store import Entry, Room, Store, digest, remove_tree
+from rbuild.unpack import unpack
 
 SPACE_NEEDED = 3 * 1024**3
 """Bytes that a tree takes at most while it is being extracted."""
@@ -303,17 +304,7 @@ def _fetch_tarball(source: Source, here: Path, target: Path, ready: Ready, step:
     if source.key is not None:
         step.update("checking the signature")
         _verify(source, here, file, step)
-    job = Job(
-        ["tar", "-x", "--strip-components=1", "-C", SRC, "-f", file.name],
-        (Bind(work, MODULE), Bind(target, SRC, True)),
-        MODULE,
-    )
-    try:
-        ready.runtime.run(ready.sandbox, job)
-    except ProcessFailed as error:
-        raise InfrastructureError(
-            f"{shown(source.tarball)} can't be unpacked.", detail=error.detail
-        ) from error
+    unpack(file, target, ready, shown(source.tarball))
     remove_tree(work)
 
 
