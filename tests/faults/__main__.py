@@ -79,7 +79,7 @@ def kills(options: argparse.Namespace, lab: Lab, tell: Callable[[str], None]) ->
 
     test = Killer(lab, options.seed, tell)
     chosen = [one for one in phases(lab) if not options.phase or one.name in options.phase]
-    test.prepare(phases(lab))
+    test.prepare(chosen)
     tallies = list(test.kill(chosen, options.kills))
     faults = [
         f"{one.phase}: {fault}"
@@ -97,7 +97,7 @@ def signals(options: argparse.Namespace, lab: Lab, tell: Callable[[str], None]) 
 
     test = Killer(lab, options.seed, tell)
     chosen = [one for one in phases(lab) if not options.phase or one.name in options.phase]
-    test.prepare(phases(lab))
+    test.prepare(chosen)
     tallies = list(test.interrupt(chosen))
     faults = [
         f"{one.phase}: {fault}" for one in tallies for fault in (*one.left_over, *one.failures)

@@ -136,7 +136,7 @@ def phases(lab: Lab) -> list[Phase]:
         Phase("patch", module, "==> Patching", without_patched_trees),
         Phase("module", module, "==> Building mine", with_kernel),
         Phase("in-tree", in_tree, "==> (Copying|Preparing|Building)", without_in_tree),
-        Phase("boot", boot, "==> Booting", with_kernel),
+        Phase("boot", boot, "==> Testing", with_kernel),
         Phase("bench", (*bench, *profile), r"\[1/", with_kernel),
         Phase("package", ("--json", "package", *packages, *profile), "==> ", without_packages),
     ]
