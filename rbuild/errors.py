@@ -95,6 +95,7 @@ class Damaged(InfrastructureError):  # noqa: N818
         )
         self.store = store
         self.entry = entry
+        self.created = entry.raw.get("created")
 
 
 INTERRUPTED = 130

@@ -378,11 +378,13 @@ class Store:
                 raise Damaged(self, entry, seal.words(faults))
             self._checked.add((path, without))
 
-    def discard(self, entry: Entry) -> None:
-        """Remove a damaged entry, once nobody works on it any more."""
+    def discard(self, damaged: Damaged) -> None:
+        """Remove a damaged entry, unless another rbuild has made it anew meanwhile."""
+        entry = damaged.entry
         with self.lock(entry):
-            if entry.path.exists():
+            if entry.path.exists() and entry.raw.get("created") == damaged.created:
                 self.remove(entry)
+        self._let_go(entry)
 
     def _migrated(self, entry: Entry) -> dict[str, Any] | None:
         """Seal an entry that a rbuild made which knew no seals; return its metadata.

@@ -186,7 +186,7 @@ def _invoke(arguments: list[str]) -> int:
         except Damaged as damaged:
             store = damaged.store
             store.console.warn(f"{damaged.message} It is removed, and made anew.")
-            store.discard(damaged.entry)
+            store.discard(damaged)
     return _attempt(arguments)
 
 

@@ -38,6 +38,8 @@ class Phase:
     begins: str
     reset: Callable[[Lab], None] = lambda lab: lab.touch()
     kills_a_round: int = 4
+    span_s: float = 8.0
+    """It is killed within so many seconds after it began; what follows is another phase."""
     resumes: bool = False
 
 
@@ -113,7 +115,8 @@ def without_packages(lab: Lab) -> None:
 def without_in_tree(lab: Lab) -> None:
     with_kernel(lab)
     for path in (lab.cache / "kdirs").glob("*-in-tree-*"):
-        shutil.rmtree(path)
+        if path.is_dir():
+            shutil.rmtree(path)
 
 
 def phases(lab: Lab) -> list[Phase]:
@@ -130,7 +133,9 @@ def phases(lab: Lab) -> list[Phase]:
     found = [
         Phase("configure", module, "==> Configuring", without_kdirs),
         Phase("prepare", module, "==> Preparing", without_kdirs, resumes=True),
-        Phase("kernel", ("--json", "kernel", *profile), "==> Building", prepared_only, 8, True),
+        Phase(
+            "kernel", ("--json", "kernel", *profile), "==> Building", prepared_only, 8, resumes=True
+        ),
         Phase("start", module, r"\A", with_kernel),
         Phase("source", module, "==> Fetching", without_trees),
         Phase("patch", module, "==> Patching", without_patched_trees),
@@ -144,7 +149,9 @@ def phases(lab: Lab) -> list[Phase]:
         docker = (*module, "--runtime", "docker")
         found.append(Phase("docker", docker, "==> Building mine", with_kernel))
     found.append(
-        Phase("setup", ("--json", "setup", "cross"), "==> Provisioning", without_rootfs, 3)
+        Phase(
+            "setup", ("--json", "setup", "cross"), "==> Provisioning", without_rootfs, 3, span_s=120
+        )
     )
     return found
 
@@ -202,7 +209,8 @@ class Killer:
             if not running.wait_for(phase.begins, LATE):
                 break
             whole = self.seconds[phase.name]
-            time.sleep(self.random.uniform(0, whole / 3 if phase.resumes else whole))
+            span = whole / 3 if phase.resumes else min(whole, phase.span_s)
+            time.sleep(self.random.uniform(0, span))
             if running.end(signal.SIGKILL):
                 tally.kills += 1
             else:

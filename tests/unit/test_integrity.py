@@ -232,6 +232,21 @@ def test_removing_gives_what_is_not_linked_from_elsewhere(tmp_path: Path) -> Non
     assert freed_size(tmp_path) == tree_size(tmp_path) >= 10_000
 
 
+def test_what_another_has_made_anew_is_not_removed(store: Store) -> None:
+    entry = published(store)
+    edit(entry.path / "src/Makefile")
+    store.rely(entry)
+    with pytest.raises(Damaged) as damaged:
+        store.check()
+    again = Store(store.root, Console())
+    again.discard(damaged.value)
+    assert not entry.path.exists()
+    published(again)
+    store.discard(damaged.value)
+    assert store.rely(entry) is not None
+    store.check()
+
+
 # By the command line.
 
 
