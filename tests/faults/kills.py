@@ -231,7 +231,10 @@ class Killer:
         found = artefacts(lab, phase, done)
         if phase.name in self.references and found != self.references[phase.name]:
             tally.mismatches.append(f"{found} instead of {self.references[phase.name]}")
-        self.tell(f"{phase.name}: {tally.kills} kills, {done.seconds:.1f} s to the end")
+        faults = len(tally.left_over) + len(tally.mismatches) + len(tally.failures)
+        self.tell(
+            f"{phase.name}: {tally.kills} kills, {faults} faults, {done.seconds:.1f} s to the end"
+        )
 
     def interrupt(
         self, chosen: Iterable[Phase], signals: Sequence[str] = SIGNALS

@@ -423,7 +423,8 @@ def descendants(root: int, *, deep: bool = True, without: int | None = None) -> 
 
 def _children(number: int) -> list[int]:
     found: list[int] = []
-    for path in Path(f"/proc/{number}/task").glob("*/children"):
-        with contextlib.suppress(OSError):
+    # It may end while it is looked at.
+    with contextlib.suppress(OSError):
+        for path in Path(f"/proc/{number}/task").glob("*/children"):
             found += [int(word) for word in path.read_text().split()]
     return found
