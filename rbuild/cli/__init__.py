@@ -6,6 +6,7 @@ import errno
 import importlib
 import os
 import signal
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -250,6 +251,14 @@ def _from_os(error: OSError) -> InfrastructureError:
     return InfrastructureError(f"{error.strerror or error}{where}.")
 
 
+def _leave_terminal() -> None:
+    """Write no more to a terminal that was closed: a write would fail, and hide the interrupt."""
+    for descriptor in (1, 2):
+        is_device = stat.S_ISCHR(os.fstat(descriptor).st_mode)
+        if is_device and not os.isatty(descriptor):
+            abandon(descriptor)
+
+
 @contextmanager
 def _signals() -> Iterator[None]:
     """Let SIGTERM and SIGHUP end a run as Ctrl-C does: children ended, nothing half done.
@@ -257,7 +266,9 @@ def _signals() -> Iterator[None]:
     One that is ignored, as nohup(1) makes SIGHUP, stays so.
     """
 
-    def interrupt(*_: Any) -> None:  # noqa: ANN401
+    def interrupt(number: int, _: Any) -> None:  # noqa: ANN401
+        if number == signal.SIGHUP:
+            _leave_terminal()
         raise KeyboardInterrupt
 
     for number in (signal.SIGTERM, signal.SIGHUP):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -151,3 +153,39 @@ def test_ages_are_never_negative(host: Host) -> None:
     assert entries
     assert all(one["age_s"] >= 0 for one in entries)
     assert host("--json", "clean", "--older-than", "1", "--what", "trees").json["removed"] == []
+
+
+# The terminal.
+
+ON_A_TERMINAL = """\
+import fcntl, os, signal, sys, termios
+for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+    signal.signal(number, signal.SIG_DFL)
+fcntl.ioctl(2, termios.TIOCSCTTY, 0)
+os.geteuid = lambda: 0
+from rbuild import cli
+sys.exit(cli.run(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("term", ["xterm", "dumb"])
+def test_a_closed_terminal_interrupts(
+    host: Host, monkeypatch: pytest.MonkeyPatch, term: str
+) -> None:
+    monkeypatch.setenv("TERM", term)
+    words = ["module", str(host.write_module()), "--profile", str(host.profile)]
+    host.fault("hold")
+    master, slave = os.openpty()
+    argv = [sys.executable, "-c", ON_A_TERMINAL, *words]
+    with subprocess.Popen(
+        argv, stdin=slave, stdout=slave, stderr=slave, start_new_session=True
+    ) as child:
+        os.close(slave)
+        for _ in range(3000):
+            if (host.folder / "held").exists():
+                break
+            time.sleep(0.01)
+        os.close(master)
+        assert child.wait(60) == 130
+    host.fault()
+    host.module(host.folder / "mine")
