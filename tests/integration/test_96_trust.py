@@ -57,7 +57,7 @@ def test_what_is_left_behind_is_noticed(lab: Lab) -> None:
 
 
 def test_ten_at_once_do_the_work_once(lab: Lab) -> None:
-    found = crowd(lab, cleaning=False)
+    found = crowd(lab, cleaning=False, kernel=False)
     assert found.is_clean, found
     assert found.waited > 0
 
