@@ -357,8 +357,10 @@ def trim(tree: Path, tarball: Path) -> None:
     """Pack a kernel's source without what a small arm64 kernel needs none of."""
     kept = ("Makefile", "Kconfig", "Kbuild")
     names = []
-    for folder, _, files in os.walk(tree):
+    for folder, subfolders, files in os.walk(tree):
         here = Path(folder).relative_to(tree)
+        # Links to folders are names, too, such as those of scripts/dtc/include-prefixes.
+        files += [name for name in subfolders if Path(folder, name).is_symlink()]
         whole = _is_needed(here)
         names += [
             str(Path("linux", here, name)) for name in files if whole or name.startswith(kept)
