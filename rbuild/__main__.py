@@ -30,9 +30,14 @@ def main() -> None:
         except OSError:
             # Nobody reads, or the disk is full: the command line knows what to say of that.
             arguments = ["--help"]
-    from rbuild.cli import run  # noqa: PLC0415 - see HELP
+    try:
+        from rbuild.cli import run  # noqa: PLC0415 - see HELP
 
-    sys.exit(run(arguments))
+        code = run(arguments)
+    except KeyboardInterrupt:
+        # While it was being loaded, or a second one: nothing was begun, or all is said.
+        code = 130
+    sys.exit(code)
 
 
 if __name__ == "__main__":
