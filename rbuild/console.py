@@ -44,6 +44,12 @@ def size(count: float) -> str:
     raise AssertionError("unreachable")
 
 
+def several(lines: Sequence[str], shown: int = 5) -> str:
+    """Return lines as one, the first few of them."""
+    more = len(lines) - shown
+    return "; ".join(lines[:shown]) + (f"; and {more} more" if more > 0 else "")
+
+
 def abandon(descriptor: int) -> None:
     """Let whatever is still written to a pipe that nobody reads any more vanish silently."""
     nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from rbuild import ccache, memory, outputs
 from rbuild.architecture import Kernel
+from rbuild.console import several
 from rbuild.errors import BuildFailed, InfrastructureError, ProcessFailed, TimedOut
 from rbuild.process import Usage
 from rbuild.provision import Ready
@@ -209,7 +210,7 @@ def _settled(job: Job, title: str, log: Path) -> Iterator[None]:
                 faults += outputs.settle(bind.source)
     if faults:
         raise BuildFailed(
-            f"{title} left what isn't taken from a build: {outputs.words(faults)}.",
+            f"{title} left what isn't taken from a build: {several(faults)}.",
             log=log,
             hint="It was removed, or made harmless. Look at what the Makefile does.",
         )

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable
 from pathlib import Path
 
 from rbuild import process
@@ -18,8 +17,6 @@ from rbuild.sandbox import KDIR, SRC
 
 KBUILDS_OWN = {"source": SRC, "build": KDIR}
 """Links that Kbuild itself makes, in an output directory and among installed modules."""
-
-SHOWN = 5
 
 
 def settle(folder: Path) -> list[str]:
@@ -44,13 +41,6 @@ def named(folder: Path, name: str) -> Path:
     if Path(name).is_absolute() or not path.resolve().is_relative_to(folder.resolve()):
         raise BuildFailed(f"The build names {name!a} as its product, which is out of its folder.")
     return path
-
-
-def words(faults: Iterable[str]) -> str:
-    """Return such lines as one, the first few of them."""
-    listed = list(faults)
-    more = len(listed) - SHOWN
-    return "; ".join(listed[:SHOWN]) + (f"; and {more} more" if more > 0 else "")
 
 
 def _settled(path: Path, folder: Path) -> str | None:

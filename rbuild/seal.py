@@ -27,9 +27,6 @@ MANIFEST = "manifest"
 OWN = (MANIFEST, METADATA, "reproduce.sh")
 """What rbuild itself keeps at the top of an entry: no part of what is sealed."""
 
-FAULTS_SHOWN = 5
-"""How many faults are named."""
-
 TWO_DEEP = ("usr", "arch")
 """Folders whose own folders are parts: nearly all of a rootfs is in one."""
 
@@ -121,12 +118,6 @@ def damage(entry: Path, found: Seal, tell: Callable[[int], None] = lambda _: Non
         if number % 1000 == 0:
             tell(number)
     return faults
-
-
-def words(faults: list[str]) -> str:
-    """Return faults as one line, the first few of them."""
-    more = len(faults) - FAULTS_SHOWN
-    return "; ".join(faults[:FAULTS_SHOWN]) + (f"; and {more} more" if more > 0 else "")
 
 
 def _records(folder: Path, without: Collection[str]) -> list[bytes]:

@@ -24,7 +24,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rbuild.console import Console, size
+from rbuild.console import Console, several, size
 from rbuild.errors import Damaged, InfrastructureError, NewerFormat
 
 if TYPE_CHECKING:
@@ -366,8 +366,6 @@ class Store:
         Parts whose name matches ``without`` are not looked at, nor is anything twice.  Raises
         Damaged.
         """
-        from rbuild import seal  # noqa: PLC0415 - not needed where nothing is built
-
         for path, entry in list(self._relied.items()):
             if (path, without) in self._checked or (path, None) in self._checked:
                 continue
@@ -375,7 +373,7 @@ class Store:
             faults = [] if found is None else _faults(path, found, without)
             # Whoever works on it meanwhile has opened it, or it was removed.
             if faults and entry.seal == found:
-                raise Damaged(self, entry, seal.words(faults))
+                raise Damaged(self, entry, several(faults))
             self._checked.add((path, without))
 
     def discard(self, damaged: Damaged) -> None:

@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 
 from rbuild import outputs
-from rbuild.console import size
+from rbuild.console import several, size
 from rbuild.errors import InfrastructureError, ProcessFailed
 from rbuild.provision import Ready
 from rbuild.sandbox import MODULE, SRC, Bind, Job
@@ -57,7 +57,7 @@ def unpack(file: Path, target: Path, ready: Ready, name: str) -> None:
         raise _explained(error, name) from error
     if faults := [*outputs.settle(target), *_linked(target)]:
         raise InfrastructureError(
-            f"{name} has what no kernel's source has: {outputs.words(faults)}.",
+            f"{name} has what no kernel's source has: {several(faults)}.",
             hint="Nothing of it is kept.",
         )
 

@@ -10,9 +10,9 @@ from typing import Any
 import click
 
 from rbuild.cli import App
-from rbuild.console import Step, duration, size
+from rbuild.console import Step, duration, several, size
 from rbuild.kept import created_s
-from rbuild.seal import damage, words
+from rbuild.seal import damage
 from rbuild.store import SEALED, Entry, Room, Store, tree_size
 
 EPILOG = """\b
@@ -86,12 +86,12 @@ def _verified(entries: list[Entry], store: Store) -> dict[Path, dict[str, Any]]:
                 continue  # one that is written to, or of another rbuild
             else:
                 faults = ["it isn't an entry that rbuild made"]
-            found[entry.path] = {"damage": words(faults)} if faults else {"damage": None}
+            found[entry.path] = {"damage": several(faults)} if faults else {"damage": None}
             if faults:
                 found[entry.path]["state"] = "damaged"
             if faults and entry.metadata is not None:
                 with store.lock(entry):
-                    store.update(entry, damage=words(faults))
+                    store.update(entry, damage=several(faults))
     return found
 
 
