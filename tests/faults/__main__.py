@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib
 import json
 import os
 import shutil
@@ -25,6 +24,7 @@ from tests.faults.lab import Lab
 SEED = 7
 PARTS = ("kills", "signals", "concurrency", "resources", "escape", "fuzz", "soak")
 FAULTS_SHOWN = 3
+TOLD_EVERY_S = 30.0
 
 
 @dataclass
@@ -170,6 +170,24 @@ def soak(options: argparse.Namespace, lab: Lab, tell: Callable[[str], None]) -> 
     return Part("soak", found.builds + found.boots, faults, 0, [asdict(found)])
 
 
+def fuzz(options: argparse.Namespace, tell: Callable[[str], None]) -> Part:
+    """Give each reader of input some thousands that were made wrong."""
+    from tests.faults.fuzz import run
+
+    begun = time.monotonic()
+
+    def now_and_then(words: str) -> None:
+        nonlocal begun
+        if time.monotonic() - begun > TOLD_EVERY_S:
+            begun = time.monotonic()
+            tell(f"fuzz: {words}")
+
+    figures = run(options.cases, options.seed, os.cpu_count() or 1, told=now_and_then)
+    faults = [f"{one.target}: {fault.error}" for one in figures for fault in one.faults]
+    tried = sum(one.cases for one in figures)
+    return Part("fuzz", tried, faults, 0, [one.as_json() for one in figures])
+
+
 OWN = {
     "kills": kills,
     "signals": signals,
@@ -212,7 +230,7 @@ def main(arguments: Sequence[str]) -> int:
             if lab is not None and name in OWN:
                 part = OWN[name](options, lab, tell)
             else:
-                part = importlib.import_module(f"tests.faults.{name}").part(options, tell)
+                part = fuzz(options, tell)
             part.seconds = time.monotonic() - began
             parts.append(part)
             sys.stdout.write(part.line() + "\n")

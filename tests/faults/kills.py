@@ -37,7 +37,7 @@ class Phase:
     words: tuple[str, ...]
     begins: str
     reset: Callable[[Lab], None] = lambda lab: lab.touch()
-    kills_a_round: int = 4
+    kills_a_round: int = 6
     span_s: float = 8.0
     """It is killed within so many seconds after it began; what follows is another phase."""
     resumes: bool = False
@@ -215,7 +215,8 @@ class Killer:
                 tally.kills += 1
             else:
                 # It was done before it was killed, so that there is nothing left to do.
-                running.finish()
+                took = running.finish().seconds
+                self.seconds[phase.name] = min(whole, took)
                 phase.reset(lab)
                 continue
             running.finish()

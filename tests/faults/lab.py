@@ -157,6 +157,8 @@ class Seen:
     loops: frozenset[str]
     temporary: frozenset[str]
     containers: frozenset[str]
+    processes: frozenset[int]
+    """Descendants of the test's process: an engine, or a cluster, that other tests have started."""
 
     def left(self, before: Seen) -> list[str]:
         """Return what is there now and wasn't before."""
@@ -297,24 +299,26 @@ class Lab:
             one for one in mounts if self.engine is None or str(self.engine.folder) not in one
         }
         return Seen(
-            frozenset(mounts), frozenset(loops), frozenset(temporary), frozenset(containers)
+            frozenset(mounts),
+            frozenset(loops),
+            frozenset(temporary),
+            frozenset(containers),
+            frozenset(descendants(os.getpid())),
         )
 
-    def processes(self) -> list[str]:
-        """Return the command lines of all that descends from this process, but for the engine."""
+    def processes(self, before: Seen) -> list[str]:
+        """Return the command lines of all that this process has begotten since ``before``."""
         found = []
-        engine = None if self.engine is None else self.engine.process.pid
-        for number in descendants(os.getpid(), without=engine):
+        for number in descendants(os.getpid(), without=before.processes):
             with contextlib.suppress(OSError):
                 line = Path(f"/proc/{number}/cmdline").read_bytes().replace(b"\0", b" ")
                 if line:
                     found.append(line.decode("utf-8", "replace")[:120])
         return found
 
-    def end_all(self) -> None:
-        """Kill whatever is left of what was started here."""
-        engine = None if self.engine is None else self.engine.process.pid
-        for number in list(descendants(os.getpid(), without=engine)):
+    def end_all(self, before: Seen) -> None:
+        """Kill whatever is left of what was started here since ``before``."""
+        for number in list(descendants(os.getpid(), without=before.processes)):
             if number not in self._own:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(number, signal.SIGKILL)
@@ -329,7 +333,7 @@ class Lab:
         while True:
             reap(self._own)
             now = self.seen()
-            stay = [f"process {one}" for one in self.processes()]
+            stay = [f"process {one}" for one in self.processes(before)]
             stay += [one for one in now.left(before) if not one.startswith("temporary")]
             if not stay or time.monotonic() > ends:
                 return stay
@@ -411,12 +415,12 @@ def reap(own: Collection[int]) -> None:
                 os.waitpid(number, os.WNOHANG)
 
 
-def descendants(root: int, *, deep: bool = True, without: int | None = None) -> Iterator[int]:
-    """Yield the processes that descend from one."""
+def descendants(root: int, *, deep: bool = True, without: Collection[int] = ()) -> Iterator[int]:
+    """Yield the processes that descend from one; those ``without`` and their own not."""
     pending: list[Sequence[int]] = [_children(root)]
     while pending:
         for number in pending.pop():
-            if number == without:
+            if number in without:
                 continue
             yield number
             if deep:

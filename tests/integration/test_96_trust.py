@@ -11,7 +11,7 @@ import pytest
 
 from tests.faults.concurrency import crowd
 from tests.faults.kills import Killer, Phase, phases
-from tests.faults.lab import CHECKOUT, Lab
+from tests.faults.lab import CHECKOUT, Lab, Seen
 from tests.faults.resources import GROUPS, disks, hang, memory, mirrors
 from tests.faults.soak import soak
 
@@ -45,13 +45,21 @@ def test_asked_to_end_it_leaves_nothing(lab: Lab, killer: Killer) -> None:
 
 
 def test_what_is_left_behind_is_noticed(lab: Lab) -> None:
-    before = lab.seen()
+    with subprocess.Popen(["sleep", "200"]) as somebody_elses:
+        before = lab.seen()
+        assert lab.after_the_end(before, 0.1) == []
+        see_what_is_left(lab, before)
+        assert somebody_elses.poll() is None
+        somebody_elses.kill()
+
+
+def see_what_is_left(lab: Lab, before: Seen) -> None:
     subprocess.run(["sh", "-c", "setsid sleep 300 >/dev/null 2>&1 &"], check=True)
     (lab.temporary / "left").touch()
     left = lab.after_the_end(before, 0.1)
     assert any("sleep 300" in one for one in left)
     assert any("left" in one for one in lab.seen().left(before))
-    lab.end_all()
+    lab.end_all(before)
     (lab.temporary / "left").unlink()
     assert lab.after_the_end(before) == []
 
