@@ -135,7 +135,7 @@ def debootstrap(rootfs: Rootfs, root: Path, watcher: Callable[[str], None]) -> N
     words += ["--dpkgopt=force-unsafe-io"]
     words += [f"--customize-hook={_folders_hook(rootfs.mount_points)}"]
     mirrors = host_mirrors(rootfs.definition.suite)
-    env = {**os.environ, **rootfs.definition.emulated_variables}
+    env = _environment() | rootfs.definition.emulated_variables
     with _temporary(root.parent) as folder:
         env["TMPDIR"] = str(folder)
         if root_user:
@@ -151,6 +151,16 @@ def debootstrap(rootfs: Rootfs, root: Path, watcher: Callable[[str], None]) -> N
         pack = [*words, "--format=tar", rootfs.definition.suite, "-", *mirrors]
         process.pipe(process.dies_with_parent(pack), unpack, watcher, env=env)
     _let_owner_write(root)
+
+
+def _environment() -> dict[str, str]:
+    """Return what mmdebstrap, and so the packages' scripts, are told of the caller's environment.
+
+    A proxy, which apt needs, and where programs are; no secret that may stand there.
+    """
+    proxies = {name for name in os.environ if name.lower().endswith("_proxy")}
+    kept = {"PATH", "HOME", *proxies} & os.environ.keys()
+    return {"LC_ALL": "C.UTF-8", **{name: os.environ[name] for name in kept}}
 
 
 @contextmanager

@@ -209,7 +209,7 @@ class Lab:
         assert self.rootfs_from is not None
         for room in ("rootfs", "guests"):
             (self.cache / room).mkdir(parents=True, exist_ok=True)
-            for entry in sorted((self.rootfs_from / room).iterdir()):
+            for entry in sorted((self.rootfs_from / room).glob("*")):
                 wanted = entry.name.startswith(("cross-", "package-", "busybox-"))
                 if wanted and not (self.cache / room / entry.name).exists():
                     self.copy(entry, self.cache / room / entry.name, links=True)

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from rbuild import cli
+from rbuild import architecture, cli, guest
 from rbuild.console import Console
 from rbuild.download import Patience
 from rbuild.store import Entry, Room, Store
@@ -63,6 +63,13 @@ class Host:
         seen = self.capture.readouterr()
         assert found == code, f"{words}: {found}\n{seen.err}"
         assert "Traceback" not in seen.err
+        return Result(found, seen.out, seen.err)
+
+    def anyhow(self, *words: object) -> Result:
+        """Run rbuild, whatever its exit code."""
+        self.capture.readouterr()
+        found = cli.run([str(word) for word in words])
+        seen = self.capture.readouterr()
         return Result(found, seen.out, seen.err)
 
     def start(self, *words: object) -> subprocess.Popen[str]:
@@ -122,6 +129,16 @@ class Host:
             "config:\n  base: tinyconfig\n  options: {RUST: y, SPI: y}\n"
         )
         return path
+
+    def write_bootable(self) -> Path:
+        """Write a profile that has what a guest needs."""
+        needed = (*guest.NEEDED, *architecture.machine("virt", "arm64").needs)
+        options = ", ".join(f"{name}: y" for name in needed)
+        return self.write_profile(
+            f"name: bootable\nsource: {{directory: {self.tree}}}\npatches: false\n"
+            f"config:\n  base: tinyconfig\n  options: {{RUST: y, SPI: y, {options}}}\n",
+            "bootable",
+        )
 
     def write_module(self, text: str = "int x;\n") -> Path:
         folder = self.folder / "mine"

@@ -8,22 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rbuild import architecture, guest, tap
+from rbuild import tap
 from rbuild.boot import Listener
 
 from .conftest import Host, Result
-
-TREE = "name: {name}\nsource: {{directory: {tree}}}\npatches: false\n"
-CONFIG = "config:\n  base: tinyconfig\n  options: {{RUST: y, SPI: y, {options}}}\n"
 
 
 @pytest.fixture
 def boot(host: Host):  # type: ignore[no-untyped-def]
     """Return rbuild boot on a profile that has what a guest needs."""
-    needed = (*guest.NEEDED, *architecture.machine("virt", "arm64").needs)
-    options = ", ".join(f"{name}: y" for name in needed)
-    text = (TREE + CONFIG).format(name="bootable", tree=host.tree, options=options)
-    profile = host.write_profile(text, "bootable")
+    profile = host.write_bootable()
 
     def run(*words: object, code: int = 0) -> Result:
         return host(*words, "--profile", profile, code=code)
