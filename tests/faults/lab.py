@@ -27,7 +27,8 @@ GONE_WITHIN_S = 10.0
 LEFT_IN_STORE = re.compile(r"\..*(\.partial|\.trash-[0-9-]+)|\..*\.[0-9]+")
 """Names of what is unfinished in a Store: nothing of it stays after a run that succeeds."""
 
-OF_RBUILD = re.compile(r"rbuild|mmdebstrap", re.I)
+OF_RBUILD = re.compile(r"(?!rbuild-(engine|bait)-).*(rbuild|mmdebstrap)", re.I)
+"""Names of temporary files that rbuild may leave; engines and baits are of other tests."""
 
 TRIMMED = (
     *("accel", "bluetooth", "comedi", "gpu", "iio", "infiniband", "isdn", "md", "media"),
@@ -295,9 +296,7 @@ class Lab:
             else set()
         )
         # A container's own mounts are the engine's, as long as it is there.
-        mounts = {
-            one for one in mounts if self.engine is None or str(self.engine.folder) not in one
-        }
+        mounts = {one for one in mounts if "/rbuild-engine-" not in one}
         return Seen(
             frozenset(mounts),
             frozenset(loops),

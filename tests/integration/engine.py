@@ -6,6 +6,7 @@ One sees this host's files, the other doesn't, as if it were on another machine.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import resource
 import shutil
@@ -130,6 +131,12 @@ class Engine:
     def containers(self) -> list[dict[str, Any]]:
         """Return all containers, running or not."""
         return list(self.client.api.containers(all=True))
+
+    def inspected(self, name: str) -> str:
+        """Return all that the engine tells of a container, as JSON; nothing if it is gone."""
+        with contextlib.suppress(Exception):
+            return json.dumps(self.client.api.inspect_container(name))
+        return ""
 
     def remove(self) -> None:
         """Leave nothing of it: neither mounts, nor control groups, nor files."""
