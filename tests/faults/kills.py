@@ -189,22 +189,27 @@ class Killer:
                 keep(lab, "built")
             self.tell(f"{phase.name}: undisturbed {self.seconds[phase.name]:.1f} s")
 
-    def kill(self, chosen: Sequence[Phase], kills: int) -> Iterator[Tally]:
-        """Kill at least ``kills`` times in the phases in turn; yield each phase's tally."""
+    def kill(
+        self, chosen: Sequence[Phase], kills: int, a_round: int | None = None
+    ) -> Iterator[Tally]:
+        """Kill at least ``kills`` times in the phases in turn; yield each phase's tally.
+
+        ``a_round`` is how often in a phase before the next; by default as often as it says itself.
+        """
         tallies = {phase.name: Tally(phase.name) for phase in chosen}
         while sum(one.kills for one in tallies.values()) < kills:
             for phase in chosen:
                 if sum(one.kills for one in tallies.values()) >= kills:
                     break
-                self.round(phase, tallies[phase.name])
+                self.round(phase, tallies[phase.name], a_round or phase.kills_a_round)
         yield from tallies.values()
 
-    def round(self, phase: Phase, tally: Tally) -> None:
+    def round(self, phase: Phase, tally: Tally, kills: int) -> None:
         """Kill a phase's work some times, then let it come to its end, and compare."""
         lab = self.lab
         phase.reset(lab)
         before = lab.seen()
-        for _ in range(phase.kills_a_round):
+        for _ in range(kills):
             running = lab.start(*phase.words)
             if not running.wait_for(phase.begins, LATE):
                 break
