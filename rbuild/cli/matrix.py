@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,15 @@ import click
 
 from rbuild import profile
 from rbuild.cli import App
-from rbuild.cli.options import cluster_options, session
+from rbuild.cli.options import (
+    LIMITS,
+    ccache_option,
+    cluster_options,
+    jobs_option,
+    runtime_option,
+    session,
+    was_typed,
+)
 from rbuild.cli.typo import Choice
 from rbuild.completion.types import ENVIRONMENT, PROFILE
 from rbuild.profile import IN_KERNEL, Driver
@@ -70,6 +79,9 @@ Examples:
     metavar="F",
     help="Write the report there, too.",
 )
+@jobs_option
+@runtime_option
+@ccache_option
 @cluster_options(required=False)
 @click.option(
     "--wait",
@@ -88,6 +100,9 @@ def command(
     kinds: tuple[str, ...],
     drivers: tuple[str, ...],
     export_json: Path | None,
+    jobs: int | None,
+    runtime: str,
+    ccache: bool,
     scheduler: str | None,
     tls_ca: Path | None,
     tls_cert: Path | None,
@@ -113,9 +128,10 @@ def command(
         found = meeting.meeting(scheduler, tls_ca, tls_cert, tls_key)
         meeting.require()
         _must_travel(envs)
-    elif tls_ca or tls_cert or tls_key:
+    elif any(was_typed(f"tls_{name}") for name in ("ca", "cert", "key")):
         raise click.UsageError("--tls-* go with --scheduler.")
-    plan = _plan(profiles, envs, kinds, drivers)
+    options = _options(jobs=jobs, runtime=runtime, ccache=ccache)
+    plan = replace(_plan(profiles, envs, kinds, drivers), options=options)
     made = session(app, "matrix", "bwrap", None)
     rows = sorted(_rows(plan, made, found, wait_s), key=lambda row: plan.builds.index(row.build))
     report = Report(plan, tuple(rows), None if found is None else found.address)
@@ -137,6 +153,24 @@ def _plan(
         [Target(kind) for kind in dict.fromkeys(kinds)] or [Target.OUT_OF_TREE, Target.IN_TREE],
         [Driver(driver) for driver in dict.fromkeys(drivers)] or list(IN_KERNEL),
     )
+
+
+def _options(*, jobs: int | None, runtime: str, ccache: bool) -> tuple[str, ...]:
+    """Return for each build's own command line what was said on this one.
+
+    What a variable or a file says is each machine's own affair.
+    """
+    limits = click.get_current_context().meta.get(LIMITS, {})
+    said = {"jobs": jobs, "runtime": runtime, **limits}
+    words = [
+        word
+        for name, value in said.items()
+        if was_typed(name)
+        for word in (f"--{name}", str(value))
+    ]
+    if was_typed("ccache"):
+        words.append("--ccache" if ccache else "--no-ccache")
+    return tuple(words)
 
 
 def _must_travel(envs: tuple[str, ...]) -> None:

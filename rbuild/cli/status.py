@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ Examples:
   rbuild status --verify
 """
 
+OF_AN_ENGINE = ("image", "volume")
+"""What isn't in the cache directory, but in a Docker engine."""
+
 
 @click.command(epilog=EPILOG)
 @click.option(
@@ -38,8 +42,8 @@ def command(app: App, verify: bool) -> int:
     entries = [entry for room in Room for entry in app.store.entries(room)]
     checked = _verified(entries, app.store) if verify else {}
     rows = [_row(entry) | checked.get(entry.path, {}) for entry in entries]
-    rows += _images(app.store)
-    total = sum(row["size_bytes"] for row in rows if row["room"] != "image")
+    rows += _of_the_engine(app.store)
+    total = sum(row["size_bytes"] for row in rows if row["room"] not in OF_AN_ENGINE)
     table = app.console.table(
         "",
         ["entry", "kind", "state", "size", "age"],
@@ -99,15 +103,15 @@ def _tell(step: Step, name: str, before: int, done: int) -> None:
     step.update(name, done=before + done)
 
 
-def _images(store: Store) -> list[dict[str, Any]]:
-    """Return a row for each of rbuild's images on the Docker engine, if one was ever used."""
-    from rbuild.sandbox import image  # noqa: PLC0415 - not where no engine was used
+def _of_the_engine(store: Store) -> list[dict[str, Any]]:
+    """Return a row for each image and volume on the Docker engine, if one was ever used."""
+    from rbuild.sandbox import image, volumes  # noqa: PLC0415 - not where no engine was used
     from rbuild.sandbox.docker import engine_of  # noqa: PLC0415
 
     client = engine_of(store)
     if client is None:
         return []
-    return [
+    images = [
         {
             "name": (one.get("RepoTags") or [one["Id"]])[0],
             "room": "image",
@@ -118,6 +122,25 @@ def _images(store: Store) -> list[dict[str, Any]]:
         }
         for one in image.images(client)
     ]
+    return images + [
+        {
+            "name": one.volume,
+            "room": "volume",
+            "state": one.entry,
+            "size_bytes": one.size_bytes,
+            "age_s": max(0.0, time.time() - _moment(one.created)),
+            "path": one.volume,
+        }
+        for one in volumes.held(client, store)
+    ]
+
+
+def _moment(text: str) -> float:
+    """Return the seconds since the epoch of an engine's moment (RFC 3339); now, if it has none."""
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except ValueError:
+        return time.time()
 
 
 def _row(entry: Entry) -> dict[str, Any]:

@@ -77,7 +77,7 @@ def execute(plan: Plan, session: Session, meeting: Meeting, wait_s: float) -> It
     """
     packed = {one.profile.name: pack(one.profile) for one in plan.builds}
     jobs = [
-        Job(number, one, task_of(one, packed[one.profile.name]))
+        Job(number, one, task_of(one, packed[one.profile.name], plan.options))
         for number, one in enumerate(plan.builds, 1)
     ]
     client = _client(meeting)

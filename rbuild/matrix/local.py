@@ -19,7 +19,7 @@ def execute(plan: Plan, session: Session, rbuild: tuple[str, ...] = RBUILD) -> I
     here = Place(socket.gethostname(), session.store.root, session.run_folder, rbuild)
     packed = {one.profile.name: pack(one.profile) for one in plan.builds}
     for number, build in enumerate(plan.builds, 1):
-        task = task_of(build, packed[build.profile.name])
+        task = task_of(build, packed[build.profile.name], plan.options)
         with console.step(f"[{number}/{len(plan.builds)}] {build}") as step:
             outcome = perform(task, here, console.teller(step))
             step.failed = outcome.exit_code != 0

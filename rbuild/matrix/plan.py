@@ -57,10 +57,14 @@ class Skip:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is built, those of a group one after another; and what is skipped."""
+    """What is built, those of a group one after another; and what is skipped.
+
+    ``options`` are more words for the command line of each build, such as --jobs.
+    """
 
     builds: tuple[Build, ...]
     skipped: tuple[Skip, ...]
+    options: tuple[str, ...] = ()
 
 
 def combine(

@@ -74,14 +74,14 @@ class Outcome:
         return self.exit_code in {0, 1, 2}
 
 
-def task_of(build: Build, packed: Packed) -> Task:
-    """Return what a machine has to do for a build."""
+def task_of(build: Build, packed: Packed, options: tuple[str, ...] = ()) -> Task:
+    """Return what a machine has to do for a build, with a plan's ``options``."""
     if build.target is Target.KERNEL:
         words = ["kernel"]
     else:
         assert build.driver is not None
         words = ["module", f"--{build.target}", "--driver", build.driver.value]
-    return Task((*words, "--env", build.env), packed)
+    return Task((*words, "--env", build.env, *options), packed)
 
 
 def perform(

@@ -550,6 +550,32 @@ def sweep(client: DockerClient, store: Store) -> list[str]:
     return removed
 
 
+@dataclass(frozen=True)
+class Held:
+    """A volume that a Store keeps in an engine: of which entry, how large, and made when.
+
+    ``size_bytes`` is 0 where the engine doesn't say it, ``created`` the engine's own text.
+    """
+
+    volume: str
+    entry: str
+    size_bytes: int
+    created: str
+
+
+def held(client: DockerClient, store: Store) -> list[Held]:
+    """Return the volumes that the engine has of a Store's entries, by their names."""
+    with explained("list volumes"):
+        found = client.volumes.list(filters={"label": f"{STORE}={own(store)}"})
+        asked = client.api.df().get("Volumes") or [] if found else []
+    sizes = {one["Name"]: (one.get("UsageData") or {}).get("Size", 0) for one in asked}
+    return [
+        Held(name, entry, max(0, sizes.get(name, 0)), str(volume.attrs.get("CreatedAt", "")))
+        for name, volume in sorted((str(one.name), one) for one in found)
+        if (entry := _labels(volume).get(ENTRY, ""))
+    ]
+
+
 def _partial(store: Store, entry: str) -> Path:
     room, _, name = entry.partition("/")
     return store.root / room / f".{name}.partial"

@@ -326,6 +326,22 @@ def test_on_this_machine_one_after_another(host: Host) -> None:
     assert "nothing to do" in again.out
 
 
+def test_each_build_is_told_what_the_command_line_says(host: Host) -> None:
+    base = ["matrix", "--profile", host.profile, "--env", "cross", "--driver", "c"]
+    words = ["--jobs", "3", "--no-ccache", "--kind", "kernel"]
+    (found,) = host("--json", *base, *words).json["builds"]
+    assert " --jobs 3 --no-ccache " in Path(found["log"]).read_text()
+    assert host.calls(" -j3 ") > 0
+
+
+def test_a_variable_for_another_time_is_no_wrong_usage(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RBUILD_TLS_CA", "/nowhere/ca.pem")
+    words = ["--profile", host.profile, "--env", "cross", "--driver", "c", "--kind", "kernel"]
+    host("matrix", *words)
+
+
 def test_a_failure_does_not_keep_others_from_their_build(host: Host) -> None:
     other = host.write_profile(name="other")
     host.fault("kernel-error")

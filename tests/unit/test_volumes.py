@@ -8,6 +8,7 @@ import os
 import tarfile
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from docker.errors import NotFound
@@ -31,6 +32,8 @@ from rbuild.sandbox.manifest import (
 from rbuild.sandbox.tunnel import tunnel
 from rbuild.sandbox.volumes import Parcel, own, parcel, sweep
 from rbuild.store import Room, Store
+
+from .conftest import Host
 
 NS = 1_700_000_000_123_456_789
 
@@ -330,7 +333,8 @@ def test_a_folder_outside_the_store_has_a_volume_for_once(store: Store, tmp_path
 
 class FakeVolume:
     def __init__(self, engine: FakeEngine, name: str, labels: dict[str, str]) -> None:
-        self.engine, self.name, self.attrs = engine, name, {"Labels": labels}
+        self.engine, self.name = engine, name
+        self.attrs = {"Labels": labels, "CreatedAt": "2026-11-27T10:00:00Z"}
 
     def remove(self) -> None:
         self.engine.names.remove(self.name)
@@ -342,7 +346,10 @@ class FakeEngine:
     def __init__(self, volumes: dict[str, dict[str, str]]) -> None:
         self.names = list(volumes)
         self._labels = volumes
-        self.volumes = self
+        self.volumes = self.api = self
+
+    def df(self) -> dict[str, Any]:
+        return {"Volumes": [{"Name": "there", "UsageData": {"Size": 5 << 20, "RefCount": 0}}]}
 
     def list(self, all: bool = False, filters: dict[str, str] | None = None) -> list[FakeVolume]:
         key, _, value = (filters or {})["label"].partition("=")
@@ -372,6 +379,27 @@ def test_a_sweep_takes_what_nobody_has_any_more(store: Store) -> None:
     )
     assert sweep(client, store) == ["gone", "killed"]
     assert client.names == ["there", "working", "another host's", "another host's work"]
+
+
+def test_status_shows_the_volumes_of_the_stores_own_entries(
+    bare: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(bare.cache, Console(verbosity=-1))
+    mine = {"rbuild.store": own(store)}
+    client = FakeEngine(
+        {
+            "there": {**mine, "rbuild.entry": "kdirs/one-key"},
+            "for once": {**mine, "rbuild.entry": ""},
+            "another host's": {"rbuild.store": "x", "rbuild.entry": "kdirs/one-key"},
+        }
+    )
+    monkeypatch.setattr("rbuild.sandbox.docker.engine_of", lambda _: client)
+    monkeypatch.setattr("rbuild.sandbox.image.images", lambda _: [])
+    (row,) = bare("--json", "status").json["entries"]
+    assert (row["name"], row["room"], row["state"]) == ("there", "volume", "kdirs/one-key")
+    assert row["size_bytes"] == 5 << 20
+    assert row["age_s"] > 0
+    assert "5.0 MiB" in bare("status").out
 
 
 @pytest.mark.parametrize(
