@@ -27,12 +27,21 @@ def module(rbuild: Rbuild, *words: str) -> dict:
 @pytest.mark.parametrize("kind", ["out-of-tree", "in-tree"])
 @pytest.mark.parametrize("driver", ["c", "glue"])
 def test_a_driver_builds_in_32_bits(rbuild: Rbuild, driver: str, kind: str) -> None:
-    rbuild("kernel", "--profile", SMALL)
+    """Against a prepared kernel: a whole one takes minutes."""
     found = module(rbuild, "--profile", SMALL, "--driver", driver, f"--{kind}")
     assert found["environment"] == "cross-armhf"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["out-of-tree", "in-tree"])
+@pytest.mark.parametrize("driver", ["c", "glue"])
+def test_a_driver_builds_against_a_whole_kernel(rbuild: Rbuild, driver: str, kind: str) -> None:
+    rbuild("kernel", "--profile", SMALL)
+    found = module(rbuild, "--profile", SMALL, "--driver", driver, f"--{kind}")
     assert found["symbols_checked_against"] == "Module.symvers"
 
 
+@pytest.mark.slow
 def test_the_glue_drivers_rust_is_not_unwound(rbuild: Rbuild) -> None:
     """C's own tables refer to what the kernel exports with CONFIG_ARM_UNWIND; Rust has none."""
     found = module(rbuild, "--profile", SMALL, "--driver", "glue")
