@@ -66,8 +66,12 @@ def test_kconfig_is_read_as_the_kernel_itself_reads_it(rbuild: Rbuild) -> None:
             assert name in config, f"{name} is visible, and has no line"
 
 
+GLUE = pytest.param(Driver.GLUE, marks=pytest.mark.slow)
+"""Its two builds take as long as the other four together."""
+
+
 @pytest.mark.parametrize("kind", ["out-of-tree", "in-tree"])
-@pytest.mark.parametrize("driver", list(Driver))
+@pytest.mark.parametrize("driver", [Driver.RUST, Driver.C, GLUE])
 def test_every_driver_is_built_for_the_board(rbuild: Rbuild, driver: Driver, kind: str) -> None:
     found = rbuild("--json", "module", f"--{kind}", "--driver", driver, "--profile", BOARD).json
     assert found["kernel_release"].endswith("-rpi3bplus")
