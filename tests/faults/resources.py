@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -85,7 +85,16 @@ def empty(place: Path) -> None:
     _mount("-o", f"remount,size={ENOUGH},nr_inodes=4000000", place)
 
 
-def disks(lab: Lab, seed: int, count: int, tell: Callable[[str], None] = print) -> Iterator[Ended]:
+ENDS = ("disk", "inodes")
+
+
+def disks(
+    lab: Lab,
+    seed: int,
+    count: int,
+    tell: Callable[[str], None] = print,
+    ends: Sequence[str] = ENDS,
+) -> Iterator[Ended]:
     """Let the disk, or its inodes, run out at random moments of a module's way from nothing."""
     chance = random.Random(seed)
     module = next(phase for phase in phases(lab) if phase.name == "module")
@@ -93,7 +102,7 @@ def disks(lab: Lab, seed: int, count: int, tell: Callable[[str], None] = print) 
         undisturbed = lab.run(*module.words)
         assert undisturbed.code == 0, undisturbed.err
         wanted = artefacts(lab, module, undisturbed)
-        for what in ("disk", "inodes"):
+        for what in ends:
             found = Ended(what)
             for _ in range(count):
                 for room in ("trees", "kdirs"):
