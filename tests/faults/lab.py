@@ -158,6 +158,8 @@ class Seen:
     loops: frozenset[str]
     temporary: frozenset[str]
     containers: frozenset[str]
+    running: frozenset[str]
+    """Those of the containers that run."""
     processes: frozenset[int]
     """Descendants of the test's process: an engine, or a cluster, that other tests have started."""
 
@@ -290,10 +292,10 @@ class Lab:
             str(path.read_text()).strip()
             for path in Path("/sys/block").glob("loop*/loop/backing_file")
         }
-        containers = (
-            {one["Id"][:12] for one in self.engine.containers()}
+        states = (
+            {one["Id"][:12]: one["State"] for one in self.engine.containers()}
             if self.engine is not None
-            else set()
+            else {}
         )
         # A container's own mounts are the engine's, as long as it is there.
         mounts = {one for one in mounts if "/rbuild-engine-" not in one}
@@ -301,7 +303,8 @@ class Lab:
             frozenset(mounts),
             frozenset(loops),
             frozenset(temporary),
-            frozenset(containers),
+            frozenset(states),
+            frozenset(name for name, state in states.items() if state == "running"),
             frozenset(descendants(os.getpid())),
         )
 
@@ -327,13 +330,19 @@ class Lab:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def after_the_end(self, before: Seen, seconds: float = GONE_WITHIN_S) -> list[str]:
-        """Wait until nothing runs any more; return the processes and mounts that stay."""
+        """Wait until nothing runs any more; return the processes, containers and mounts that stay.
+
+        A container that doesn't run, and temporary files, are for the next run to remove.
+        """
         ends = time.monotonic() + seconds
         while True:
             reap(self._own)
             now = self.seen()
             stay = [f"process {one}" for one in self.processes(before)]
-            stay += [one for one in now.left(before) if not one.startswith("temporary")]
+            stay += [f"running container {one}" for one in sorted(now.running - before.running)]
+            stay += [
+                one for one in now.left(before) if not one.startswith(("temporary", "container"))
+            ]
             if not stay or time.monotonic() > ends:
                 return stay
             time.sleep(0.02)
