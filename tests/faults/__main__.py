@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -91,7 +92,7 @@ def kills(options: argparse.Namespace, lab: Lab, tell: Callable[[str], None]) ->
     )
 
 
-def signals(options: argparse.Namespace, lab: Lab, tell: Callable[[str], None]) -> Part:
+def signalled(options: argparse.Namespace, lab: Lab, tell: Callable[[str], None]) -> Part:
     """Ask rbuild to end, by each signal and by closing its terminal, in all phases."""
     from tests.faults.kills import EXITS_WITHIN_S, Killer, phases
 
@@ -190,7 +191,7 @@ def fuzz(options: argparse.Namespace, tell: Callable[[str], None]) -> Part:
 
 OWN = {
     "kills": kills,
-    "signals": signals,
+    "signals": signalled,
     "concurrency": concurrency,
     "resources": resources,
     "escape": escape,
@@ -244,4 +245,6 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    # So that an engine ends, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     sys.exit(main(sys.argv[1:]))
