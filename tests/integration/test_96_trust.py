@@ -133,7 +133,9 @@ def test_a_compiler_that_hangs_is_ended(lab: Lab) -> None:
     assert hang(lab).faults == []
 
 
+@pytest.mark.slow
 def test_a_mirror_that_lies_is_told(lab: Lab) -> None:
+    """As tests/unit/test_downloads.py has it, with a real source."""
     found = mirrors(lab)
     assert found.faults == []
     assert found.tried >= 10
