@@ -114,7 +114,9 @@ def test_what_kconfig_refuses_is_an_error(rbuild: Rbuild, tmp_path: Path) -> Non
     assert "no such option" in found.err
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGKILL]
+)
 def test_an_interrupted_preparation_goes_on_where_it_stopped(
     rbuild: Rbuild, tmp_path: Path, c_stranger: Path, number: signal.Signals
 ) -> None:

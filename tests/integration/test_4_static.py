@@ -133,6 +133,7 @@ ls samples/rust/rust_driver_spi.o
 """
 
 
+@pytest.mark.slow
 def test_clippy_has_nothing_to_say_of_the_kernel_crate(inside: Inside) -> None:
     assert inside(CLIPPY_KERNEL) == "samples/rust/rust_driver_spi.o\n"
 

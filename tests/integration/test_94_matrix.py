@@ -229,6 +229,7 @@ def test_a_machine_that_is_killed_while_it_builds(
     until(lambda: not processes(victim.store), 10)
 
 
+@pytest.mark.slow
 def test_an_interrupted_matrix_ends_its_builds(
     rbuild: Rbuild, cluster: str, machines: list[Machine]
 ) -> None:
@@ -242,6 +243,7 @@ def test_an_interrupted_matrix_ends_its_builds(
     assert rbuild("--json", "matrix", *ASKED, "--scheduler", cluster).json["exit_code"] == 0
 
 
+@pytest.mark.slow
 def test_a_build_that_fails_is_not_tried_on_another_machine(
     rbuild: Rbuild, cluster: str, tmp_path: Path
 ) -> None:
