@@ -27,8 +27,8 @@ GONE_WITHIN_S = 10.0
 LEFT_IN_STORE = re.compile(r"\..*(\.partial|\.trash-[0-9-]+)|\..*\.[0-9]+")
 """Names of what is unfinished in a Store: nothing of it stays after a run that succeeds."""
 
-OF_RBUILD = re.compile(r"(?!rbuild-(engine|bait)-).*(rbuild|mmdebstrap)", re.I)
-"""Names of temporary files that rbuild may leave; engines and baits are of other tests."""
+OF_RBUILD = re.compile(r"(?!rbuild-(engine|bait|fuzz)-).*(rbuild|mmdebstrap)", re.I)
+"""Names of temporary files that rbuild may leave; engines, baits and fuzzing are of other tests."""
 
 TRIMMED = (
     *("accel", "bluetooth", "comedi", "gpu", "iio", "infiniband", "isdn", "md", "media"),
