@@ -189,8 +189,9 @@ def running_engine(*hidden: Path, port: int | None = None) -> Iterator[Engine]:
     try:
         made.start()
         yield made
-        made.stop()
     finally:
+        if made.process is not None:
+            made.stop()
         made.remove()
 
 
