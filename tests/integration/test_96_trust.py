@@ -40,7 +40,7 @@ def test_killed_it_goes_on_as_if_it_wasnt(lab: Lab, killer: Killer) -> None:
 
 def test_asked_to_end_it_leaves_nothing(lab: Lab, killer: Killer) -> None:
     phase = [one for one in chosen(lab) if one.name == "prepare"]
-    tallies = list(killer.interrupt(phase))
+    tallies = list(killer.interrupt(phase, ["SIGTERM", "closed terminal"]))
     assert [one for one in tallies if not one.is_clean] == []
     assert sum(one.kills for one in tallies) >= len(tallies)
 
@@ -117,6 +117,7 @@ def test_somebody_elses_store_is_told(lab: Lab, tmp_path: Path) -> None:
 
 
 @pytest.mark.root
+@pytest.mark.slow
 def test_a_full_disk_is_told_and_the_next_run_goes_on(lab: Lab) -> None:
     (found,) = disks(lab, SEED, 1, ends=["disk"])
     assert found.faults == []

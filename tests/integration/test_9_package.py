@@ -135,6 +135,7 @@ def test_all_that_is_asked_for_is_there(packages: Packages) -> None:
         assert sha256(packages.folder / name) == expected
 
 
+@pytest.mark.slow
 def test_the_same_bytes_come_out_twice_and_the_kdir_stays(
     rbuild: Rbuild, packages: Packages, tmp_path: Path
 ) -> None:
