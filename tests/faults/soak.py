@@ -49,7 +49,7 @@ def soak(lab: Lab, builds: int, boots: int, tell: Callable[[str], None] = print)
     with_kernel(lab)
     profile = ("--profile", str(lab.profile))
     module = ("--json", "module", str(lab.module), *profile)
-    boot = ("--json", "boot", str(lab.module), "--test", "aliases", *profile)
+    boot = ("--json", "boot", str(lab.module), *profile)
     sums: set[str] = set()
     figures: list[tuple[int, int, int]] = []
     os.environ.update(lab.environment())
