@@ -37,7 +37,23 @@ def main() -> None:
     except KeyboardInterrupt:
         # While it was being loaded, or a second one: nothing was begun, or all is said.
         code = 130
+    if code == 130:
+        _end_interrupted()
     sys.exit(code)
+
+
+def _end_interrupted() -> None:
+    """End with 130 at once.
+
+    By ``python -m``, CPython (Py_RunMain) would die of SIGINT instead, if the interrupt came while
+    a dataclass was made: it remembers those that come inside of exec().
+    """
+    from contextlib import suppress  # noqa: PLC0415 - see HELP
+
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(130)
 
 
 if __name__ == "__main__":

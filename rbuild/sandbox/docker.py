@@ -18,11 +18,13 @@ import signal
 import struct
 import sys
 import termios
+import threading
 import time
 import tty
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -90,6 +92,9 @@ since rbuild did, so does the container."""
 
 ENGINES = "engines.json"
 """In the Store: what is known of each engine that was used with it."""
+
+ANSWERS_WITHIN_S = 3.0
+"""How long an interrupt waits for the engine to say which container it has made."""
 
 FRAME = 8
 """Bytes before each piece of an attached container's output: which stream, and how long."""
@@ -281,28 +286,53 @@ class Docker:
             if terminal:
                 # The SDK doesn't know it yet; an engine before API 1.42 passes over it.
                 how["ConsoleSize"] = list(_window())
+            create = functools.partial(
+                api.create_container,
+                name,
+                command,
+                hostname="rbuild",
+                user=user,
+                environment=variables_for(sandbox, job),
+                working_dir=job.cwd,
+                labels=Owner.this().labels(),
+                stdin_open=True,
+                tty=terminal,
+                platform=platform,
+                # Nothing of an image's own: a rootfs's has none, the suite's has a shell.
+                entrypoint=[],
+                host_config=how,
+            )
             with explained("make a container"):
-                made = api.create_container(
-                    name,
-                    command,
-                    hostname="rbuild",
-                    user=user,
-                    environment=variables_for(sandbox, job),
-                    working_dir=job.cwd,
-                    labels=Owner.this().labels(),
-                    stdin_open=True,
-                    tty=terminal,
-                    platform=platform,
-                    # Nothing of an image's own: a rootfs's has none, the suite's has a shell.
-                    entrypoint=[],
-                    host_config=how,
-                )
-            container = _Container(self.client, made["Id"], terminal=terminal)
+                made = self._made(create)
+            container = _Container(self.client, made, terminal=terminal)
             try:
                 container.start()
                 yield container
             finally:
                 container.remove()
+
+    def _made(self, create: Callable[[], Mapping[str, str]]) -> str:
+        """Return the id of a new container; none is left if we are interrupted meanwhile.
+
+        The engine is asked in a thread: it makes the container in any case, and only its answer
+        tells which it is.
+        """
+        answer: Future[Mapping[str, str]] = Future()
+
+        def ask() -> None:
+            try:
+                answer.set_result(create())
+            except BaseException as error:  # noqa: BLE001 - whoever waits for it raises it
+                answer.set_exception(error)
+
+        threading.Thread(target=ask, daemon=True).start()
+        try:
+            return answer.result()["Id"]
+        except KeyboardInterrupt:
+            with contextlib.suppress(Exception):  # the next run finds what we can't
+                made = answer.result(timeout=ANSWERS_WITHIN_S)
+                _Container(self.client, made["Id"], terminal=False).remove()
+            raise
 
     def _options(self, sandbox: Sandbox, job: Job) -> dict[str, Any]:
         """Return what locks a container down, by the names that the SDK has for it."""

@@ -284,7 +284,7 @@ class Lab:
             for place in places
             if place.is_dir()
             for path in place.iterdir()
-            if place == self.temporary or OF_RBUILD.search(path.name)
+            if place == self.temporary or OF_RBUILD.match(path.name)
         }
         lines = Path("/proc/self/mountinfo").read_text().splitlines()
         mounts = {line.split(" ")[4] for line in lines}
@@ -297,8 +297,8 @@ class Lab:
             if self.engine is not None
             else {}
         )
-        # A container's own mounts are the engine's, as long as it is there.
-        mounts = {one for one in mounts if "/rbuild-engine-" not in one}
+        # Others are of an engine, or of another lab beside this one.
+        mounts = {one for one in mounts if self._is_own(Path(one))}
         return Seen(
             frozenset(mounts),
             frozenset(loops),
@@ -307,6 +307,10 @@ class Lab:
             frozenset(name for name, state in states.items() if state == "running"),
             frozenset(descendants(os.getpid())),
         )
+
+    def _is_own(self, mount: Path) -> bool:
+        """Tell whether a mount is in this lab, or has a temporary name of rbuild's."""
+        return self.folder in mount.parents or any(map(OF_RBUILD.match, mount.parts))
 
     def processes(self, before: Seen) -> list[str]:
         """Return the command lines of all that this process has begotten since ``before``."""

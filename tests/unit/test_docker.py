@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import struct
 import tarfile
+import threading
+import time
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -157,6 +160,23 @@ def test_only_a_job_that_asks_for_it_has_a_network(store: Store, sandbox: Sandbo
     api = Api([ENDED])
     docker(store, api).run(sandbox, Job(["apt-get"], network=True))
     assert api.made[0]["host_config"]["network_mode"] == "host"
+
+
+def test_an_interrupt_while_the_engine_makes_a_container_leaves_none(
+    store: Store, sandbox: Sandbox
+) -> None:
+    class Slow(Api):
+        def create_container(self, name: str, command: list[str], **options: Any) -> dict[str, str]:
+            timer.start()
+            time.sleep(0.4)
+            return super().create_container(name, command, **options)
+
+    api = Slow([ENDED])
+    timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        docker(store, api).run(sandbox, Job(["x"]))
+    assert len(api.made) == 1
+    assert api.removed == ["c1"]
 
 
 def test_its_output_comes_line_by_line(store: Store, sandbox: Sandbox, tmp_path: Path) -> None:

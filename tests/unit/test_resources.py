@@ -189,3 +189,33 @@ def test_a_closed_terminal_interrupts(
         assert child.wait(60) == 130
     host.fault()
     host.module(host.folder / "mine")
+
+
+INTERRUPTED_INSIDE_EXEC = """
+import sys
+from rbuild import __main__, cli
+
+def run(arguments):
+    try:
+        exec("raise KeyboardInterrupt")
+    except KeyboardInterrupt:
+        print("said", flush=False)
+        return 130
+
+cli.run = run
+sys.argv = ["rbuild", "status"]
+__main__.main()
+"""
+
+
+def test_an_interrupt_while_a_class_is_made_is_one_like_any_other(tmp_path: Path) -> None:
+    """CPython remembers an interrupt inside exec(), as dataclasses use, and dies of it at its end.
+
+    That is so for ``python -m``, in ``Py_RunMain``.
+    """
+    (tmp_path / "asked.py").write_text(INTERRUPTED_INSIDE_EXEC)
+    checkout = Path(__file__).parents[2]
+    env = os.environ | {"PYTHONPATH": f"{tmp_path}:{checkout}"}
+    words = [sys.executable, "-m", "asked"]
+    done = subprocess.run(words, capture_output=True, text=True, env=env)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "said\n", "")
