@@ -21,7 +21,7 @@ from rbuild.provision import Ready
 from rbuild.sandbox import KDIR, MODULE, SRC, Bind, Job
 from rbuild.session import CacheUse, Session
 from rbuild.source import IN_TREE_FOLDER, Tree
-from rbuild.store import full
+from rbuild.store import full, is_full
 
 OBJECT = re.compile(r"^  (?P<what>[A-Z][A-Z0-9_]*(?: [A-Z]+)?) +(?:\[M\] +)?(?P<file>[^\s:]+)$")
 """A line with which Kbuild announces a command, such as ``  CC [M]  drivers/spi/spi.o``."""
@@ -227,6 +227,10 @@ def _hung(error: TimedOut, title: str, last: str, log: Path) -> BuildFailed:
     )
 
 
+UNWRITTEN = re.compile(r"^\*\*\* Error (during|while) .*configuration", re.M)
+"""What Kconfig says when it can't write what it made."""
+
+
 def explain(
     error: ProcessFailed, title: str, log: Path, *, ran_out: bool = False
 ) -> BuildFailed | InfrastructureError:
@@ -242,7 +246,9 @@ def explain(
             log=log,
             hint="Fewer jobs at once (-j) need less; --memory sets a container's limit.",
         )
-    if "No space left on device" in words:
+    # Kconfig doesn't say why it can't write (scripts/kconfig/conf.c).
+    silent = UNWRITTEN.search(words) is not None and is_full(log.parent)
+    if silent or "No space left on device" in words:
         return InfrastructureError(
             f"{title}: {full(log.parent)}.",
             detail=words,

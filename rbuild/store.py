@@ -166,6 +166,7 @@ class Entry:
 
 
 FEW_INODES = 16
+FEW_BYTES = 1 << 20
 """Fewer than this: what was begun has been removed again, and freed some, when it is looked at."""
 
 MIGRATES_WITHIN_S = 0.2
@@ -540,6 +541,13 @@ def full(path: Path) -> str:
         if status.f_files and status.f_favail < FEW_INODES:
             return "the file system has no inodes left, as many files as it has"
     return "the disk is full"
+
+
+def is_full(path: Path) -> bool:
+    """Tell whether a file system has next to nothing left, of bytes or of inodes."""
+    status = os.statvfs(path)
+    few_inodes = bool(status.f_files) and status.f_favail < FEW_INODES
+    return few_inodes or status.f_bavail * status.f_frsize < FEW_BYTES
 
 
 def remove_tree(path: Path) -> None:

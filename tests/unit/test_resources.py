@@ -191,6 +191,21 @@ def test_a_closed_terminal_interrupts(
     host.module(host.folder / "mine")
 
 
+@pytest.mark.parametrize(("free", "kind"), [(100, InfrastructureError), (1 << 30, BuildFailed)])
+def test_kconfig_that_cannot_write_to_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, kind: type[Exception]
+) -> None:
+    """Kconfig says no more than that there was an error: what the disk has left tells which."""
+    real = os.statvfs(tmp_path)
+    values = list(real[:10])
+    values[1], values[4] = 1, free  # f_frsize, f_bavail
+    monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result(values))
+    failed = ProcessFailed(("make",), 2, ("", "*** Error during sync of the configuration.", ""))
+    error = explain(failed, "Preparing", tmp_path / "log")
+    assert type(error) is kind
+    assert ("the disk is full" in error.message) == (kind is InfrastructureError)
+
+
 INTERRUPTED_INSIDE_EXEC = """
 import sys
 from rbuild import __main__, cli
