@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from rbuild import process
-from rbuild.errors import InfrastructureError, ProcessFailed
+from rbuild.errors import ProcessFailed
 from rbuild.kept import Kept
 from rbuild.process import Usage
-from rbuild.store import Entry, Room, Store, remove_tree
+from rbuild.store import Entry, Room, Store, not_copied, remove_tree
 
 PREPARED_MALUS = 10
 """How many options a seed may differ more if its kernel is built, and not only prepared."""
@@ -151,7 +151,7 @@ def copy(source: Path, target: Path) -> Usage:
     try:
         return process.run(["cp", "-a", "--reflink=auto", str(source), str(target)]).usage
     except ProcessFailed as error:
-        raise InfrastructureError(f"{source} can't be copied.", detail=error.detail) from error
+        raise not_copied(error, source, target) from error
 
 
 CONFIGURATION = (

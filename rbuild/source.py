@@ -27,7 +27,7 @@ from rbuild.profile import Profile, Source
 from rbuild.provision import Ready
 from rbuild.sandbox import MODULE, SRC, Bind, Job
 from rbuild.sought import Sought, forget, seek
-from rbuild.store import Entry, Room, Store, digest, remove_tree
+from rbuild.store import Entry, Room, Store, digest, not_copied, remove_tree
 from rbuild.unpack import unpack
 
 SPACE_NEEDED = 3 * 1024**3
@@ -227,7 +227,10 @@ def _link(source: Path, target: Path) -> None:
     except ProcessFailed:
         if target.exists():
             shutil.rmtree(target)
-        process.run(["cp", "-a", "--reflink=auto", str(source), str(target)])
+        try:
+            process.run(["cp", "-a", "--reflink=auto", str(source), str(target)])
+        except ProcessFailed as error:
+            raise not_copied(error, source, target) from error
 
 
 def _fetch(
@@ -364,9 +367,7 @@ def _copy_directory(directory: Path, target: Path, ready: Ready) -> None:
     try:
         process.run(["cp", "-a", "--reflink=auto", f"{directory}/.", str(target)])
     except ProcessFailed as error:
-        raise InfrastructureError(
-            f"{directory} can't be copied.", detail="\n".join(error.tail[-5:])
-        ) from error
+        raise not_copied(error, directory, target) from error
     git = target / ".git"
     if git.is_dir():
         shutil.rmtree(git)

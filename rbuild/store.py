@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rbuild.console import Console, several, size
-from rbuild.errors import Damaged, InfrastructureError, NewerFormat
+from rbuild.errors import Damaged, InfrastructureError, NewerFormat, ProcessFailed
 
 if TYPE_CHECKING:
     from rbuild.seal import Seal
@@ -548,6 +548,18 @@ def is_full(path: Path) -> bool:
     status = os.statvfs(path)
     few_inodes = bool(status.f_files) and status.f_favail < FEW_INODES
     return few_inodes or status.f_bavail * status.f_frsize < FEW_BYTES
+
+
+def not_copied(error: ProcessFailed, source: Path, target: Path) -> InfrastructureError:
+    """Return what to say of a cp(1) that failed; ``target``'s folder tells whether it is full."""
+    detail = "\n".join(error.tail[-5:])
+    if "No space left on device" not in error.detail:
+        return InfrastructureError(f"{source} can't be copied.", detail=detail)
+    return InfrastructureError(
+        f"{source} can't be copied: {full(target.parent)}.",
+        detail=detail,
+        hint="Free some space (`rbuild clean`), or name another place with --cache-dir.",
+    )
 
 
 def remove_tree(path: Path) -> None:

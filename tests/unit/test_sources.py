@@ -385,3 +385,10 @@ def test_hunks_that_fail_are_found_in_the_patch() -> None:
 def test_a_version_that_is_none_sorts_somewhere() -> None:
     odd = ["x:1", ":", "9" * 5000, f"{'9' * 5000}:1", "1-", "-1", "\u0663:1", "\u0663", ""]
     assert len(sorted(odd, key=version_key)) == len(odd)
+
+
+def test_a_disk_that_fills_up_while_a_tree_is_copied(host: Host) -> None:
+    host.tool("cp", "echo 'cp: cannot create directory: No space left on device'; exit 1")
+    found = host("module", host.write_module(), "--profile", host.profile, code=4)
+    assert f"{host.tree} can't be copied: the disk is full" in found.err
+    assert "rbuild clean" in found.err
