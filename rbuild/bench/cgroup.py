@@ -8,8 +8,11 @@ one needs root; where it can't be made, these figures are simply not there.
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
+import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +22,11 @@ ROOT = Path("/sys/fs/cgroup")
 JOIN = 'for group; do [ "$group" = -- ] && break; echo 0 >"$group/cgroup.procs"; done'
 ENTER = f'{JOIN}; while [ "$1" != -- ]; do shift; done; shift; exec "$@"'
 """Joins the groups named before ``--``, then becomes the command behind it."""
+
+NAME = re.compile(r"rbuild-([0-9]+)-[0-9]+")
+"""A group's name: of which process it is, and its number there."""
+
+TRIES, PAUSE_S = 20, 0.05
 
 _numbers = itertools.count(1)
 
@@ -55,7 +63,11 @@ class Cgroup:
 
 @contextlib.contextmanager
 def cgroup(root: Path = ROOT) -> Iterator[Cgroup | None]:
-    """Make a group, and remove it at the end; None where that isn't allowed."""
+    """Make a group, and remove it at the end; None where that isn't allowed.
+
+    What runs that were killed have left is removed, too.
+    """
+    _sweep(root)
     name = f"rbuild-{os.getpid()}-{next(_numbers)}"
     made: list[Path] = []
     try:
@@ -68,8 +80,30 @@ def cgroup(root: Path = ROOT) -> Iterator[Cgroup | None]:
         yield Cgroup(tuple(made)) if made else None
     finally:
         for folder in made:
-            with contextlib.suppress(OSError):
-                folder.rmdir()
+            _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a group, once its last processes, of a run that was interrupted, have ended."""
+    for _ in range(TRIES):
+        try:
+            folder.rmdir()
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                return
+            time.sleep(PAUSE_S)
+        else:
+            return
+
+
+def _sweep(root: Path) -> None:
+    """Remove the groups whose rbuild is gone; one that somebody is in can't be removed."""
+    for parent in _parents(root):
+        for folder in parent.glob("rbuild-*"):
+            found = NAME.fullmatch(folder.name)
+            if found and not Path("/proc", found[1]).exists():
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
 
 
 def _parents(root: Path) -> list[Path]:

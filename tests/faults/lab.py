@@ -19,6 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from rbuild.bench.cgroup import NAME
+from rbuild.bench.cgroup import ROOT as GROUPS
+
 CHECKOUT = Path(__file__).parents[2]
 PR_SET_CHILD_SUBREAPER = 36
 GONE_WITHIN_S = 10.0
@@ -156,6 +159,8 @@ class Seen:
 
     mounts: frozenset[str]
     loops: frozenset[str]
+    groups: frozenset[str]
+    """Control groups of rbuilds that are gone."""
     temporary: frozenset[str]
     containers: frozenset[str]
     running: frozenset[str]
@@ -168,6 +173,7 @@ class Seen:
         kinds = {
             "mount": self.mounts - before.mounts,
             "loop device": self.loops - before.loops,
+            "control group": self.groups - before.groups,
             "temporary": self.temporary - before.temporary,
             "container": self.containers - before.containers,
         }
@@ -292,6 +298,11 @@ class Lab:
             str(path.read_text()).strip()
             for path in Path("/sys/block").glob("loop*/loop/backing_file")
         }
+        groups = {
+            str(path)
+            for path in [*GROUPS.glob("rbuild-*"), *GROUPS.glob("*/rbuild-*")]
+            if (found := NAME.fullmatch(path.name)) and not Path("/proc", found[1]).exists()
+        }
         states = (
             {one["Id"][:12]: one["State"] for one in self.engine.containers()}
             if self.engine is not None
@@ -302,6 +313,7 @@ class Lab:
         return Seen(
             frozenset(mounts),
             frozenset(loops),
+            frozenset(groups),
             frozenset(temporary),
             frozenset(states),
             frozenset(name for name, state in states.items() if state == "running"),
@@ -336,7 +348,7 @@ class Lab:
     def after_the_end(self, before: Seen, seconds: float = GONE_WITHIN_S) -> list[str]:
         """Wait until nothing runs any more; return the processes, containers and mounts that stay.
 
-        A container that doesn't run, and temporary files, are for the next run to remove.
+        A container that doesn't run, a control group and temporary files are for the next run to remove.
         """
         ends = time.monotonic() + seconds
         while True:
@@ -345,7 +357,9 @@ class Lab:
             stay = [f"process {one}" for one in self.processes(before)]
             stay += [f"running container {one}" for one in sorted(now.running - before.running)]
             stay += [
-                one for one in now.left(before) if not one.startswith(("temporary", "container"))
+                one
+                for one in now.left(before)
+                if not one.startswith(("temporary", "container", "control group"))
             ]
             if not stay or time.monotonic() > ends:
                 return stay

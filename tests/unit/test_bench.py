@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -132,6 +133,19 @@ def test_a_cgroup_is_made_and_removed(tmp_path: Path) -> None:
         assert [folder.parent.name for folder in group.folders] == ["cpuacct", "memory"]
         assert all(folder.is_dir() for folder in group.folders)
     assert not list(tmp_path.glob("*/*"))
+
+
+def test_what_a_killed_bench_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    (tmp_path / "cgroup.controllers").touch()
+    # No pid is that large (proc(5), pid_max).
+    left, others = tmp_path / f"rbuild-{1 << 30}-1", tmp_path / "rbuild-of-somebody"
+    working = tmp_path / f"rbuild-{os.getppid()}-1"
+    for folder in (left, others, working):
+        folder.mkdir()
+    with cgroup(tmp_path):
+        assert not left.exists()
+    assert others.exists()
+    assert working.exists()
 
 
 def test_without_cgroups_there_is_none(tmp_path: Path) -> None:
