@@ -537,8 +537,7 @@ def _seal(room: Room, folder: Path) -> dict[str, Any] | None:
 def full(path: Path) -> str:
     """Return what a file system that has no space left has none of: its inodes, or its bytes."""
     with suppress(OSError):
-        status = os.statvfs(path)
-        if status.f_files and status.f_favail < FEW_INODES:
+        if _few_inodes(os.statvfs(path)):
             return "the file system has no inodes left, as many files as it has"
     return "the disk is full"
 
@@ -546,8 +545,12 @@ def full(path: Path) -> str:
 def is_full(path: Path) -> bool:
     """Tell whether a file system has next to nothing left, of bytes or of inodes."""
     status = os.statvfs(path)
-    few_inodes = bool(status.f_files) and status.f_favail < FEW_INODES
-    return few_inodes or status.f_bavail * status.f_frsize < FEW_BYTES
+    return _few_inodes(status) or status.f_bavail * status.f_frsize < FEW_BYTES
+
+
+def _few_inodes(status: os.statvfs_result) -> bool:
+    # A file system that makes them as it goes (Btrfs) counts none.
+    return bool(status.f_files) and status.f_favail < FEW_INODES
 
 
 def not_copied(error: ProcessFailed, source: Path, target: Path) -> InfrastructureError:
