@@ -127,10 +127,10 @@ def test_another_checksum_is_refused_with_both(host: Host, server: LyingServer) 
 
 
 @pytest.fixture(scope="module")
-def keys(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
     """Return two public keys' files, by the names of their owners."""
-    if shutil.which("gpg") is None or shutil.which("gpgv") is None:
-        pytest.skip("needs gpg and gpgv")
+    if any(shutil.which(one) is None for one in ("gpg", "gpgv", "gpgconf")):
+        pytest.skip("needs gpg, gpgv and gpgconf")
     home = tmp_path_factory.mktemp("gnupg")
     home.chmod(0o700)
     found = {"home": home}
@@ -139,7 +139,9 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         gpg(home, *words)
         found[name] = home / f"{name}.asc"
         found[name].write_bytes(gpg(home, "--armor", "--export", f"{name}@example.org"))
-    return found
+    yield found
+    # Whoever makes a key starts an agent, which stays.
+    subprocess.run(["gpgconf", "--homedir", home, "--kill", "gpg-agent"], check=True)
 
 
 def gpg(home: Path, *words: str | Path) -> bytes:
