@@ -34,12 +34,21 @@ def main() -> None:
         from rbuild.cli import run  # noqa: PLC0415 - see HELP
 
         code = run(arguments)
+        _ignore_signals()
     except KeyboardInterrupt:
         # While it was being loaded, or a second one: nothing was begun, or all is said.
         code = 130
     if code == 130:
         _end_interrupted()
     sys.exit(code)
+
+
+def _ignore_signals() -> None:
+    """Keep the exit code: all is done and said, and Python resets handlers before it has ended."""
+    import signal  # noqa: PLC0415 - see HELP
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _end_interrupted() -> None:
