@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 if TYPE_CHECKING:
     from rbuild.store import Entry, Store
 
+FREE_SPACE = "Free some space (`rbuild clean`), or name another place with --cache-dir."
+"""The hint of every error that says that the Store's disk is full."""
+
 
 class RbuildError(Exception):
     """An error with a message for the user and, where there is one, a hint at the remedy.

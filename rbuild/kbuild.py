@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from rbuild import ccache, memory, outputs
 from rbuild.architecture import Kernel
 from rbuild.console import several
-from rbuild.errors import BuildFailed, InfrastructureError, ProcessFailed, TimedOut
+from rbuild.errors import FREE_SPACE, BuildFailed, InfrastructureError, ProcessFailed, TimedOut
 from rbuild.process import Usage
 from rbuild.provision import Ready
 from rbuild.sandbox import KDIR, MODULE, SRC, Bind, Job
@@ -253,7 +253,7 @@ def explain(
             f"{title}: {full(log.parent)}.",
             detail=words,
             log=log,
-            hint="Free some space (`rbuild clean`), or name another place with --cache-dir.",
+            hint=FREE_SPACE,
         )
     hint = None
     if error.returncode < 0:

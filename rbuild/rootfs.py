@@ -15,7 +15,7 @@ from pathlib import Path
 from rbuild import binfmt, process
 from rbuild.console import Step
 from rbuild.environment import Rootfs
-from rbuild.errors import HostLacks, InfrastructureError, ProcessFailed, RbuildError
+from rbuild.errors import FREE_SPACE, HostLacks, InfrastructureError, ProcessFailed, RbuildError
 from rbuild.kept import Kept
 from rbuild.store import Entry, Store, digest, remove_tree
 
@@ -310,7 +310,7 @@ def _explain(error: ProcessFailed, name: str) -> RbuildError:
         return InfrastructureError(
             f"The disk filled up while {name} was being provisioned.",
             detail=detail,
-            hint="Free some space (`rbuild clean`), or name another place with --cache-dir.",
+            hint=FREE_SPACE,
         )
     if MISMATCH_WORDS.search(text):
         return InfrastructureError(

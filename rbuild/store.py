@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rbuild.console import Console, several, size
-from rbuild.errors import Damaged, InfrastructureError, NewerFormat, ProcessFailed
+from rbuild.errors import FREE_SPACE, Damaged, InfrastructureError, NewerFormat, ProcessFailed
 
 if TYPE_CHECKING:
     from rbuild.seal import Seal
@@ -418,7 +418,7 @@ class Store:
         if free < count:
             raise InfrastructureError(
                 f"{purpose} needs about {size(count)} in {self.root}, where {size(free)} are free.",
-                hint="Free some space (`rbuild clean`), or name another place with --cache-dir.",
+                hint=FREE_SPACE,
             )
 
     def new_run(self, command: str) -> Path:
@@ -561,7 +561,7 @@ def not_copied(error: ProcessFailed, source: Path, target: Path) -> Infrastructu
     return InfrastructureError(
         f"{source} can't be copied: {full(target.parent)}.",
         detail=detail,
-        hint="Free some space (`rbuild clean`), or name another place with --cache-dir.",
+        hint=FREE_SPACE,
     )
 
 

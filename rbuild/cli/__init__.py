@@ -21,7 +21,14 @@ from rbuild.cli.defaults import WITHOUT, Defaults
 from rbuild.cli.typo import Group
 from rbuild.config import VARIABLES
 from rbuild.console import Console, abandon
-from rbuild.errors import INTERRUPTED, BuildFailed, Damaged, InfrastructureError, RbuildError
+from rbuild.errors import (
+    FREE_SPACE,
+    INTERRUPTED,
+    BuildFailed,
+    Damaged,
+    InfrastructureError,
+    RbuildError,
+)
 from rbuild.estimates import Estimates
 from rbuild.home import at_home
 from rbuild.store import Store, full
@@ -246,7 +253,7 @@ def _from_os(error: OSError) -> InfrastructureError:
         what = full(next(one for one in (place, *place.parents) if one.is_dir()))
         return InfrastructureError(
             f"{what[0].upper()}{what[1:]}{where}.",
-            hint="Free some space (`rbuild clean`), or name another place with --cache-dir.",
+            hint=FREE_SPACE,
         )
     return InfrastructureError(f"{error.strerror or error}{where}.")
 
