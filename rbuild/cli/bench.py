@@ -20,13 +20,13 @@ from rbuild.cli import App
 from rbuild.cli.options import (
     RUNTIMES,
     limit_options,
+    mode_options,
     profile_option,
     runtime_named,
     session,
     timeout_option,
 )
 from rbuild.cli.typo import Choice
-from rbuild.completion.types import ENVIRONMENT
 from rbuild.errors import BecameSlower
 from rbuild.profile import IN_KERNEL, Driver, Profile
 
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from rbuild.bench.run import Ground
     from rbuild.session import Session
 
-TARGETS = ("out-of-tree", "in-tree", "kernel")
 SCENARIOS = ("clean", "incremental", "incremental-c", "incremental-rust", "noop")
 PICTURES = (".svg", ".png")
 LOG_LINES = 40
@@ -108,28 +107,7 @@ def _file(name: str, text: str) -> Callable[..., Any]:
 
 
 @click.command(epilog=EPILOG)
-@click.option(
-    "--env",
-    "envs",
-    multiple=True,
-    type=ENVIRONMENT,
-    metavar="E",
-    help="An environment; may be repeated [default: cross, hybrid].",
-)
-@click.option(
-    "--kind",
-    "kinds",
-    multiple=True,
-    type=Choice(TARGETS),
-    help="What is built; may be repeated [default: out-of-tree, in-tree].",
-)
-@click.option(
-    "--driver",
-    "drivers",
-    multiple=True,
-    type=Choice([driver.value for driver in Driver]),
-    help="A driver; may be repeated [default: rust, c].",
-)
+@mode_options
 @click.option(
     "--scenario",
     "scenarios",

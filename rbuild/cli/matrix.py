@@ -17,12 +17,12 @@ from rbuild.cli.options import (
     ccache_option,
     cluster_options,
     jobs_option,
+    mode_options,
     runtime_option,
     session,
     was_typed,
 )
-from rbuild.cli.typo import Choice
-from rbuild.completion.types import ENVIRONMENT, PROFILE
+from rbuild.completion.types import PROFILE
 from rbuild.profile import IN_KERNEL, Driver
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from rbuild.matrix.report import Report, Row
     from rbuild.session import Session
 
-TARGETS = ("out-of-tree", "in-tree", "kernel")
 
 EPILOG = """\b
 Examples:
@@ -51,28 +50,7 @@ Examples:
     metavar="P",
     help="A profile: a name, or a YAML file's path; may be repeated [default: slim].",
 )
-@click.option(
-    "--env",
-    "envs",
-    multiple=True,
-    type=ENVIRONMENT,
-    metavar="E",
-    help="An environment; may be repeated [default: cross, hybrid].",
-)
-@click.option(
-    "--kind",
-    "kinds",
-    multiple=True,
-    type=Choice(TARGETS),
-    help="What is built; may be repeated [default: out-of-tree, in-tree].",
-)
-@click.option(
-    "--driver",
-    "drivers",
-    multiple=True,
-    type=Choice([driver.value for driver in Driver]),
-    help="A driver; may be repeated [default: rust, c].",
-)
+@mode_options
 @click.option(
     "--export-json",
     type=click.Path(dir_okay=False, path_type=Path),

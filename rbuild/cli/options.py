@@ -130,6 +130,28 @@ ccache_option = click.option(
 )
 
 
+def mode_options(function: Function) -> Function:
+    """Add --env, --kind and --driver, each of them for several: ``envs``, ``kinds``, ``drivers``.
+
+    A kernel is a kind here, too.
+    """
+    kinds = (*(kind.value for kind in Kind), "kernel")
+    for name, kind, text in (
+        ("driver", Choice([driver.value for driver in Driver]), "A driver; {} [default: rust, c]."),
+        ("kind", Choice(kinds), "What is built; {} [default: out-of-tree, in-tree]."),
+        ("env", ENVIRONMENT, "An environment; {} [default: cross, hybrid]."),
+    ):
+        function = click.option(
+            f"--{name}",
+            f"{name}s",
+            multiple=True,
+            type=kind,
+            metavar="E" if name == "env" else None,
+            help=text.format("may be repeated"),
+        )(function)
+    return function
+
+
 def kind_options(function: Function) -> Function:
     """Add --out-of-tree and --in-tree, as the parameter ``kind``."""
     for kind, text in (
