@@ -20,12 +20,19 @@ SCRIPT = "reproduce.sh"
 WORK = Path("/@work@")
 """Stands in a command for the folder that the script makes to build in."""
 
+NEEDS = {
+    "bwrap": "bubblewrap",
+    "docker": "a Docker engine that has its image and sees this host's files",
+}
+"""What runs a script's commands, by the name of the runtime."""
+
 HEAD = """\
 #!/bin/sh
 # {title}
 # With rbuild {version} the result came from:
 #   {line}
-# This does the same without it, in a folder of its own.  It needs {needs},
+# This does the same without it, in a folder of its own.  It needs
+# {needs},
 # and rbuild's cache directory as it was, or a copy of it as first argument.
 set -eu
 store=$(realpath "${{1:-{store}}}")
@@ -109,7 +116,7 @@ def write(recipe: Recipe, title: str, line: str, lines: Sequence[str], path: Pat
         title=" ".join(title.split()),
         version=__version__,
         line=line,
-        needs="bubblewrap" if recipe.runtime.name == "bwrap" else "a Docker engine with its image",
+        needs=NEEDS[recipe.runtime.name],
         store=str(recipe.store),
     )
     text = head + "\n".join(['touch "$work/.begun"', *lines]) + FOOT

@@ -33,9 +33,14 @@ class Shared:
     @contextmanager
     def carry(self, binds: Sequence[Bind]) -> Iterator[list[docker.types.Mount]]:
         """Yield a bind mount for each; the engine makes no missing folder of this type."""
-        from docker.types import Mount  # noqa: PLC0415 - the SDK loads slowly
+        yield bind_mounts(binds)
 
-        yield [
-            Mount(bind.target, str(bind.source), type="bind", read_only=not bind.writable)
-            for bind in binds
-        ]
+
+def bind_mounts(binds: Sequence[Bind]) -> list[docker.types.Mount]:
+    """Return the mounts of what an engine sees where this host has it."""
+    from docker.types import Mount  # noqa: PLC0415 - the SDK loads slowly
+
+    return [
+        Mount(bind.target, str(bind.source), type="bind", read_only=not bind.writable)
+        for bind in binds
+    ]

@@ -23,7 +23,7 @@ import time
 import tty
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,7 +37,7 @@ from rbuild.process import LINE_MOST, TAIL_LINES, Completed, Usage
 from rbuild.sandbox import Job, Sandbox, image, variables_for
 from rbuild.sandbox.archive import User
 from rbuild.sandbox.bwrap import CAPABILITIES
-from rbuild.sandbox.carrier import Carrier, Shared
+from rbuild.sandbox.carrier import Carrier, Shared, bind_mounts
 from rbuild.sandbox.engine import (
     CANNOT_RUN,
     Owner,
@@ -155,7 +155,13 @@ class Docker:
         image.export(self.client, rootfs, root, on_line)
 
     def argv(self, sandbox: Sandbox, job: Job) -> list[str]:
-        """Return the command line of docker(1) that runs a job in the same way."""
+        """Return the command line of docker(1) that runs a job in the same way.
+
+        Files are bind mounts: for an engine that sees this host's.
+        """
+        return self._words(sandbox, job, bind_mounts((*sandbox.layer, *job.binds)))
+
+    def _words(self, sandbox: Sandbox, job: Job, mounts: Sequence[Mapping[str, Any]]) -> list[str]:
         name, platform = self._image(sandbox)
         options = self._options(sandbox, job)
         words = ["docker", "run", "--rm", "--platform", platform, "--hostname", "rbuild"]
@@ -174,9 +180,8 @@ class Docker:
             words += ["--cpus", str(self.limits.cpus)]
         for key, value in variables_for(sandbox, job).items():
             words += ["--env", f"{key}={value}"]
-        for bind in (*sandbox.layer, *job.binds):
-            end = "" if bind.writable else ",readonly"
-            words += ["--mount", f"type=bind,source={bind.source},target={bind.target}{end}"]
+        for mount in mounts:
+            words += ["--mount", _mount_option(mount)]
         return [*words, "--workdir", job.cwd, name, *job.argv]
 
     def run(
@@ -198,15 +203,12 @@ class Docker:
         does.
         """
         argv = tuple(str(word) for word in job.argv)
-        if log is not None:
-            log.write(f"$ {shlex.join(self.argv(sandbox, job))}\n")
-            log.flush()
         mark = f"rbuild-{uuid.uuid4().hex}"
         tail: deque[str] = deque(maxlen=TAIL_LINES)
         ending: list[str] = []
         command = ["/usr/bin/perl", "-e", KEEPER, mark, *argv]
         started = time.monotonic()
-        with self._container(sandbox, job, command) as container:
+        with self._container(sandbox, job, command, log=log) as container:
             for line in _lines(container.output(limits), mark, ending):
                 tail.append(line)
                 if log is not None:
@@ -264,10 +266,12 @@ class Docker:
         *,
         attached: bool = False,
         terminal: bool = False,
+        log: IO[str] | None = None,
     ) -> Iterator[_Container]:
         """Have a container that runs a command while the body does, and no longer.
 
         One that is ``attached`` to the user's own streams stays until its status was asked for.
+        The ``log`` gets the command line of docker(1) that does the same.
         """
         if sandbox.interpreter is not None:
             raise UsageError(
@@ -277,6 +281,9 @@ class Docker:
         name, platform = self._image(sandbox)
         carrier = self._carrier(name, platform)
         with carrier.carry((*sandbox.layer, *job.binds)) as mounts:
+            if log is not None:
+                log.write(f"$ {shlex.join(self._words(sandbox, job, mounts))}\n")
+                log.flush()
             api = self.client.api
             options = self._options(sandbox, job)
             user = options.pop("user")
@@ -563,6 +570,16 @@ def _ulimits() -> list[dict[str, Any]]:
     kinds = {"nofile": resource.RLIMIT_NOFILE, "nproc": resource.RLIMIT_NPROC}
     found = {name: resource.getrlimit(kind) for name, kind in kinds.items()}
     return [{"Name": name, "Soft": soft, "Hard": hard} for name, (soft, hard) in found.items()]
+
+
+def _mount_option(mount: Mapping[str, Any]) -> str:
+    """Return what docker(1) has behind --mount for one of the API's mounts."""
+    words = [f"type={mount['Type']}", f"source={mount['Source']}", f"target={mount['Target']}"]
+    if mount.get("ReadOnly"):
+        words.append("readonly")
+    if (mount.get("VolumeOptions") or {}).get("NoCopy"):
+        words.append("volume-nocopy")
+    return ",".join(words)
 
 
 def _window() -> tuple[int, int]:
