@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rbuild import architecture, binfmt, environment, process
 from rbuild.architecture import Architecture
@@ -20,11 +21,18 @@ from rbuild.console import size
 from rbuild.errors import HostLacks, InfrastructureError, ProcessFailed
 from rbuild.store import Store
 
+if TYPE_CHECKING:
+    from docker import DockerClient
+
 DISK_WANTED = 12 * 1024**3
 """Bytes for three rootfses, a tree and a few KDIRs."""
 
 MEMORY_WANTED = 2 * 1024**3
 """Bytes: rustc and the link of a kernel take about one; make runs several commands at once."""
+
+
+EXIT_STATUS = 42
+"""What the programs end with that try whether an architecture's run."""
 
 
 class State(StrEnum):
@@ -74,7 +82,7 @@ def examine(store: Store) -> list[Finding]:
         _program("rsync", "deploys", ["rsync", "--version"], optional=True),
         _disk(store),
         _memory(),
-        _docker(),
+        *_docker(store),
         _dt_schema(),
     ]
     user = _user()
@@ -313,12 +321,12 @@ def _runs(arch: Architecture) -> Finding:
                 "reinstall qemu-user-static",
                 ("qemu-user-static",),
             )
-    if status == 42:
+    if status == EXIT_STATUS:
         return Finding(name, State.OK, "runs")
     return Finding(
         name,
         State.MISSING,
-        f"ended with status {status}, not 42",
+        _ended(status),
         "reinstall qemu-user-static",
         ("qemu-user-static",),
     )
@@ -348,15 +356,44 @@ def _memory() -> Finding:
     return Finding("memory", State.OK, size(count))
 
 
-def _docker() -> Finding:
+def _docker(store: Store) -> list[Finding]:
+    """Check the Docker engine, if there is one, and which programs its containers can run."""
     from rbuild.sandbox.engine import LOOK_S, connect  # noqa: PLC0415 - the SDK loads slowly
 
+    name = "docker (optional)"
     try:
-        found = connect(LOOK_S).version()
+        client = connect(LOOK_S)
+        found = client.version()
     except HostLacks as error:
-        return Finding("docker (optional)", State.OK, f"no engine: {error.message}")
+        return [Finding(name, State.OK, f"no engine: {error.message}")]
     text = f"engine {found.get('Version')}, API {found.get('ApiVersion')}, {found.get('Os')}"
-    return Finding("docker (optional)", State.OK, f"{text}/{found.get('Arch')}")
+    findings = [Finding(name, State.OK, f"{text}/{found.get('Arch')}")]
+    parts = [part for name in environment.names() for part in environment.load(name).rootfses]
+    wanted = {part.architecture.debian: part.architecture for part in parts}
+    wanted.pop(str(found.get("Arch")), None)
+    with store.console.step("Trying containers of other architectures", total=len(wanted)) as step:
+        for number, arch in enumerate(wanted.values()):
+            step.update(arch.machine, done=number)
+            findings.append(_in_container(arch, client))
+    return findings
+
+
+def _in_container(arch: Architecture, client: DockerClient) -> Finding:
+    """Try a program of an architecture in a container.  What the engine lacks is no obstacle."""
+    from rbuild.sandbox.image import platform_of, status_of  # noqa: PLC0415 - only with an engine
+
+    name = f"docker, {arch.machine} programs (optional)"
+    try:
+        status = status_of(client, exit_program(arch), platform_of(arch.debian))
+    except (HostLacks, InfrastructureError) as error:
+        return Finding(name, State.WARNING, error.message, error.hint or "")
+    if status == EXIT_STATUS:
+        return Finding(name, State.OK, "run")
+    return Finding(name, State.WARNING, _ended(status), "reinstall qemu-user-static")
+
+
+def _ended(status: int) -> str:
+    return f"ended with status {status}, not {EXIT_STATUS}"
 
 
 def _dt_schema() -> Finding:

@@ -10,7 +10,7 @@ import hashlib
 import os
 import re
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 OURS = "rbuild"
 """The label of everything that rbuild makes on an engine."""
+
+JOB, PASSING = "job", "passing"
+"""What that label says of a container, and of an image that is needed for a moment only."""
 
 TIMEOUT_S = 600
 """How long the engine may take to answer: the removal of a large image takes a while."""
@@ -80,10 +83,10 @@ class Owner:
         except (KeyError, ValueError):
             return None
 
-    def labels(self) -> dict[str, str]:
-        """Return the labels of what this owner makes."""
+    def labels(self, kind: str = JOB) -> dict[str, str]:
+        """Return the labels of what this owner makes, and which kind of thing it is."""
         return {
-            OURS: "job",
+            OURS: kind,
             "rbuild.machine": self.machine,
             "rbuild.boot": self.boot,
             "rbuild.pid": str(self.pid),
@@ -240,17 +243,31 @@ def _version(timeout_s: float) -> str:
 
 
 def remove_orphans(client: DockerClient) -> int:
-    """Remove the containers of rbuilds of this host that run no more; return how many."""
+    """Remove what rbuilds of this host that run no more have left: containers, passing images.
+
+    Returns how many.
+    """
+    api = client.api
+    containers = api.containers(all=True, filters={"label": f"{OURS}={JOB}"})
+    images = api.images(filters={"label": f"{OURS}={PASSING}"})
+
+    def remove(name: str) -> None:
+        api.remove_container(name, force=True, v=True)
+
+    # Containers come first: an image that one has can't be removed.
+    return _remove_orphans(containers, remove) + _remove_orphans(images, api.remove_image)
+
+
+def _remove_orphans(found: Sequence[Mapping[str, Any]], remove: Callable[[str], None]) -> int:
     from docker.errors import DockerException  # noqa: PLC0415 - the SDK loads slowly
 
     removed = 0
-    found: list[dict[str, Any]] = client.api.containers(all=True, filters={"label": f"{OURS}=job"})
     for one in found:
         owner = Owner.from_labels(one.get("Labels") or {})
         if owner is None or not owner.is_gone:
             continue
         try:
-            client.api.remove_container(one["Id"], force=True, v=True)
+            remove(one["Id"])
         except DockerException:
             continue  # gone meanwhile, or another rbuild removes it
         removed += 1

@@ -6,9 +6,12 @@ there is no mmdebstrap, of the suite's own image with the same packages.
 
 from __future__ import annotations
 
+import io
 import os
 import shlex
 import tarfile
+import tempfile
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -17,7 +20,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 from rbuild import process
 from rbuild.environment import Environment, Rootfs
 from rbuild.errors import InfrastructureError
-from rbuild.sandbox.engine import OURS, cannot_run, explained
+from rbuild.sandbox.engine import OURS, PASSING, Owner, cannot_run, explained
 from rbuild.store import METADATA, Entry, Room, Store, read_json
 
 if TYPE_CHECKING:
@@ -235,14 +238,53 @@ def export(
     mirrors = host_mirrors(rootfs.definition.suite)
     text = debian_dockerfile(rootfs, mirrors=mirrors, proxies=proxy_options())
     context = _context(text, None, None)
-    build(client, context, name, platform, {OURS: "provision"}, network="host", on_line=on_line)
+    labels = Owner.this().labels(PASSING)
+    build(client, context, name, platform, labels, network="host", on_line=on_line)
     try:
         with explained("export an image"):
-            container = client.api.create_container(name, ["/"], platform=platform)
+            container = client.api.create_container(
+                name, ["/"], platform=platform, labels=Owner.this().labels()
+            )
             try:
                 _unpack(client.api.export(container["Id"], CHUNK), root)
             finally:
                 client.api.remove_container(container["Id"], force=True)
+    finally:
+        _remove(client, name)
+
+
+def status_of(client: DockerClient, program: bytes, platform: str) -> int:
+    """Return the exit status of a static program in a container that has nothing else.
+
+    Nothing of it stays.  Raises HostLacks where the engine can't run such programs,
+    InfrastructureError where it fails.
+    """
+    name = f"rbuild/passing:{uuid.uuid4().hex}"
+    with tempfile.TemporaryDirectory(prefix="rbuild-") as folder:
+        archive = Path(folder, "rootfs.tar")
+        with tarfile.open(archive, "w") as packed:
+            header = tarfile.TarInfo("program")
+            header.size, header.mode = len(program), 0o755
+            packed.addfile(header, io.BytesIO(program))
+        context = _context(scratch_dockerfile(), archive, None)
+        build(client, context, name, platform, Owner.this().labels(PASSING))
+    api = client.api
+    try:
+        with explained("run a container"):
+            how = api.create_host_config(network_mode="none", cap_drop=["ALL"])
+            made = api.create_container(
+                name,
+                ["/program"],
+                platform=platform,
+                labels=Owner.this().labels(),
+                network_disabled=True,
+                host_config=how,
+            )
+            try:
+                api.start(made["Id"])
+                return int(api.wait(made["Id"])["StatusCode"])
+            finally:
+                api.remove_container(made["Id"], force=True)
     finally:
         _remove(client, name)
 

@@ -355,6 +355,32 @@ def test_modules_are_the_same_as_under_bwrap(far: Far, rbuild: Rbuild, tmp_path:
     assert sum(one.sent for one in runtime.journeys[sent:]) < 20_000
 
 
+def test_a_hybrid_is_the_same_as_under_bwrap(far: Far, rbuild: Rbuild) -> None:
+    """Its native layer is carried like everything else: once."""
+    words = ("--json", "module", "--env", "hybrid", "--driver", "c")
+    (usual,) = rbuild(*words).json["artefacts"]
+    theirs = Store(Path(rbuild("--json", "status").json["root"]), Console(verbosity=-1))
+    hybrid = environment.load("hybrid")
+    for part in hybrid.rootfses:
+        entry = part.entry(theirs).path
+        shutil.rmtree(far.store.root / Room.ROOTFS / entry.name, ignore_errors=True)
+        subprocess.run(["cp", "-al", entry, far.store.root / Room.ROOTFS], check=True)
+    runtime = far.runtime()
+    session = Session("module", far.store, runtime, jobs=2)
+    found = profile.load("slim")
+    ready = make_ready(hybrid, far.store, runtime)
+    tree = source.obtain(found, ready, far.store)
+    kdir = kernel.prepare(found, tree, ready, session)
+    (made,) = module.build_driver(kdir, Driver.C, Kind.OUT_OF_TREE, session).modules
+    assert made.sha256 == usual["sha256"]
+    layer = sum(one.sent for one in runtime.journeys)
+    assert layer > 100_000_000
+    sent = len(runtime.journeys)
+    done = runtime.run(ready.sandbox, sh("uname -m; make --version; readlink -f $(which sh)"))
+    assert done.text.startswith("aarch64\nGNU Make")
+    assert sum(one.sent for one in runtime.journeys[sent:]) < 20_000
+
+
 def goes_there_and_back(far: Far, store: Store, folder: Path) -> None:
     """Check that a job gets its files and gives them back."""
     folder.mkdir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import signal
@@ -10,20 +11,24 @@ import tarfile
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from docker.errors import APIError
+from docker.types import Mount
 
-from rbuild import environment
+from rbuild import doctor, environment
 from rbuild.console import Console
+from rbuild.doctor import State
 from rbuild.errors import HostLacks, InfrastructureError, ProcessFailed, UsageError
 from rbuild.process import LINE_MOST
 from rbuild.sandbox import Bind, Job, Sandbox, image
 from rbuild.sandbox.docker import ENGINES, Docker, Limits, _lines
-from rbuild.sandbox.engine import Owner, remove_orphans, unreachable
+from rbuild.sandbox.engine import PASSING, Owner, remove_orphans, unreachable
 from rbuild.store import METADATA, Room, Store, write_json
 
 from .conftest import Host
@@ -57,6 +62,7 @@ class Api:
     removed: list[str] = field(default_factory=list)
     built: list[dict[str, Any]] = field(default_factory=list)
     listed: list[dict[str, Any]] = field(default_factory=list)
+    pictured: list[dict[str, Any]] = field(default_factory=list)
 
     def inspect_image(self, name: str) -> dict[str, Any]:
         return {"Id": "sha256:1", "Config": {"Labels": self.labels}}
@@ -83,6 +89,9 @@ class Api:
 
     def containers(self, **options: Any) -> list[dict[str, Any]]:
         return self.listed
+
+    def images(self, **options: Any) -> list[dict[str, Any]]:
+        return self.pictured
 
     def build(self, **options: Any) -> list[dict[str, str]]:
         context = b"".join(options.pop("fileobj"))
@@ -193,6 +202,34 @@ def test_its_output_comes_line_by_line(store: Store, sandbox: Sandbox, tmp_path:
     assert logged[1:] == seen
 
 
+def test_the_log_says_how_files_got_there(
+    store: Store, sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Elsewhere:
+        @contextlib.contextmanager
+        def carry(self, binds: Sequence[Bind]) -> Iterator[list[Mount]]:
+            yield [
+                Mount(bind.target, f"volume-{number}", read_only=not bind.writable, no_copy=True)
+                for number, bind in enumerate(binds)
+            ]
+
+    job = Job(["true"], [Bind(tmp_path, "/kdir", writable=True)])
+    logged = []
+    for elsewhere in (False, True):
+        runtime = docker(store, Api([ENDED]))
+        if elsewhere:
+            monkeypatch.setattr(runtime, "_carrier", lambda *_: Elsewhere())
+        with (tmp_path / "log").open("w") as log:
+            runtime.run(sandbox, job, log=log)
+        logged.append((tmp_path / "log").read_text())
+    assert f"--mount type=bind,source={tmp_path},target=/kdir " in logged[0]
+    assert f"--mount type=bind,source={sandbox.layer[0].source},target=" in logged[0]
+    assert "/kdir,readonly" not in logged[0]
+    assert "--mount type=volume,source=volume-1,target=/kdir,volume-nocopy " in logged[1]
+    assert "x86_64-linux-gnu,readonly,volume-nocopy " in logged[1]
+    assert str(tmp_path) not in logged[1]
+
+
 @pytest.mark.parametrize(("status", "code"), [(256, 1), (9, -9), (0, 0)])
 def test_how_it_ended(store: Store, sandbox: Sandbox, status: int, code: int) -> None:
     api = Api([b"words\n", ENDED.replace(b" 0 ", f" {status} ".encode(), 1)])
@@ -269,8 +306,6 @@ def test_an_image_that_another_rbuild_made_meanwhile(
 def test_only_a_missing_file_tells_of_an_engine_elsewhere(
     store: Store, sandbox: Sandbox, words: str
 ) -> None:
-    from docker.errors import APIError
-
     class Refusing(Api):
         def create_container(self, name: str, command: list[str], **options: Any) -> dict[str, str]:
             raise APIError(words)
@@ -308,8 +343,12 @@ def test_containers_of_the_dead_are_removed() -> None:
     }
     api = Api(listed=[{"Id": name, "Labels": owner.labels()} for name, owner in owners.items()])
     api.listed.append({"Id": "strange", "Labels": {"rbuild": "job"}})
-    assert remove_orphans(Client(api)) == 2  # type: ignore[arg-type]
-    assert api.removed == ["dead", "before-boot"]
+    # What is needed for a moment only has an owner, too.
+    api.pictured = [
+        {"Id": f"image-{name}", "Labels": owners[name].labels(PASSING)} for name in ("mine", "dead")
+    ]
+    assert remove_orphans(Client(api)) == 3  # type: ignore[arg-type]
+    assert api.removed == ["dead", "before-boot", "image-dead"]
 
 
 def test_what_keeps_an_engine_from_being_reached() -> None:
@@ -325,6 +364,56 @@ def test_the_equivalent_command_line_is_complete(store: Store, sandbox: Sandbox)
     assert "--read-only" in line
     assert "--env QEMU_CPU=cortex-a72" in line
     assert line.endswith("--workdir /src rbuild/rootfs:chroot-trixie-arm64-abc make all")
+
+
+class OtherEngine(Api):
+    """An engine of this host's architecture, whose containers end with the status that ``runs`` has
+    for their platform, or can't be started.
+    """
+
+    def __init__(self, runs: dict[str, int]) -> None:
+        super().__init__()
+        self.runs = runs
+
+    def start(self, name: str) -> None:
+        if self.made[-1]["platform"] not in self.runs:
+            raise APIError('exec /program: "exec format error": unknown')
+
+    def wait(self, name: str) -> dict[str, int]:
+        return {"StatusCode": self.runs[self.made[-1]["platform"]]}
+
+
+def test_doctor_tries_containers_of_other_architectures(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api = OtherEngine({"linux/arm64": 42, "linux/386": 42})
+    client = SimpleNamespace(
+        api=api,
+        version=lambda: {"Version": "26.1", "ApiVersion": "1.45", "Os": "linux", "Arch": "amd64"},
+    )
+    monkeypatch.setattr("rbuild.sandbox.engine.connect", lambda timeout: client)
+    engine, *others = doctor._docker(store)
+    assert engine.text == "engine 26.1, API 1.45, linux/amd64"
+    found = {one.name: one for one in others}
+    assert found["docker, aarch64 programs (optional)"].state is State.OK
+    lacking = found["docker, armv7l programs (optional)"]
+    assert lacking.state is State.WARNING
+    assert "no emulator is registered" in lacking.text
+    assert "doctor --fix" in lacking.remedy
+    # It leaves nothing in the engine, and a container of a program that fails, neither.
+    assert [one["platform"] for one in api.built] == ["linux/arm64", "linux/arm/v7"]
+    assert all(one["labels"]["rbuild"] == PASSING for one in api.built)
+    assert api.removed == [name for one in api.built for name in ("c1", one["tag"])]
+    with tarfile.open(fileobj=io.BytesIO(api.built[0]["context"])) as context:
+        inner = context.extractfile("rootfs.tar")
+        assert inner is not None
+        with tarfile.open(fileobj=inner) as rootfs:
+            (program,) = rootfs.getmembers()
+    assert (program.name, program.mode) == ("program", 0o755)
+    api.runs["linux/arm64"] = 139
+    _, first, _ = doctor._docker(store)
+    assert first.state is State.WARNING
+    assert first.text == "ended with status 139, not 42"
 
 
 def test_dockerfiles_have_what_the_definition_has() -> None:
