@@ -147,10 +147,9 @@ def debootstrap(rootfs: Rootfs, root: Path, watcher: Callable[[str], None]) -> N
         # An ordinary user can't own files of other ids: what mmdebstrap packs in its user
         # namespace is unpacked as the user's own.
         root.mkdir()
-        unpack = ["tar", "--extract", f"--directory={root}", "--no-same-owner", "--exclude=./dev/*"]
         pack = [*words, "--format=tar", rootfs.definition.suite, "-", *mirrors]
-        process.pipe(process.dies_with_parent(pack), unpack, watcher, env=env)
-    _let_owner_write(root)
+        process.pipe(process.dies_with_parent(pack), unpacking(root), watcher, env=env)
+    settle(root)
 
 
 def _environment() -> dict[str, str]:
@@ -209,8 +208,28 @@ def _folders_hook(paths: Sequence[str]) -> str:
     return hook
 
 
-def _let_owner_write(root: Path) -> None:
-    """Give the owner of an unpacked rootfs the right to remove it again."""
+def unpacking(root: Path) -> list[str]:
+    """Return what unpacks a rootfs's tar from its input, as an ordinary user: see ``settle``.
+
+    All is the user's own.  Nothing is set-user-ID, which would be for this user's rights.  Whatever
+    the umask, others can read it: in a container it is root's, and its reader isn't.
+    """
+    words = ["tar", "--extract", f"--directory={root}", "--no-same-owner", "--no-same-permissions"]
+    words += ["--anchored", "--exclude=./dev/*", "--exclude=dev/*"]
+    return ["sh", "-c", 'umask 022; exec "$@"', "sh", *words]
+
+
+def settle(root: Path) -> None:
+    """Give an ordinary user's unpacked rootfs the modes that the umask and tar don't.
+
+    Temporary folders are everybody's: runc gives a tmpfs the mode of what it covers.  The owner may
+    remove all of it.
+    """
+    root.chmod(0o755)
+    for name in ("tmp", "var/tmp"):
+        path = root / name
+        if path.is_dir() and path.resolve() == root.resolve() / name:
+            path.chmod(0o1777)
     for folder, subfolders, _ in os.walk(root):
         for name in subfolders:
             path = Path(folder, name)

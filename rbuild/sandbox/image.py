@@ -291,9 +291,12 @@ def status_of(client: DockerClient, program: bytes, platform: str) -> int:
 
 def _unpack(chunks: Iterator[bytes], root: Path) -> None:
     """Unpack a tar as it comes; an ordinary user's files become the user's own."""
+    from rbuild.rootfs import settle, unpacking  # noqa: PLC0415 - it imports the sandbox, too
+
     root.mkdir()
-    owner = [] if os.geteuid() == 0 else ["--no-same-owner"]
-    argv = ["tar", "--extract", f"--directory={root}", "--exclude=dev/*", *owner]
+    argv = ["tar", "--extract", f"--directory={root}", "--anchored", "--exclude=dev/*"]
+    if os.geteuid() != 0:
+        argv = unpacking(root)
     with process.beside(argv) as child:
         assert child.stdin is not None
         for chunk in chunks:
@@ -301,6 +304,8 @@ def _unpack(chunks: Iterator[bytes], root: Path) -> None:
         child.stdin.close()
         if child.wait() != 0:
             raise InfrastructureError(f"The exported image can't be unpacked at {root}.")
+    if os.geteuid() != 0:
+        settle(root)
 
 
 def _pack(root: Path, archive: Path) -> None:

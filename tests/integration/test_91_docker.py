@@ -226,6 +226,15 @@ def test_images_are_known(docker: Rbuild) -> None:
     assert any("cross-trixie" in one["name"] for one in images)
 
 
+def test_doctor_tries_other_architectures(docker: Rbuild, engine: Engine) -> None:
+    before = engine.client.api.images(quiet=True, all=True)
+    found = {one["name"]: one for one in docker("--json", "doctor").json}
+    for machine in ("aarch64", "armv7l"):
+        assert found[f"docker, {machine} programs (optional)"]["state"] == "ok"
+    assert engine.client.api.images(quiet=True, all=True) == before
+    assert none_left(engine)
+
+
 def test_an_engine_that_is_not_there(rbuild: Rbuild) -> None:
     words = ["env", "DOCKER_HOST=unix:///nonexistent/docker.sock"]
     done = rbuild("module", *DOCKER, code=3, prefix=words)
