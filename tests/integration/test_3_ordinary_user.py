@@ -65,9 +65,9 @@ def test_containers_of_an_ordinary_user(home: Path, engine: Engine) -> None:
     to = ("--runtime", "docker", "--profile", "slim-no-rust")
     _as_user(home, shared, "module", *to, "--output", str(home / "out"), engine=engine.host)
     assert (home / "out/mfrc522.ko").owner() == USER
-    script = "id -u; echo x >/kdir/x 2>/dev/null; touch /src/x 2>/dev/null || echo no"
+    script = "id -u; for at in /kdir /src; do (echo x >$at/x) 2>/dev/null || echo no; done"
     seen = _as_user(home, shared, "-q", "shell", *to, "--", "sh", "-c", script, engine=engine.host)
-    assert seen.split() == [str(pwd.getpwnam(USER).pw_uid), "no"]
+    assert seen.split() == [str(pwd.getpwnam(USER).pw_uid), "no", "no"]
     foreign = subprocess.run(
         ["find", home / ".cache/rbuild", "!", "-user", USER], capture_output=True, text=True
     )
