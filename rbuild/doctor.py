@@ -34,6 +34,9 @@ MEMORY_WANTED = 2 * 1024**3
 EXIT_STATUS = 42
 """What the programs end with that try whether an architecture's run."""
 
+TRIAL_S = 60.0
+"""How long an engine that is busy may take for each step of a container's trial."""
+
 
 class State(StrEnum):
     """What a check found."""
@@ -362,8 +365,8 @@ def _docker(store: Store) -> list[Finding]:
 
     name = "docker (optional)"
     try:
-        client = connect(LOOK_S)
-        found = client.version()
+        found = connect(LOOK_S).version()
+        client = connect(TRIAL_S)
     except HostLacks as error:
         return [Finding(name, State.OK, f"no engine: {error.message}")]
     text = f"engine {found.get('Version')}, API {found.get('ApiVersion')}, {found.get('Os')}"
