@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from rbuild.matrix.report import Report, Row
     from rbuild.session import Session
 
-
 EPILOG = """\b
 Examples:
   rbuild matrix

@@ -136,10 +136,10 @@ def mode_options(function: Function) -> Function:
     A kernel is a kind here, too.
     """
     kinds = (*(kind.value for kind in Kind), "kernel")
-    for name, kind, text in (
-        ("driver", Choice([driver.value for driver in Driver]), "A driver; {} [default: rust, c]."),
-        ("kind", Choice(kinds), "What is built; {} [default: out-of-tree, in-tree]."),
-        ("env", ENVIRONMENT, "An environment; {} [default: cross, hybrid]."),
+    for name, kind, text, default in (
+        ("driver", Choice([driver.value for driver in Driver]), "A driver", "rust, c"),
+        ("kind", Choice(kinds), "What is built", "out-of-tree, in-tree"),
+        ("env", ENVIRONMENT, "An environment", "cross, hybrid"),
     ):
         function = click.option(
             f"--{name}",
@@ -147,7 +147,7 @@ def mode_options(function: Function) -> Function:
             multiple=True,
             type=kind,
             metavar="E" if name == "env" else None,
-            help=text.format("may be repeated"),
+            help=f"{text}; may be repeated [default: {default}].",
         )(function)
     return function
 

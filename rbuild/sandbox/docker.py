@@ -11,7 +11,6 @@ import contextlib
 import fcntl
 import functools
 import os
-import resource
 import select
 import shlex
 import signal
@@ -45,6 +44,7 @@ from rbuild.sandbox.engine import (
     connect,
     explained,
     remove_orphans,
+    ulimits,
 )
 from rbuild.store import Room, Store, read_json, remove_tree, write_json
 
@@ -355,7 +355,7 @@ class Docker:
             "mem_limit": self.limits.memory_bytes,
             "nano_cpus": nano,
             "log_config": {"Type": "none"},
-            "ulimits": _ulimits(),
+            "ulimits": ulimits(),
         }
 
     def _image(self, sandbox: Sandbox) -> tuple[str, str]:
@@ -405,7 +405,7 @@ class Docker:
                     mounts=[Mount("/module", str(folder), type="bind", read_only=True)],
                     network_mode="none",
                     cap_drop=["ALL"],
-                    ulimits=_ulimits(),
+                    ulimits=ulimits(),
                 ),
             )
             try:
@@ -559,17 +559,6 @@ def _shares(known: Mapping[str, Any] | None, mine: str) -> bool | None:
         return Kept(known or {}).part(mine).flag("shares_files")
     except ValueError:
         return None
-
-
-def _ulimits() -> list[dict[str, Any]]:
-    """Return limits that a process of this host has, too.
-
-    Some programs go through all the files that they might have open, and an engine that may not
-    raise limits (Podman where it lacks CAP_SYS_RESOURCE) can't start a container with its own.
-    """
-    kinds = {"nofile": resource.RLIMIT_NOFILE, "nproc": resource.RLIMIT_NPROC}
-    found = {name: resource.getrlimit(kind) for name, kind in kinds.items()}
-    return [{"Name": name, "Soft": soft, "Hard": hard} for name, (soft, hard) in found.items()]
 
 
 def _mount_option(mount: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import resource
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -240,6 +241,17 @@ def _version(timeout_s: float) -> str:
         return str(client.version(api_version=False)["ApiVersion"])
     finally:
         client.close()
+
+
+def ulimits() -> list[dict[str, Any]]:
+    """Return limits that a process of this host has, too.
+
+    Some programs go through all the files that they might have open, and an engine that may not
+    raise limits (Podman where it lacks CAP_SYS_RESOURCE) can't start a container with its own.
+    """
+    kinds = {"nofile": resource.RLIMIT_NOFILE, "nproc": resource.RLIMIT_NPROC}
+    found = {name: resource.getrlimit(kind) for name, kind in kinds.items()}
+    return [{"Name": name, "Soft": soft, "Hard": hard} for name, (soft, hard) in found.items()]
 
 
 def remove_orphans(client: DockerClient) -> int:

@@ -20,7 +20,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 from rbuild import process
 from rbuild.environment import Environment, Rootfs
 from rbuild.errors import InfrastructureError
-from rbuild.sandbox.engine import OURS, PASSING, Owner, cannot_run, explained
+from rbuild.sandbox.engine import OURS, PASSING, Owner, cannot_run, explained, ulimits
 from rbuild.store import METADATA, Entry, Room, Store, read_json
 
 if TYPE_CHECKING:
@@ -271,7 +271,7 @@ def status_of(client: DockerClient, program: bytes, platform: str) -> int:
     api = client.api
     try:
         with explained("run a container"):
-            how = api.create_host_config(network_mode="none", cap_drop=["ALL"])
+            how = api.create_host_config(network_mode="none", cap_drop=["ALL"], ulimits=ulimits())
             made = api.create_container(
                 name,
                 ["/program"],
