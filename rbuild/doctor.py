@@ -365,8 +365,8 @@ def _docker(store: Store) -> list[Finding]:
 
     name = "docker (optional)"
     try:
-        found = connect(LOOK_S).version()
-        client = connect(TRIAL_S)
+        client = connect(LOOK_S)
+        found = client.version()
     except HostLacks as error:
         return [Finding(name, State.OK, f"no engine: {error.message}")]
     text = f"engine {found.get('Version')}, API {found.get('ApiVersion')}, {found.get('Os')}"
@@ -374,6 +374,7 @@ def _docker(store: Store) -> list[Finding]:
     parts = [part for name in environment.names() for part in environment.load(name).rootfses]
     wanted = {part.architecture.debian: part.architecture for part in parts}
     wanted.pop(str(found.get("Arch")), None)
+    client.api.timeout = TRIAL_S
     with store.console.step("Trying containers of other architectures", total=len(wanted)) as step:
         for number, arch in enumerate(wanted.values()):
             step.update(arch.machine, done=number)

@@ -44,6 +44,7 @@ from rbuild.sandbox.engine import (
     connect,
     explained,
     remove_orphans,
+    tried,
     ulimits,
 )
 from rbuild.store import Room, Store, read_json, remove_tree, write_json
@@ -392,28 +393,9 @@ class Docker:
 
         token = uuid.uuid4().hex
         (folder / "token").write_text(token)
-        api = self.client.api
+        mount = Mount("/module", str(folder), type="bind", read_only=True)
         try:
-            made = api.create_container(
-                name,
-                ["cat", "/module/token"],
-                user=f"{os.getuid()}:{os.getgid()}",
-                platform=platform,
-                labels=Owner.this().labels(),
-                network_disabled=True,
-                host_config=api.create_host_config(
-                    mounts=[Mount("/module", str(folder), type="bind", read_only=True)],
-                    network_mode="none",
-                    cap_drop=["ALL"],
-                    ulimits=ulimits(),
-                ),
-            )
-            try:
-                api.start(made["Id"])
-                api.wait(made["Id"])
-                said = api.logs(made["Id"])
-            finally:
-                api.remove_container(made["Id"], force=True)
+            _, said = tried(self.client, name, ["cat", "/module/token"], platform, mounts=[mount])
         except APIError as error:
             if CANNOT_RUN.search(str(error)):
                 raise cannot_run() from error
@@ -423,9 +405,9 @@ class Docker:
             raise InfrastructureError(
                 f"The Docker engine can't run a container: {error}"
             ) from error
-        if CANNOT_RUN.search(said.decode(errors="replace")):
+        if CANNOT_RUN.search(said):
             raise cannot_run()
-        return bool(said.decode(errors="replace").strip() == token)
+        return said.strip() == token
 
 
 class _Container:

@@ -22,6 +22,7 @@ from rbuild.sandbox.tunnel import tunnel
 
 if TYPE_CHECKING:
     from docker import DockerClient
+    from docker.types import Mount
 
 OURS = "rbuild"
 """The label of everything that rbuild makes on an engine."""
@@ -241,6 +242,37 @@ def _version(timeout_s: float) -> str:
         return str(client.version(api_version=False)["ApiVersion"])
     finally:
         client.close()
+
+
+def tried(
+    client: DockerClient,
+    image: str,
+    command: Sequence[str],
+    platform: str,
+    mounts: Sequence[Mount] = (),
+) -> tuple[int, str]:
+    """Return the status and the output of a container that only tries something, and is gone then.
+
+    Raises the SDK's exceptions: what failed tells the caller something.
+    """
+    api = client.api
+    made = api.create_container(
+        image,
+        list(command),
+        user=f"{os.getuid()}:{os.getgid()}",
+        platform=platform,
+        labels=Owner.this().labels(),
+        network_disabled=True,
+        host_config=api.create_host_config(
+            mounts=list(mounts), network_mode="none", cap_drop=["ALL"], ulimits=ulimits()
+        ),
+    )
+    try:
+        api.start(made["Id"])
+        status = int(api.wait(made["Id"])["StatusCode"])
+        return status, api.logs(made["Id"]).decode(errors="replace")
+    finally:
+        api.remove_container(made["Id"], force=True)
 
 
 def ulimits() -> list[dict[str, Any]]:

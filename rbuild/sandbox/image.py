@@ -20,7 +20,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 from rbuild import process
 from rbuild.environment import Environment, Rootfs
 from rbuild.errors import InfrastructureError
-from rbuild.sandbox.engine import OURS, PASSING, Owner, cannot_run, explained, ulimits
+from rbuild.sandbox.engine import OURS, PASSING, Owner, cannot_run, explained, tried
 from rbuild.store import METADATA, Entry, Room, Store, read_json
 
 if TYPE_CHECKING:
@@ -268,23 +268,9 @@ def status_of(client: DockerClient, program: bytes, platform: str) -> int:
             packed.addfile(header, io.BytesIO(program))
         context = _context(scratch_dockerfile(), archive, None)
         build(client, context, name, platform, Owner.this().labels(PASSING))
-    api = client.api
     try:
         with explained("run a container"):
-            how = api.create_host_config(network_mode="none", cap_drop=["ALL"], ulimits=ulimits())
-            made = api.create_container(
-                name,
-                ["/program"],
-                platform=platform,
-                labels=Owner.this().labels(),
-                network_disabled=True,
-                host_config=how,
-            )
-            try:
-                api.start(made["Id"])
-                return int(api.wait(made["Id"])["StatusCode"])
-            finally:
-                api.remove_container(made["Id"], force=True)
+            return tried(client, name, ["/program"], platform)[0]
     finally:
         _remove(client, name)
 

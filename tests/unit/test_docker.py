@@ -382,6 +382,9 @@ class OtherEngine(Api):
     def wait(self, name: str) -> dict[str, int]:
         return {"StatusCode": self.runs[self.made[-1]["platform"]]}
 
+    def logs(self, name: str) -> bytes:
+        return b""
+
 
 def test_doctor_tries_containers_of_other_architectures(
     store: Store, monkeypatch: pytest.MonkeyPatch
