@@ -1,66 +1,99 @@
-"""Small files that somebody else may have written: only regular ones, and only up to a size."""
+"""Small files that somebody else may have written: only regular ones, and only up to a size.
+
+What isn't a regular file is never opened: a FIFO would make the reader wait, a device may act.
+"""
 
 from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
-from rbuild.errors import UsageError
+from rbuild.errors import RbuildError, UsageError
 
-FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+CHUNK = 1 << 20
 
 KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
-    stat.S_IFSOCK: "a socket",
 }
 
 
-def read_text(path: Path, *, limit: int, where: str = "") -> str:
-    """Return the text of a regular file of at most ``limit`` bytes of UTF-8.
+def read_text(
+    path: Path,
+    *,
+    limit: int,
+    where: str = "",
+    decoding: str = "strict",
+    error: type[RbuildError] = UsageError,
+) -> str:
+    """Return the text of a UTF-8 file of at most ``limit`` bytes.
 
-    ``where`` is what names the file (`profile.yaml: config.fragments`), for the message.  Raises
-    UsageError that names the file and the reason; nothing but a regular file is opened.
+    Raises ``error`` naming ``where`` (such as ``tiny.yaml: config.base``), the file and the
+    reason: it can't be opened, isn't a regular file, is larger, or isn't UTF-8.  ``decoding`` is
+    the handler of characters that can't be decoded (see ``bytes.decode``).
     """
-    content = read_bytes(path, limit=limit, where=where)
+    content = read_bytes(path, limit=limit, where=where, error=error)
     try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise _unreadable(path, where, str(error)) from error
+        text = content.decode("utf-8", decoding)
+    except UnicodeDecodeError as fault:
+        raise _unreadable(path, where, str(fault), error) from fault
+    # As Python's own text files do.
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def read_bytes(path: Path, *, limit: int, where: str = "") -> bytes:
+def read_bytes(
+    path: Path, *, limit: int, where: str = "", error: type[RbuildError] = UsageError
+) -> bytes:
     """Return the content of a regular file of at most ``limit`` bytes; raise as ``read_text``."""
     try:
-        # Opening a device may already do something: look first, and again at what was opened.
-        _check(path.stat(), path, limit, where)
-        descriptor = os.open(path, FLAGS)
-        with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor
-            _check(os.fstat(descriptor), path, limit, where)
-            # A file of /proc has a size of 0, and any other may grow meanwhile.
-            content = file.read(limit + 1) or b""  # None: /proc/kmsg has nothing yet
-    except (OSError, ValueError) as error:  # ValueError: a name with a null character
-        reason = getattr(error, "strerror", None) or str(error)
-        raise _unreadable(path, where, reason) from error
-    if len(content) > limit:
-        raise _too_large(path, where, f"more than {limit}", limit)
-    return content
+        with open_regular(path) as file:
+            return read_all(file, limit)
+    except (OSError, ValueError) as fault:
+        reason = getattr(fault, "strerror", None) or str(fault)
+        raise _unreadable(path, where, reason, error) from fault
 
 
-def _check(status: os.stat_result, path: Path, limit: int, where: str) -> None:
-    if not stat.S_ISREG(status.st_mode):
-        kind = KINDS.get(stat.S_IFMT(status.st_mode), "something else")
-        raise _unreadable(path, where, f"it is {kind}, not a regular file")
-    if status.st_size > limit:
-        raise _too_large(path, where, str(status.st_size), limit)
+def open_regular(path: Path, check: Callable[[Path], None] | None = None) -> BinaryIO:
+    """Open a regular file to be read; raise OSError for anything else without opening it.
+
+    ``check`` is called with the path of the very file that will be read, all links resolved: a
+    link that is replaced meanwhile changes nothing.
+    """
+    held = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        kind = stat.S_IFMT(os.fstat(held).st_mode)
+        if kind != stat.S_IFREG:
+            raise OSError(f"it is {KINDS.get(kind, 'no regular file')}, not a regular file")
+        name = f"/proc/self/fd/{held}"
+        if check is not None:
+            check(Path(os.readlink(name)))  # noqa: PTH115 - as it is, also if it is gone
+        # Some files of /proc and /sys wait for what will come: these fail instead.
+        file = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    finally:
+        os.close(held)
+    return os.fdopen(file, "rb")
 
 
-def _too_large(path: Path, where: str, size: str, limit: int) -> UsageError:
-    return _unreadable(path, where, f"it has {size} bytes, and may have {limit}")
+def read_all(file: BinaryIO, limit: int) -> bytes:
+    """Return all of an open file; raise OSError if it has more than ``limit`` bytes."""
+    content = bytearray()
+    size = os.fstat(file.fileno()).st_size
+    if size > limit:
+        raise OSError(f"it has {size} bytes, and may have {limit}")
+    # What has no size, such as a file of /proc, is counted as it comes.
+    while len(content) <= limit:
+        part = file.read(min(CHUNK, limit + 1 - len(content)))
+        if not part:  # None: /proc/kmsg has nothing yet
+            return bytes(content)
+        content += part
+    raise OSError(f"it has more than {limit} bytes, and may have {limit}")
 
 
-def _unreadable(path: Path, where: str, reason: str) -> UsageError:
-    return UsageError(f"{where}{': ' if where else ''}{path} can't be read: {reason}.")
+def _unreadable(path: Path, where: str, reason: str, error: type[RbuildError]) -> RbuildError:
+    return error(f"{where}{': ' if where else ''}{path} can't be read: {reason}.")
