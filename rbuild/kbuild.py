@@ -59,7 +59,7 @@ class Kbuild:
 
     ``overlay`` is a folder to be seen as the driver's folder of the tree, in an in-tree build;
     ``edits`` are single files to be seen instead of the tree's; ``jobs`` is make's -j, where it
-    isn't the session's.
+    isn't the session's; ``share`` is the ccache that it uses, if any.
     """
 
     session: Session
@@ -69,6 +69,7 @@ class Kbuild:
     overlay: Path | None = None
     edits: tuple[Bind, ...] = ()
     jobs: int | None = None
+    share: ccache.Share | None = None
 
     def variables(self) -> dict[str, str]:
         """Return the make variables of every call: tools, and all that would vary by itself."""
@@ -134,7 +135,7 @@ class Kbuild:
         with (
             console.step(title, total=expected, key=self._key(title, targets)) as step,
             self.session.log() as log,
-            ccache.opened(self.ready, self.session) as cache,
+            ccache.opened(self.ready, self.session, self.share) as cache,
         ):
             if cache is not None:
                 job = cache.around(job)

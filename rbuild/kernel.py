@@ -20,6 +20,7 @@ from typing import Any
 
 from rbuild import data, kconfig, outputs, seed
 from rbuild.architecture import Kernel, of_kernel
+from rbuild.ccache import Share
 from rbuild.errors import BuildFailed, InfrastructureError, NotGranted, UsageError
 from rbuild.explain import Origin, blockers, explain
 from rbuild.kbuild import (
@@ -135,7 +136,8 @@ def prepare(
             return found
         session.store.need_space(SPACE_NEEDED, "A kernel's output directory")
         partial = session.store.partial(entry, keep=True)
-        kbuild = Kbuild(session, ready, tree, partial / "build")
+        share = Share(provenance(profile, tree))
+        kbuild = Kbuild(session, ready, tree, partial / "build", share=share)
         request = _request(profile, tree, ready, fragments)
         start = _started(partial, seeded=seeded)
         if start is None:
@@ -192,7 +194,8 @@ def prepare_in_tree(
         build = partial / "build"
         with session.console.step(f"Copying the KDIR of {_title(base.tree, base.ready)}"):
             seed.copy(base.path, build)
-        kbuild = Kbuild(session, base.ready, base.tree, build, overlay)
+        share = Share(provenance(base.profile, base.tree))
+        kbuild = Kbuild(session, base.ready, base.tree, build, overlay, share=share)
         wanted = [*base.profile.fragments(), ("in-tree.options", fragment)]
         configured = _merge(base.profile, kbuild, wanted, Path(".config"))
         made = kbuild.make("Preparing the in-tree KDIR", ["modules_prepare"])
@@ -218,7 +221,8 @@ def build(kdir: Kdir, session: Session) -> Kdir:
     Raises BuildFailed with the compiler's words.
     """
     store = session.store
-    kbuild = Kbuild(session, kdir.ready, kdir.tree, kdir.path)
+    share = Share(provenance(kdir.profile, kdir.tree))
+    kbuild = Kbuild(session, kdir.ready, kdir.tree, kdir.path, share=share)
     if kdir.stage is Stage.BUILT and _intact(kdir):
         store.check()
         session.script = _reproducer(kdir, kbuild)
@@ -314,7 +318,7 @@ def attempt(profile: Profile, tree: Tree, ready: Ready, session: Session) -> Att
         build = partial / "build"
         if _started(partial, seeded=True) is None:
             request = _request(profile, tree, ready, fragments)
-            kbuild = Kbuild(session, ready, tree, build)
+            kbuild = Kbuild(session, ready, tree, build, share=Share(provenance(profile, tree)))
             with suppress(NotGranted):
                 _start(profile, kbuild, partial, fragments, request)
         return Attempt(config_of(build), build)
@@ -328,6 +332,40 @@ def attempt_with(
     text = Config(options=dict(options)).as_fragment()
     _complete(kbuild, [*profile.fragments(), ("more.options", text)], Path(BASE_CONFIG))
     return Attempt(config_of(kbuild.kdir), kbuild.kdir)
+
+
+PLAIN_OPTION = re.compile(r'CONFIG_\w+=("?)[\w.,:/+@=~() -]*\1', re.ASCII)
+"""An option's line whose value neither make nor a shell takes for more than a text."""
+
+PLAIN_NAME = re.compile(r"[\w.,/+-]+", re.ASCII)
+
+
+def provenance(profile: Profile, tree: Tree) -> str:
+    """Return a name for where a kernel's build has its commands from.
+
+    Builds of the same provenance may share what they leave: Debian's sources have one together, any
+    other source has its own.  Make expands the values of options, so that a profile with a value
+    that is more than a plain text has its own, too.
+    """
+    found: dict[str, Any] = {}
+    for source in profile.source:
+        if source.debian is None and str(source) == tree.source:
+            found["source"] = source.model_dump(mode="json", exclude={"directory"})
+            if source.directory is not None:
+                found["directory"] = str((profile.path.parent / source.directory).resolve())
+    if not _is_plain(profile):
+        found["profile"] = str(profile.path)
+    return digest(found) if found else "debian"
+
+
+def _is_plain(profile: Profile) -> bool:
+    """Tell whether nothing that a profile hands to make can be a command."""
+    base = _base_config(profile)
+    texts = [base if "\n" in base else "", *(text for _, text in profile.fragments())]
+    lines = [line.strip() for text in texts for line in text.split("\n")]
+    return all(
+        not line or line.startswith("#") or PLAIN_OPTION.fullmatch(line) for line in lines
+    ) and all(PLAIN_NAME.fullmatch(name) for name in profile.device_trees)
 
 
 def _entry(
@@ -362,7 +400,11 @@ def _request(
     options = read_config(base) if is_text else {}
     for _, text in fragments:
         options |= read_config(text)
-    kin = digest({**_builder(tree, ready), "base": "" if is_text else base})
+    common = {**_builder(tree, ready), "base": "" if is_text else base}
+    # A seed's objects and host programs are run and linked in.
+    if not _is_plain(profile):
+        common["provenance"] = provenance(profile, tree)
+    kin = digest(common)
     asked = {
         "tree": tree.key,
         "base": base,

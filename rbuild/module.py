@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from rbuild import data, outputs
+from rbuild.ccache import Share
 from rbuild.errors import BuildFailed, UsageError
 from rbuild.kbuild import Kbuild, Made, listed
 from rbuild.kept import Kept
-from rbuild.kernel import Kdir, Stage, prepare_in_tree
+from rbuild.kernel import Kdir, Stage, prepare_in_tree, provenance
 from rbuild.profile import Driver, Kind
 from rbuild.reproduce import SCRIPT, Recipe, write
 from rbuild.sandbox import MODULE, SRC
@@ -194,7 +195,9 @@ def out_of_tree(kdir: Kdir, source: Path, folder: Path, session: Session) -> Wor
     Raises UsageError if ``source`` isn't the folder of a module.
     """
     _must_be_module(source)
-    kbuild = Kbuild(session, kdir.ready, kdir.tree, kdir.path)
+    is_own = source.resolve().is_relative_to(data.folder("module").resolve())
+    share = Share(provenance(kdir.profile, kdir.tree), writable=is_own)
+    kbuild = Kbuild(session, kdir.ready, kdir.tree, kdir.path, share=share)
     build = folder / "build"
     title = f"Building {source.name} out-of-tree in {kdir.ready.environment.name}"
     return Workplace(kdir, kbuild, title, source, build, build, ("modules",), module=build)
@@ -206,7 +209,8 @@ def in_tree(kdir: Kdir, output: Path, driver: Driver, overlay: Path, session: Se
     ``output`` is an in-tree KDIR's output directory, or a copy of it; the driver's .ko alone is
     asked for.
     """
-    kbuild = Kbuild(session, kdir.ready, kdir.tree, output, overlay)
+    share = Share(provenance(kdir.profile, kdir.tree))
+    kbuild = Kbuild(session, kdir.ready, kdir.tree, output, overlay, share=share)
     title = f"Building {NAMES[driver]} in-tree in {kdir.ready.environment.name}"
     target = f"{IN_TREE_FOLDER}/{driver}/{NAMES[driver]}.ko"
     return Workplace(

@@ -14,10 +14,11 @@ from rbuild.bench.measure import measure
 from rbuild.bench.places import KernelPlace, ModulePlace, Place, has_rust, once
 from rbuild.bench.plan import Mode, Plan, Scenario, Target, Turn, turns
 from rbuild.bench.result import Sample
+from rbuild.ccache import Share
 from rbuild.console import duration
 from rbuild.errors import UsageError
 from rbuild.kbuild import Kbuild
-from rbuild.kernel import Kdir
+from rbuild.kernel import Kdir, provenance
 from rbuild.profile import Profile
 from rbuild.provision import Ready
 from rbuild.session import Session
@@ -115,7 +116,10 @@ def _places(
         ground = grounds[mode.where]
         own = folder / f"{mode}-{mode.jobs}".replace(" ", "-").replace("/", "_")
         if mode.target is Target.KERNEL:
-            kbuild = Kbuild(session, ground.ready, ground.tree, own / "build", jobs=mode.jobs)
+            share = Share(provenance(profile, ground.tree))
+            kbuild = Kbuild(
+                session, ground.ready, ground.tree, own / "build", jobs=mode.jobs, share=share
+            )
             places[mode] = KernelPlace(kbuild, profile, own)
             continue
         assert ground.kdir is not None

@@ -7,6 +7,7 @@ from difflib import get_close_matches
 import click
 
 from rbuild import environment, profile
+from rbuild.ccache import Share
 from rbuild.cli import App
 from rbuild.cli.options import (
     cache_words,
@@ -25,7 +26,16 @@ from rbuild.explain import explain, remedy
 from rbuild.explain import tree as tree_of
 from rbuild.kbuild import Kbuild
 from rbuild.kconfig import read, values_of
-from rbuild.kernel import Kdir, attempt, attempt_with, build, discard, origins, prepare
+from rbuild.kernel import (
+    Kdir,
+    attempt,
+    attempt_with,
+    build,
+    discard,
+    origins,
+    prepare,
+    provenance,
+)
 from rbuild.profile import Profile
 from rbuild.provision import Ready, make_ready
 from rbuild.session import Session
@@ -109,7 +119,7 @@ def _explain(option: str, found: Profile, tree: Tree, ready: Ready, made: Sessio
     if not first.granted and plan is not None and not plan.tools:
         folder = made.run_folder / "trial"
         folder.mkdir()
-        kbuild = Kbuild(made, ready, tree, folder)
+        kbuild = Kbuild(made, ready, tree, folder, share=Share(provenance(found, tree)))
         target = plan.options.get(option)
         for _ in range(ROUNDS):
             after = attempt_with(plan.options, before, found, kbuild)

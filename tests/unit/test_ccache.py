@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from pytest import MonkeyPatch
 
+from rbuild import ccache, kernel
 from rbuild.console import Console
+from rbuild.kernel import provenance
+from rbuild.profile import load
 from rbuild.sandbox.bwrap import Bwrap
 from rbuild.session import CacheUse, Phase, Session
+from rbuild.source import Tree
 from rbuild.store import Entry, Room, Store
 
 from .conftest import Host
@@ -40,11 +47,121 @@ def test_what_was_compiled_before_is_a_hit(host: Host) -> None:
     assert "4 of 4 compilations from ccache" in found.out
 
 
-def test_a_module_is_compiled_through_it_too(host: Host) -> None:
-    found = host.module(host.write_module()).json["phases"][-1]
+def test_a_driver_of_ours_is_compiled_through_it_too(host: Host) -> None:
+    found = host.module("--driver", "c").json["phases"][-1]
     assert found["ccache"] == {"hits": 0, "misses": 1}
-    found = host("module", host.write_module("int y;\n"), "--profile", host.profile)
+    for path in host.cache.glob("kdirs/*/modules/*/state.json"):
+        path.unlink()
+    found = host("module", "--driver", "c", "--profile", host.profile)
     assert "1 of 1 compilations from ccache" in found.out
+
+
+def test_a_module_of_anybodys_only_reads_it(host: Host) -> None:
+    host("kernel", "--profile", host.profile)
+    (cache,) = caches(host)
+    before = {path: path.read_bytes() for path in cache.rglob("*") if path.is_file()}
+    for text in ("int y;\n", "int z;\n"):
+        found = host.module(host.write_module(text)).json["phases"][-1]
+        assert found["ccache"] == {"hits": 0, "misses": 1}
+    assert {path: path.read_bytes() for path in cache.rglob("*") if path.is_file()} == before
+    assert caches(host) == [cache]
+
+
+def test_a_configuration_in_the_cache_is_removed(host: Host) -> None:
+    host.fault("hostile")
+    host("kernel", "--profile", host.profile)
+    (found,) = host.cache.glob("ccache/*/cache/ccache.conf")
+    host.fault()
+    host("kernel", "--profile", host.profile, "--clean")
+    assert not found.exists()
+    found.mkdir()
+    (found / "x").touch()
+    host("kernel", "--profile", host.profile, "--clean")
+    assert not found.exists()
+
+
+def test_each_source_has_a_cache_of_its_own(host: Host) -> None:
+    host("kernel", "--profile", host.profile)
+    other = host.folder / "other"
+    shutil.copytree(host.tree, other)
+    text = host.profile.read_text().replace(str(host.tree), str(other))
+    host("kernel", "--profile", host.write_profile(text, "other"))
+    same = host.write_profile(host.profile.read_text().replace("SPI: y", "SPI: n"), "same")
+    host("kernel", "--profile", same)
+    assert len(caches(host)) == 2
+
+
+PLAIN = 'CONFIG_CMDLINE="console=ttyAMA0,115200 root=/dev/mmcblk0p2"'
+
+
+def seen(folder: Path, source: str, name: str = "a", line: str = PLAIN, more: str = "") -> str:
+    """Return the provenance of a kernel with this source and a fragment with this line."""
+    home = folder / name
+    home.mkdir(exist_ok=True)
+    (home / "x.config").write_text(line)
+    path = home / "p.yaml"
+    path.write_text(
+        f"name: {name}\nsource: {{{source}}}\nconfig: {{fragments: [x.config]}}\n{more}"
+    )
+    found = load(str(path))
+    tree = Tree(folder, "key", str(found.source[0]), "6.12", datetime.now(UTC), (), cached=True)
+    return provenance(found, tree)
+
+
+def test_provenance_tells_strangers_apart(tmp_path: Path) -> None:
+    debian, git = "debian: linux-source-6.12", "git: https://example.org/linux, ref: v6.12"
+    tree = f"directory: {tmp_path}/tree"
+    known = {seen(tmp_path, debian), seen(tmp_path, debian, "b")}
+    known |= {seen(tmp_path, "debian: linux-source-7.*, suite: trixie-backports")}
+    assert len(known) == 1
+    others = [
+        seen(tmp_path, git),
+        seen(tmp_path, git.replace("6.12", "0123456789abcdef")),
+        seen(tmp_path, git.replace("example", "evil")),
+        seen(tmp_path, tree),
+        seen(tmp_path, f"{tree}2"),
+        seen(tmp_path, f"tarball: https://example.org/x.tar, sha256: {'a' * 64}"),
+        seen(tmp_path, debian, more="device_trees: ['CC=/kdir/evil']"),
+    ]
+    assert len({*others, *known}) == len(others) + 1
+    assert seen(tmp_path, git, "b") == others[0]
+    assert seen(tmp_path, f"directory: ../{(tmp_path / 'tree').name}") == others[3]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'CONFIG_LOCALVERSION="$(shell touch /kdir/evil)"',
+        "CONFIG_LOCALVERSION=$(shell touch /kdir/evil)",
+        "CONFIG_BUILD_SALT=\"';touch /kdir/evil;'\"",
+        'CONFIG_INITRAMFS_SOURCE="`touch /kdir/evil`"',
+        "include /kdir/evil",
+    ],
+)
+def test_an_option_that_is_a_command_shares_nothing(tmp_path: Path, line: str) -> None:
+    debian = "debian: linux-source-6.12"
+    assert seen(tmp_path, debian, line=line) != seen(tmp_path, debian)
+    assert seen(tmp_path, debian, line=line) != seen(tmp_path, debian, "b", line=line)
+    base = tmp_path / "a" / "base"
+    base.write_text(f"{line}\n")
+    text = (tmp_path / "a" / "p.yaml").read_text()
+    (tmp_path / "a" / "p.yaml").write_text(text.replace("{fragments: [x.config]}", "{base: base}"))
+    assert not kernel._is_plain(load(str(tmp_path / "a" / "p.yaml")))
+
+
+def test_a_kernel_with_a_command_for_an_option_is_no_seed(host: Host) -> None:
+    hostile = host.profile.read_text().replace("SPI: y", "LOCALVERSION: '$(shell id)'")
+    assert (
+        host("--json", "kernel", "--profile", host.write_profile(hostile, "x")).json["seed"] is None
+    )
+    assert host("--json", "kernel", "--profile", host.profile).json["seed"] is None
+
+
+def test_a_log_without_end_is_read_to_a_bound(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+    monkeypatch.setattr(ccache, "MAX_LOG_BYTES", 1000)
+    log = tmp_path / "log"
+    log.write_text("cache_miss\ndirect_cache_hit\n" + "x" * 5000 + "\ncache_miss\n")
+    assert ccache.Ccache(tmp_path, "x", log).use() == CacheUse(1, 1)
 
 
 def test_what_the_store_has_keeps_its_figures(host: Host) -> None:
