@@ -84,6 +84,7 @@ def command(
     tls_ca: Path | None,
     tls_cert: Path | None,
     tls_key: Path | None,
+    insecure: bool,
     wait_s: float,
 ) -> int:
     """Build every combination (profile x environment x kind x driver).
@@ -102,11 +103,13 @@ def command(
         raise click.UsageError(f"--export-json: {export_json.parent} is not a folder.")
     found = None
     if scheduler is not None:
-        found = meeting.meeting(scheduler, tls_ca, tls_cert, tls_key)
+        found = meeting.meeting(scheduler, tls_ca, tls_cert, tls_key, insecure=insecure)
         meeting.require()
         _must_travel(envs)
     elif any(was_typed(f"tls_{name}") for name in ("ca", "cert", "key")):
         raise click.UsageError("--tls-* go with --scheduler.")
+    elif insecure:
+        raise click.UsageError("--insecure goes with --scheduler.")
     options = _options(jobs=jobs, runtime=runtime, ccache=ccache)
     plan = replace(_plan(profiles, envs, kinds, drivers), options=options)
     made = session(app, "matrix", "bwrap", None)

@@ -165,9 +165,14 @@ def kind_options(function: Function) -> Function:
 
 
 def cluster_options(*, required: bool) -> Callable[[Function], Function]:
-    """Return what adds --scheduler, and the three files that TLS needs."""
+    """Return what adds --scheduler, the three files that TLS needs, and --insecure."""
 
     def add(function: Function) -> Function:
+        function = click.option(
+            "--insecure",
+            is_flag=True,
+            help="Use a tcp:// scheduler beyond this machine, though its network can run programs.",
+        )(function)
         for name, text in (
             ("key", "The key of that certificate (RBUILD_TLS_KEY)."),
             ("cert", "This machine's certificate (RBUILD_TLS_CERT)."),

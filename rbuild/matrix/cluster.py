@@ -17,7 +17,7 @@ from uuid import uuid4
 
 from distributed import Client, Future
 
-from rbuild.console import duration
+from rbuild.console import Console, duration
 from rbuild.errors import InfrastructureError
 from rbuild.matrix.identity import PREFIX, identity
 from rbuild.matrix.local import keep_log
@@ -80,7 +80,7 @@ def execute(plan: Plan, session: Session, meeting: Meeting, wait_s: float) -> It
         Job(number, one, task_of(one, packed[one.profile.name], plan.options))
         for number, one in enumerate(plan.builds, 1)
     ]
-    client = _client(meeting)
+    client = _client(meeting, session.console)
     try:
         _check(client, meeting)
         run = _Run(client, session, meeting, wait_s, jobs)
@@ -267,12 +267,12 @@ class _Run:
         return Row(job.build, None, tuple(job.attempts), error=reason)
 
 
-def _client(meeting: Meeting) -> Client:
-    """Return a client that is connected; raise InfrastructureError if it can't be."""
-    asyncio.run(greet(meeting))
+def _client(meeting: Meeting, console: Console) -> Client:
+    """Return a client that is connected; raise as ``greet`` does if it can't be."""
+    contact = asyncio.run(greet(meeting, console))
     try:
         return Client(
-            meeting.address, security=meeting.security(), set_as_default=False, name="rbuild-matrix"
+            contact.address, security=meeting.security(), set_as_default=False, name="rbuild-matrix"
         )
     except (OSError, ValueError) as error:
         raise InfrastructureError(

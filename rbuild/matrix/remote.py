@@ -66,6 +66,18 @@ class Ticket:
     identity: str
 
 
+@dataclass(frozen=True)
+class Contact:
+    """A scheduler that answers: its numeric address, and this machine's own on the way to it.
+
+    What was checked is the numeric address: a name might stand for another one the next time.
+    ``local`` has no port.
+    """
+
+    address: str
+    local: str
+
+
 def build(task: Task, ticket: Ticket) -> Outcome:
     """Make a build on this worker; Dask calls it.
 
@@ -128,9 +140,9 @@ async def _serve(meeting: Meeting, place: Place, console: Console) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
             loop.add_signal_handler(number, told.set)
-    await greet(meeting)
+    contact = await greet(meeting, console)
     host = Host(place, console)
-    worker = await _join(meeting, host)
+    worker = await _join(meeting, contact, host)
     console.note(f"{place.machine} takes builds from {meeting.address} ({identity()})")
     lost, ended = asyncio.ensure_future(worker.finished()), asyncio.ensure_future(told.wait())
     await asyncio.wait({lost, ended}, return_when=asyncio.FIRST_COMPLETED)
@@ -149,23 +161,43 @@ async def _serve(meeting: Meeting, place: Place, console: Console) -> None:
     console.note(f"{place.machine} takes no more builds")
 
 
-async def greet(meeting: Meeting) -> None:
-    """Raise InfrastructureError if nobody answers at the scheduler's address."""
+async def greet(meeting: Meeting, console: Console) -> Contact:
+    """Return which of the scheduler's addresses answers.
+
+    Raises InfrastructureError if none does, UsageError as ``Meeting.resolve`` does: nothing is
+    said to one that isn't to be trusted.
+    """
+    addresses = await asyncio.to_thread(meeting.resolve, console.warn)
     arguments: dict[str, Any] = meeting.security().get_connection_args("client")
+    attempts = [
+        asyncio.ensure_future(connect(address, timeout=GREET_S, **arguments))
+        for address in addresses
+    ]
+    reason = ""
     try:
-        comm = await connect(meeting.address, timeout=GREET_S, **arguments)
-        await comm.close()
-    except OSError as error:
-        raise InfrastructureError(
-            f"No scheduler answers at {meeting.address}: {_reason(error)}.",
-            hint="`dask scheduler` starts one; docs/how-to/matrix.md has all of it.",
-        ) from error
+        for attempt in asyncio.as_completed(attempts):
+            try:
+                comm = await attempt
+            except OSError as error:
+                reason = _reason(error)
+                continue
+            await comm.close()
+            return Contact(comm.peer_address, comm.local_address.rpartition(":")[0])
+    finally:
+        for one in attempts:
+            one.cancel()
+        await asyncio.gather(*attempts, return_exceptions=True)
+    raise InfrastructureError(
+        f"No scheduler answers at {meeting.address}: {reason}.",
+        hint="`dask scheduler` starts one; docs/how-to/matrix.md has all of it.",
+    )
 
 
-async def _join(meeting: Meeting, host: Host) -> Worker:
-    """Start a worker that is known to the scheduler."""
+async def _join(meeting: Meeting, contact: Contact, host: Host) -> Worker:
+    """Start a worker that is known to the scheduler, and listens on the way to it alone."""
     worker = Worker(
-        meeting.address,
+        contact.address,
+        host=contact.local,
         nthreads=1,
         name=host.place.machine,
         resources={identity(): 1},
@@ -174,6 +206,8 @@ async def _join(meeting: Meeting, host: Host) -> Worker:
         local_directory=str(host.place.folder),
         # What takes memory is a child's: this process needs next to none.
         memory_limit=0,
+        dashboard=False,
+        # It has an HTTP server nevertheless.
         dashboard_address="127.0.0.1:0",
         death_timeout=GREET_S,
     )

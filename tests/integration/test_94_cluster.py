@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -169,15 +171,55 @@ def plan_of(count: int) -> Plan:
     return Plan(whole.builds[:count], ())
 
 
+def documented(port: int) -> list[str]:
+    """Return the options by which docs/how-to/matrix.md starts a scheduler, with another port."""
+    text = (Path(__file__).parents[2] / "docs/how-to/matrix.md").read_text()
+    (line,) = re.findall(r"^dask scheduler --host 127\.0\.0\.1 (?:.*\\\n)*.*$", text, re.MULTILINE)
+    words = shlex.split(line, comments=True)[2:]
+    words[words.index("--port") + 1] = str(port)
+    return words
+
+
+def family(pid: int) -> list[int]:
+    """Return a process and all that it started, directly or not."""
+    children = Path(f"/proc/{pid}/task").glob("*/children")
+    return [
+        pid,
+        *(one for path in children for it in path.read_text().split() for one in family(int(it))),
+    ]
+
+
+def listening(*pids: int) -> dict[str, int]:
+    """Return the addresses on which processes and their children listen, and how many sockets do."""
+    inodes = set()
+    for pid in (one for it in pids for one in family(it)):
+        for path in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                if found := re.fullmatch(r"socket:\[(\d+)\]", str(path.readlink())):
+                    inodes.add(found[1])
+    seen: dict[str, int] = {}
+    for table, known in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and fields[9] in inodes:
+                digits = fields[1].partition(":")[0]
+                raw = b"".join(
+                    int(digits[at : at + 8], 16).to_bytes(4, sys.byteorder)
+                    for at in range(0, len(digits), 8)
+                )
+                address = socket.inet_ntop(known, raw)
+                seen[address] = seen.get(address, 0) + 1
+    return seen
+
+
 @contextlib.contextmanager
-def a_scheduler() -> Iterator[tuple[str, subprocess.Popen[str]]]:
+def a_scheduler(host: str = "127.0.0.1") -> Iterator[tuple[str, subprocess.Popen[str]]]:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
     address = f"tcp://127.0.0.1:{port}"
-    words = ["--host", "127.0.0.1", "--port", str(port), "--no-dashboard"]
     child = subprocess.Popen(
-        [sys.executable, "-m", "distributed.cli.dask_scheduler", *words],
+        [sys.executable, "-m", "distributed.cli.dask_scheduler", *documented(port), "--host", host],
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -216,6 +258,51 @@ def test_one_build_at_a_time_each_and_all_come_back(machines: Cluster) -> None:
         assert row.log is not None
         assert "compiling" in Path(row.log).read_text()
         assert [one.ended for one in row.attempts] == [0]
+
+
+def test_nothing_listens_beyond_loopback(tmp_path: Path) -> None:
+    """Of a cluster that was started as the documentation says, idle and while it builds."""
+    # Each has the port that Dask's messages come to, and an HTTP server.
+    expected = {"127.0.0.1": 2}
+    with a_scheduler() as (address, scheduler):
+        at = ("--scheduler", address)
+        with started(tmp_path / "real", "worker", *at) as worker:
+            assert worker.stderr is not None
+            assert "takes builds" in worker.stderr.readline()
+            assert listening(scheduler.pid) == expected
+            assert listening(worker.pid) == expected
+        machines = Cluster(address, tmp_path)
+        one = machines.machine("one", "hang")
+        machines.gather()
+        with started(tmp_path / "client", "matrix", *at, "--env", "cross") as client:
+            one.until_called()
+            assert listening(scheduler.pid) == expected
+            assert listening(one.process.pid) == expected
+            assert listening(client.pid) == {}
+        one.end()
+
+
+@contextlib.contextmanager
+def started(store: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
+    """Run rbuild beside the body."""
+    argv = [sys.executable, "-m", "rbuild", "--cache-dir", str(store), *words]
+    child = subprocess.Popen(argv, stderr=subprocess.PIPE, text=True)
+    try:
+        yield child
+    finally:
+        child.terminate()
+        child.communicate(timeout=60)
+
+
+def test_a_scheduler_that_all_interfaces_reach_gets_no_worker(tmp_path: Path) -> None:
+    """It is on this machine, but its strangers would run programs here."""
+    with a_scheduler("0.0.0.0") as (address, _):
+        words = ["--cache-dir", str(tmp_path / "store"), "worker", "--scheduler", address]
+        found = subprocess.run(
+            [sys.executable, "-m", "rbuild", *words], capture_output=True, text=True
+        )
+        assert found.returncode == 2
+        assert "its scheduler listens on 0.0.0.0" in found.stderr
 
 
 def test_a_build_that_fails_is_not_tried_again(machines: Cluster) -> None:

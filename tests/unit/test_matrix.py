@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -360,6 +361,7 @@ def test_a_failure_does_not_keep_others_from_their_build(host: Host) -> None:
     [
         (["--export-json", "/nowhere/at/all.json"], "is not a folder"),
         (["--tls-key", "/dev/null"], "--tls-"),
+        (["--insecure"], "--insecure goes with --scheduler"),
         (["--scheduler", "tcp://h:1", "--env", "./mine.yaml"], "doesn't travel"),
         (["--scheduler", "nonsense"], "no scheduler's address"),
         (["--scheduler", "http://h:1"], "no scheduler's address"),
@@ -382,6 +384,133 @@ def test_addresses() -> None:
     assert meeting.meeting("tcp://[::1]:1", None, None, None).address == "tcp://[::1]:1"
     with pytest.raises(UsageError, match="not encrypted"):
         meeting.meeting("tcp://h:1", *files)
+
+
+@pytest.mark.parametrize("port", ["0", "65536", "99999999999", "\u00b2", "x", ""])
+def test_a_port_that_is_none_is_named(port: str) -> None:
+    with pytest.raises(UsageError, match="no scheduler's address"):
+        meeting.meeting(f"tcp://127.0.0.1:{port}", None, None, None)
+
+
+def resolved(address: str, *, insecure: bool = False) -> tuple[list[str], list[str]]:
+    """Return what an address without TLS resolves to, and what was warned of."""
+    warned: list[str] = []
+    found = meeting.meeting(address, None, None, None, insecure=insecure).resolve(warned.append)
+    return found, warned
+
+
+def names(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
+    """Let every host have these addresses."""
+    infos = [(0, 0, 0, "", (one, 0)) for one in addresses]
+    monkeypatch.setattr(meeting.socket, "getaddrinfo", lambda *_, **__: infos)
+
+
+@pytest.mark.parametrize(
+    ("address", "found"),
+    [
+        ("tcp://127.0.0.1:1", "tcp://127.0.0.1:1"),
+        ("127.1.2.3:1", "tcp://127.1.2.3:1"),
+        ("tcp://[::1]:1", "tcp://[::1]:1"),
+        ("tcp://[::ffff:127.0.0.1]:1", "tcp://127.0.0.1:1"),
+    ],
+)
+def test_loopback_needs_no_tls(address: str, found: str) -> None:
+    assert resolved(address) == ([found], [])
+
+
+def test_a_name_of_several_addresses_is_each_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    names(monkeypatch, "::1", "127.0.0.1", "127.0.0.1")
+    assert resolved("tcp://h:1") == (["tcp://[::1]:1", "tcp://127.0.0.1:1"], [])
+    names(monkeypatch, "127.0.0.1", "192.0.2.1")
+    with pytest.raises(UsageError, match=r"not encrypted, and 192\.0\.2\.1 is beyond"):
+        resolved("tcp://h:1")
+
+
+@pytest.mark.parametrize(
+    "address", ["192.0.2.1", "10.0.0.1", "169.254.0.1", "fe80::1%eth0", "::ffff:192.0.2.1"]
+)
+def test_beyond_loopback_needs_tls_or_the_option(
+    monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    names(monkeypatch, address)
+    with pytest.raises(UsageError, match="not encrypted") as error:
+        resolved("tcp://h:1")
+    assert "--insecure" in str(error.value.hint)
+    found, warned = resolved("tcp://h:1", insecure=True)
+    assert len(found) == 1
+    assert "others can run programs here" in warned[0]
+    files = [Path("ca"), Path("cert"), Path("key")]
+    assert len(meeting.meeting("tls://h:1", *files).resolve(pytest.fail)) == 1
+    with pytest.raises(UsageError, match="--insecure is for tcp://"):
+        meeting.meeting("tls://h:1", *files, insecure=True)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "0", "[::]", "[::ffff:0.0.0.0]"])
+@pytest.mark.parametrize("insecure", [False, True])
+def test_an_address_to_listen_on_is_no_scheduler(host: str, insecure: bool) -> None:
+    with pytest.raises(UsageError, match="to listen on") as error:
+        resolved(f"tcp://{host}:1", insecure=insecure)
+    assert "tcp://127.0.0.1:1" in str(error.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("listening", "called", "exposed"),
+    [
+        ("127.0.0.1", "127.0.0.1", False),
+        ("0.0.0.0", "127.0.0.1", True),
+        ("0.0.0.0", "localhost", True),
+        ("::", "127.0.0.1", True),
+        ("::1", "[::1]", False),
+    ],
+)
+def test_a_scheduler_on_all_interfaces_is_no_loopback(
+    listening: str, called: str, exposed: bool
+) -> None:
+    family = socket.AF_INET6 if ":" in listening else socket.AF_INET
+    with socket.create_server((listening, 0), family=family) as server:
+        port = server.getsockname()[1]
+        address = f"tcp://{called}:{port}"
+        if not exposed:
+            assert resolved(address)[1] == []
+            return
+        with pytest.raises(UsageError, match=f"its scheduler listens on {listening}"):
+            resolved(address)
+        assert f"listens on {listening}" in resolved(address, insecure=True)[1][0]
+
+
+def test_nobody_speaks_to_a_stranger_without_tls(
+    bare: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Worker and client refuse, and connect to no one before they do."""
+    monkeypatch.setattr("rbuild.matrix.remote.connect", lambda *_, **__: pytest.fail("connected"))
+    for words in (["matrix", "--env", "cross"], ["worker"]):
+        found = bare(*words, "--scheduler", "tcp://192.0.2.1:1", code=2)
+        assert "tcp://192.0.2.1:1 is not encrypted" in found.err
+        assert "--insecure" in found.err
+
+
+def test_a_stranger_that_is_accepted_is_warned_of(
+    bare: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def nobody(*_: object, **__: object) -> None:
+        raise OSError("not there")
+
+    monkeypatch.setattr("rbuild.matrix.remote.connect", nobody)
+    for words in (["matrix", "--env", "cross"], ["worker"]):
+        found = bare(*words, "--scheduler", "tcp://192.0.2.1:1", "--insecure", code=4)
+        assert "warning: tcp://192.0.2.1:1 is not encrypted" in found.err
+        assert "No scheduler answers at tcp://192.0.2.1:1: not there" in found.err
+
+
+def test_a_scheduler_whose_name_is_unknown_is_named(
+    bare: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(*_: object, **__: object) -> None:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(meeting.socket, "getaddrinfo", unknown)
+    found = bare("worker", "--scheduler", "tcp://nowhere:1", code=4)
+    assert "No scheduler answers at tcp://nowhere:1: Name or service not known." in found.err
 
 
 def test_without_dask_the_extra_is_named(bare: Host, monkeypatch: pytest.MonkeyPatch) -> None:
