@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from rbuild.store import write_text
 
 FILE = "estimates.json"
 FORMAT = 1
@@ -83,9 +84,8 @@ class Estimates:
             runs = [*known.pop(key, []), [round(seconds, 2), count]]
             known[key] = runs[-RUNS:]
             kept = dict(list(known.items())[-KEYS:])
-            aside = path.with_name(f".{path.name}.{os.getpid()}")
-            aside.write_text(json.dumps({"format": FORMAT, "time": time.time(), "steps": kept}))
-            aside.replace(path)
+            text = json.dumps({"format": FORMAT, "time": time.time(), "steps": kept})
+            write_text(path, text)
             self._known = kept
 
 

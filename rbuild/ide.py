@@ -9,6 +9,7 @@ the module's files those that the user edits.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from rbuild.errors import BuildFailed, UsageError
+from rbuild.export import must_be_writable
 from rbuild.kbuild import Kbuild
 from rbuild.kernel import Kdir
 from rbuild.module import build_out_of_tree, place_of
@@ -242,11 +244,13 @@ def write(project: Project, folder: Path, store: Store, *, force: bool = False) 
     """
     for name in (COMMANDS, PROJECT):
         path = folder / name
-        if not force and path.exists() and not _is_ours(path, store):
+        if not force and os.path.lexists(path) and not _is_ours(path, store):
             raise UsageError(
                 f"{path} is there already, and rbuild didn't make it.",
                 hint="--force replaces it; --output names another folder.",
             )
+        if folder.is_dir():
+            must_be_writable(path, named=False)
     folder.mkdir(parents=True, exist_ok=True)
     return list(_store(project, folder))
 

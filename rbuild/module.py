@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import os
 import re
-import shutil
 import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from typing import Any
 from rbuild import data, outputs
 from rbuild.ccache import Share
 from rbuild.errors import BuildFailed, UsageError
+from rbuild.export import copy
 from rbuild.kbuild import Kbuild, Made, listed
 from rbuild.kept import Kept
 from rbuild.kernel import Kdir, Stage, prepare_in_tree, provenance
@@ -534,6 +534,5 @@ def _remember(work: Path, inputs: dict[str, Any], modules: tuple[Built, ...], ma
 
 
 def export(modules: tuple[Built, ...], folder: Path) -> list[Path]:
-    """Copy modules into a folder of the user's; return where they are now."""
-    folder.mkdir(parents=True, exist_ok=True)
-    return [Path(shutil.copy2(one.path, folder / one.path.name)) for one in modules]
+    """Copy modules into a folder of the user's, as ``export.copy`` does; return where they are."""
+    return copy((one.path for one in modules), folder)

@@ -16,6 +16,7 @@ from typing import Any
 
 from rbuild import data, fdt, parameters
 from rbuild.errors import BuildFailed, ProcessFailed, UsageError
+from rbuild.export import copy
 from rbuild.fdt import Node
 from rbuild.kbuild import Kbuild, explain
 from rbuild.kept import Kept
@@ -243,9 +244,8 @@ def lacking(overlay: Node, base: Node) -> list[str]:
 
 
 def export(overlays: tuple[Overlay, ...], folder: Path) -> list[Path]:
-    """Copy overlays into a folder of the user's; return where they are now."""
-    folder.mkdir(parents=True, exist_ok=True)
-    return [Path(shutil.copy2(one.path, folder / one.path.name)) for one in overlays]
+    """Copy overlays into a folder of the user's, as ``export.copy`` does; return where they are."""
+    return copy((one.path for one in overlays), folder)
 
 
 def _unfit(overlay: Overlay, base: Path, error: BuildFailed) -> BuildFailed:

@@ -22,7 +22,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from rbuild.console import Console, several, size
 from rbuild.errors import FREE_SPACE, Damaged, InfrastructureError, NewerFormat, ProcessFailed
@@ -74,22 +74,51 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file by writing aside and renaming, so that a reader never sees half of it.
+ASIDE = re.compile(r"\.rbuild-([0-9]{1,9})-[0-9a-f]{16}")
+"""The name of a file that the process of that number writes aside."""
 
-    What processes that were killed meanwhile have left aside is removed.
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text as ``written`` writes a file."""
+    with written(path) as file:
+        file.write(text.encode("utf-8"))
+
+
+@contextmanager
+def written(path: Path) -> Iterator[IO[bytes]]:
+    """Have a new file to write to while the body runs, which is then renamed to ``path``.
+
+    A reader never sees half of it, and what had the name stays if it can't be written.  A link
+    there is replaced, not followed; its mode is the umask's.  What processes that were killed
+    meanwhile have left aside is removed.  Raises OSError, which names ``path``.
     """
-    for old in path.parent.glob(f".{path.name}.*"):
-        number = old.name.rpartition(".")[2]
-        if re.fullmatch("[0-9]{1,9}", number) and not _is_alive(int(number)):
-            old.unlink(missing_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    # By its descriptor: another may be put in the folder's place, where others may write.
+    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
+    aside = f".rbuild-{os.getpid()}-{os.urandom(8).hex()}"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
     try:
-        aside.write_text(text, encoding="utf-8")
-        aside.replace(path)
-    except BaseException:
-        aside.unlink(missing_ok=True)
+        _remove_abandoned(path.parent, folder)
+        with os.fdopen(os.open(aside, flags, 0o666, dir_fd=folder), "wb") as file:
+            yield file
+        os.replace(aside, path.name, src_dir_fd=folder, dst_dir_fd=folder)
+    except BaseException as error:
+        with suppress(OSError):
+            os.unlink(aside, dir_fd=folder)
+        if isinstance(error, OSError) and error.filename in {None, aside}:
+            error.filename, error.filename2 = str(path), None
         raise
+    finally:
+        os.close(folder)
+
+
+def _remove_abandoned(path: Path, folder: int) -> None:
+    """Remove what killed processes have left aside in a folder, as far as that is allowed."""
+    with suppress(OSError), os.scandir(path) as entries:
+        for entry in entries:
+            match = ASIDE.fullmatch(entry.name)
+            if match is not None and not _is_alive(int(match[1])):
+                with suppress(OSError):
+                    os.unlink(entry.name, dir_fd=folder)
 
 
 def _is_alive(number: int) -> bool:

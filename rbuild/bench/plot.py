@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import io
 import math
-import os
 import re
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rbuild import export
 from rbuild.bench.report import header, ratio_cells, several_jobs
 from rbuild.bench.result import EnvironmentFacts, Report, Row
 from rbuild.bench.stats import CONFIDENCE
@@ -88,12 +88,7 @@ def write(report: Report, path: Path) -> None:
     kind = path.suffix.lower().lstrip(".")
     with _settings():
         content = _bytes(figure(report), kind)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        aside.write_bytes(content)
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    export.write(path, content)
 
 
 def svg_times(report: Report) -> str:

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rbuild import environment, profile
+from rbuild import environment, export, profile
 from rbuild.cli import App
 from rbuild.cli.options import (
     RUNTIMES,
+    Output,
     limit_options,
     mode_options,
     profile_option,
@@ -64,15 +65,6 @@ class Outputs:
 
     def check(self) -> None:
         """Refuse a bad file name before an hour of measuring, not after it."""
-        for option, path in (
-            ("--export-json", self.json),
-            ("--export-csv", self.csv),
-            ("--export-markdown", self.markdown),
-            ("--plot", self.plot),
-            ("--html", self.html),
-        ):
-            if path is not None and not path.parent.is_dir():
-                raise click.UsageError(f"{option}: {path.parent} is not a folder.")
         if self.plot is not None and self.plot.suffix not in PICTURES:
             raise click.UsageError(f"--plot: {self.plot} must end in {' or '.join(PICTURES)}.")
         if self.plot is not None or self.html is not None:
@@ -85,11 +77,11 @@ class Outputs:
         from rbuild.bench import report as words  # noqa: PLC0415
 
         if self.json is not None:
-            self.json.write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
+            export.write(self.json, report.model_dump_json(indent=1) + "\n")
         if self.csv is not None:
-            self.csv.write_text(words.csv(report), encoding="utf-8")
+            export.write(self.csv, words.csv(report))
         if self.markdown is not None:
-            self.markdown.write_text(words.markdown(report), encoding="utf-8")
+            export.write(self.markdown, words.markdown(report))
         if self.plot is not None:
             from rbuild.bench import plot  # noqa: PLC0415
 
@@ -97,13 +89,11 @@ class Outputs:
         if self.html is not None:
             from rbuild.bench import html  # noqa: PLC0415
 
-            self.html.write_text(html.page(report, compared), encoding="utf-8")
+            export.write(self.html, html.page(report, compared))
 
 
 def _file(name: str, text: str) -> Callable[..., Any]:
-    return click.option(
-        name, type=click.Path(dir_okay=False, path_type=Path), metavar="F", help=text
-    )
+    return click.option(name, type=Output(), metavar="F", help=text)
 
 
 @click.command(epilog=EPILOG)

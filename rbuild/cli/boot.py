@@ -7,11 +7,12 @@ from pathlib import Path
 
 import click
 
-from rbuild import architecture, module, profile
+from rbuild import architecture, export, module, profile
 from rbuild.architecture import Machine
 from rbuild.boot import Booted, Suite, boot, must_pass
 from rbuild.cli import App
 from rbuild.cli.options import (
+    Output,
     ccache_option,
     driver_option,
     env_option,
@@ -89,7 +90,7 @@ Examples:
 @click.option(
     "--tap",
     "tap_file",
-    type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
+    type=Output(allow_dash=True),
     metavar="F",
     help="Write the outcome as TAP; - is stdout.",
 )
@@ -123,8 +124,6 @@ def command(
         raise click.UsageError("PATH is built out-of-tree, and goes without --driver.")
     if tap_file == Path("-") and app.console.json:
         raise click.UsageError("--tap - and --json both write on stdout; choose one.")
-    if tap_file is not None and not tap_file.parent.is_dir():
-        raise click.UsageError(f"--tap: {tap_file.parent} is not a folder.")
     for name in tests:
         if name not in (known := names.tests()):
             raise click.UsageError(f"--test: {name!r} is no name of a test.{nearest(name, known)}")
@@ -152,7 +151,7 @@ def command(
     guest = boot(kdir, modules, tested.path.stem, chosen, limits, made, machine)
 
     if tap_file is not None and tap_file != Path("-"):
-        tap_file.write_text(guest.tap.read_text())
+        export.write(tap_file, guest.tap.read_text())
     text = guest.tap.read_text() if tap_file == Path("-") else _lines(kdir, guest, tested, machine)
     data = summary("boot", kdir, made)
     data["kind"] = how

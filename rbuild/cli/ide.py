@@ -9,6 +9,7 @@ import click
 from rbuild import module, profile
 from rbuild.cli import App
 from rbuild.cli.options import (
+    Output,
     driver_option,
     env_option,
     jobs_option,
@@ -38,7 +39,7 @@ Examples:
 @jobs_option
 @click.option(
     "--output",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=Output(folder=True),
     metavar="DIR",
     help="Put the files there, such as into PATH itself.",
 )

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from rbuild import profile
+from rbuild import export, profile
 from rbuild.cli import App
 from rbuild.cli.options import (
     LIMITS,
+    Output,
     ccache_option,
     cluster_options,
     jobs_option,
@@ -52,7 +53,7 @@ Examples:
 @mode_options
 @click.option(
     "--export-json",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=Output(),
     metavar="F",
     help="Write the report there, too.",
 )
@@ -99,8 +100,6 @@ def command(
     from rbuild.matrix import meeting  # noqa: PLC0415
     from rbuild.matrix.report import Report  # noqa: PLC0415 - its models are slow to import
 
-    if export_json is not None and not export_json.parent.is_dir():
-        raise click.UsageError(f"--export-json: {export_json.parent} is not a folder.")
     found = None
     if scheduler is not None:
         found = meeting.meeting(scheduler, tls_ca, tls_cert, tls_key, insecure=insecure)
@@ -177,6 +176,6 @@ def _show(report: Report, app: App, export_json: Path | None) -> int:
     """Print and write the report; return the exit code."""
     data = report.as_json()
     if export_json is not None:
-        export_json.write_text(json.dumps(data, indent=1, default=str) + "\n", encoding="utf-8")
+        export.write(export_json, json.dumps(data, indent=1, default=str) + "\n")
     app.console.result("" if app.console.json else report.text(app.console.table), data)
     return report.exit_code

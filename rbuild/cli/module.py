@@ -9,6 +9,7 @@ import click
 from rbuild import module, profile
 from rbuild.cli import App
 from rbuild.cli.options import (
+    Output,
     cache_words,
     ccache_option,
     driver_option,
@@ -45,7 +46,7 @@ Examples:
 @ccache_option
 @click.option(
     "--output",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=Output(folder=True),
     metavar="DIR",
     help="Copy the .ko there.",
 )

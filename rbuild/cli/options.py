@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -10,12 +11,13 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from rbuild import environment
+from rbuild import environment, export
 from rbuild.cli import SESSION, App
 from rbuild.cli.again import again, command_line
 from rbuild.cli.size import Size
 from rbuild.cli.typo import Choice
 from rbuild.completion.types import ENVIRONMENT, PROFILE
+from rbuild.errors import UsageError
 from rbuild.kernel import Kdir, prepare
 from rbuild.profile import Driver, Kind, Profile
 from rbuild.provision import make_ready, runtime_for
@@ -79,6 +81,39 @@ def limit_options(function: Function) -> Function:
             help=f"{text} a build may take (docker only).",
         )(function)
     return function
+
+
+class Output(click.Path):
+    """A file or a folder of the user's that is written to: it can be, and isn't in the cache.
+
+    That is looked at before an hour of work, not after it.
+    """
+
+    def __init__(self, *, folder: bool = False, allow_dash: bool = False) -> None:
+        super().__init__(
+            file_okay=not folder, dir_okay=folder, allow_dash=allow_dash, path_type=Path
+        )
+
+    def convert(
+        self,
+        value: str | os.PathLike[str],
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> Path:
+        """Return the path; raise UsageError, which names the option."""
+        path = Path(os.fsdecode(super().convert(value, param, ctx)))
+        app = None if ctx is None else ctx.find_object(App)
+        try:
+            if self.allow_dash and path == Path("-"):
+                return path
+            if app is not None:
+                export.must_be_outside(path, app.store.root)
+            if self.file_okay:
+                export.must_be_writable(path)
+        except UsageError as error:
+            option = "" if param is None else f"{param.opts[0]}: "
+            raise UsageError(f"{option}{error.message}", hint=error.hint) from error
+        return path
 
 
 timeout_option = click.option(

@@ -11,6 +11,7 @@ import click
 from rbuild import binding, overlay, profile
 from rbuild.cli import App
 from rbuild.cli.options import (
+    Output,
     env_option,
     kdir_for,
     profile_option,
@@ -47,7 +48,7 @@ Examples:
 @profile_option
 @click.option(
     "--output",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=Output(folder=True),
     metavar="DIR",
     help="Copy the .dtbo there.",
 )

@@ -9,6 +9,7 @@ import click
 from rbuild import kernel, module, overlay, profile
 from rbuild.cli import App
 from rbuild.cli.options import (
+    Output,
     ccache_option,
     driver_option,
     env_option,
@@ -58,7 +59,7 @@ Examples:
 @ccache_option
 @click.option(
     "--output",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=Output(folder=True),
     metavar="DIR",
     required=True,
     help="Where the packages go.",

@@ -7,7 +7,6 @@ give the same bytes.
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from rbuild.errors import InfrastructureError
+from rbuild import export
 from rbuild.kernel import SPACE_NEEDED, Kdir
 from rbuild.package import archive, bindeb, debian
 from rbuild.package.tools import Tools, provide
@@ -129,21 +128,11 @@ def _publish(found: Sequence[tuple[Format, Path]], output: Path) -> list[Artefac
         places = []
         for form, path in found:
             place = output / path.name
-            if place.is_dir():
-                raise InfrastructureError(f"{place} is a folder, where a package is to be.")
-            copied = aside / path.name
-            copied.write_bytes(path.read_bytes())
-            copied.chmod(0o666 & ~_umask())
+            export.must_be_writable(place, named=False)
+            (copied,) = export.copy([path], aside)
             places.append(Artefact(form, place, sha256_file(copied), copied.stat().st_size))
         for one in places:
             (aside / one.path.name).replace(one.path)
         return places
     finally:
         remove_tree(aside)
-
-
-def _umask() -> int:
-    """Return the caller's umask, which can't be read without setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from rbuild import memory
+from rbuild import memory, store
 from rbuild.errors import BuildFailed, InfrastructureError, ProcessFailed
 from rbuild.kbuild import explain
 from rbuild.module import sync
@@ -94,16 +94,20 @@ def test_a_disk_that_fails_at_any_write_leaves_the_store_intact(
     host: Host, monkeypatch: pytest.MonkeyPatch, number: int, said: str, after: int
 ) -> None:
     module = host.write_module()
-    real, count = Path.write_text, [0]
+    count = [0]
 
-    def write(self: Path, text: str, *more: object, **named: object) -> int:
-        count[0] += 1
-        if count[0] > after:
-            raise OSError(number, os.strerror(number), str(self))
-        return real(self, text, *more, **named)  # type: ignore[arg-type]
+    def failing(real):
+        def write(path: Path, *more: object, **named: object) -> object:
+            count[0] += 1
+            if count[0] > after:
+                raise OSError(number, os.strerror(number), str(path))
+            return real(path, *more, **named)
+
+        return write
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_text", write)
+        patch.setattr(Path, "write_text", failing(Path.write_text))
+        patch.setattr(store, "written", failing(store.written))
         found = host("module", module, "--profile", host.profile, code=4)
         assert said in found.err
         assert count[0] > after
