@@ -150,16 +150,24 @@ class Rootfs:
     emulated: bool
     host: Architecture
 
-    def entry(self, store: Store) -> Entry:
-        """Return its place in the Store, named by all that decides what is in it."""
-        wanted = {
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """What decides the content of the rootfs.
+
+        Not among it are ``emulator`` and ``emulated_variables``: QEMU's version and CPU model
+        change how fast a package is installed, not what it installs, and variants share a rootfs.
+        """
+        return {
             "suite": self.definition.suite,
             "architecture": self.architecture.debian,
             "packages": sorted(self.definition.all_packages),
             "mount_points": self.mount_points,
         }
+
+    def entry(self, store: Store) -> Entry:
+        """Return its place in the Store, named by its inputs."""
         label = f"{self.definition.name}-{self.definition.suite}-{self.architecture.debian}"
-        return store.entry(Room.ROOTFS, label, digest(wanted))
+        return store.entry(Room.ROOTFS, label, digest(self.inputs))
 
     @property
     def mount_points(self) -> list[str]:
@@ -213,6 +221,22 @@ class Environment:
     def llvm(self) -> str:
         """The value of the kernel's LLVM variable."""
         return (self.native or self.base).definition.llvm
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """What decides the result of a build in it, apart from the content of its rootfses.
+
+        Not among it are the variables that only QEMU reads: see ``Rootfs.inputs``.
+        """
+        return {
+            "name": self.name,
+            "builder": self.builder.debian,
+            "target": self.target.debian,
+            "llvm": self.llvm,
+            "variables": self.base.definition.variables,
+            "folders": self.folders,
+            "programs": self.programs,
+        }
 
     @property
     def variables(self) -> dict[str, str]:

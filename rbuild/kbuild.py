@@ -41,6 +41,20 @@ CONTEXT_LINES = 8
 """How many lines before an error are shown with it, as far as Kbuild's own allow."""
 
 
+def variables(ready: Ready, tree: Tree) -> dict[str, str]:
+    """Return the make variables of every call: tools, and all that would vary by itself."""
+    return {
+        "ARCH": ready.environment.target.target.arch,
+        "LLVM": ready.environment.llvm,
+        # Host programs, too, by LLVM's linker: a hybrid's own ld is of its other architecture.
+        "HOSTLDFLAGS": "-fuse-ld=lld",
+        "KBUILD_BUILD_TIMESTAMP": tree.date.strftime("%a %b %d %H:%M:%S UTC %Y"),
+        "KBUILD_BUILD_USER": "rbuild",
+        "KBUILD_BUILD_HOST": "rbuild",
+        "KBUILD_BUILD_VERSION": "1",
+    }
+
+
 @dataclass(frozen=True)
 class Made:
     """A finished make: what it used, and how many commands it announced.
@@ -71,19 +85,6 @@ class Kbuild:
     jobs: int | None = None
     share: ccache.Share | None = None
 
-    def variables(self) -> dict[str, str]:
-        """Return the make variables of every call: tools, and all that would vary by itself."""
-        return {
-            "ARCH": self.ready.environment.target.target.arch,
-            "LLVM": self.ready.environment.llvm,
-            # Host programs, too, by LLVM's linker: a hybrid's own ld is of its other architecture.
-            "HOSTLDFLAGS": "-fuse-ld=lld",
-            "KBUILD_BUILD_TIMESTAMP": self.tree.date.strftime("%a %b %d %H:%M:%S UTC %Y"),
-            "KBUILD_BUILD_USER": "rbuild",
-            "KBUILD_BUILD_HOST": "rbuild",
-            "KBUILD_BUILD_VERSION": "1",
-        }
-
     def job(
         self,
         targets: Sequence[str],
@@ -93,7 +94,7 @@ class Kbuild:
     ) -> Job:
         """Return the call of make for ``targets``, with ``module`` as external module if given."""
         words = ["make", "-C", SRC, f"O={KDIR}", f"-j{self.jobs or self.session.jobs}"]
-        words += [f"{name}={value}" for name, value in self.variables().items()]
+        words += [f"{name}={value}" for name, value in variables(self.ready, self.tree).items()]
         if module is not None:
             words.append(f"M={MODULE}")
         return Job([*words, *extra, *targets], self.binds(module), SRC, self.environment())

@@ -32,6 +32,7 @@ from rbuild.kbuild import (
     locate,
     read_config,
     unmet,
+    variables,
     vermagic,
 )
 from rbuild.kept import Kept
@@ -73,7 +74,8 @@ class Stage(StrEnum):
 class Kdir:
     """A KDIR in the Store.  ``path`` is the output directory itself (make's O=).
 
-    ``seed`` names the KDIR that it started from, if it wasn't made from nothing.
+    ``targets`` are those of make that built it, [] if it isn't built.  ``seed`` names the KDIR that
+    it started from, if it wasn't made from nothing.
     """
 
     entry: Entry
@@ -85,6 +87,7 @@ class Kdir:
     config_sha256: str
     phases: tuple[Phase, ...]
     artefacts: tuple[dict[str, Any], ...] = ()
+    targets: tuple[str, ...] = ()
     seed: str | None = None
 
     @property
@@ -223,7 +226,7 @@ def build(kdir: Kdir, session: Session) -> Kdir:
     store = session.store
     share = Share(provenance(kdir.profile, kdir.tree))
     kbuild = Kbuild(session, kdir.ready, kdir.tree, kdir.path, share=share)
-    if kdir.stage is Stage.BUILT and _intact(kdir):
+    if _is_built(kdir):
         store.check()
         session.script = _reproducer(kdir, kbuild)
         return kdir
@@ -231,7 +234,7 @@ def build(kdir: Kdir, session: Session) -> Kdir:
         current = _found(kdir.entry, kdir.profile, kdir.tree, kdir.ready, session)
         if current is None:
             raise InfrastructureError(f"{kdir.entry.name} was removed while it was needed.")
-        if current.stage is Stage.BUILT and _intact(current):
+        if _is_built(current):
             return current
         session.script = _reproducer(kdir, kbuild)
         store.check()
@@ -246,6 +249,7 @@ def build(kdir: Kdir, session: Session) -> Kdir:
         store.close(
             kdir.entry,
             stage=Stage.BUILT,
+            targets=kernel_targets(kdir.profile),
             artefacts=[_artefact(kdir.path, path) for path in _products(kdir)],
             phases=[phase.as_json() for phase in phases],
             objects=_most(_objects(current.entry.metadata), "kernel", made),
@@ -382,13 +386,7 @@ def _entry(
 
 def _builder(tree: Tree, ready: Ready) -> dict[str, Any]:
     """Return all but the configuration that decides what is in a KDIR."""
-    return {
-        "tree": tree.key,
-        "environment": ready.environment.name,
-        "builder": ready.environment.builder.debian,
-        "toolchain": dict(ready.toolchain),
-        "rootfs": ready.rootfs_keys,
-    }
+    return {"tree": tree.key, **ready.inputs, "make": variables(ready, tree)}
 
 
 def _request(
@@ -451,6 +449,7 @@ def _found(
             kept.text("config_sha256"),
             Phase.all_of(kept),
             _artefacts(kept),
+            kept.texts("targets") if "targets" in metadata else (),
             kept.text_or_none("seed"),
         )
     except ValueError:
@@ -715,8 +714,10 @@ def _artefact(build: Path, path: Path) -> dict[str, Any]:
     }
 
 
-def _intact(kdir: Kdir) -> bool:
-    """Tell cheaply whether the artefacts of a built KDIR are still there."""
+def _is_built(kdir: Kdir) -> bool:
+    """Tell whether all that the profile asks for was built and, cheaply, is still there."""
+    if kdir.stage is not Stage.BUILT or list(kdir.targets) != kernel_targets(kdir.profile):
+        return False
     try:
         return bool(kdir.artefacts) and all(
             (kdir.path / one["path"]).is_file()

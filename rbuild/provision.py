@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from rbuild import binfmt, emulator, rootfs
 from rbuild.architecture import Architecture
@@ -18,7 +19,7 @@ from rbuild.sandbox import MODULE, Bind, Job, Runtime, Sandbox
 from rbuild.sandbox.bwrap import Bwrap
 from rbuild.sandbox.docker import NO_LIMITS, Docker, Limits
 from rbuild.sandbox.native import Layer, layer, merged
-from rbuild.store import METADATA, Store, read_json, write_json
+from rbuild.store import METADATA, Store, digest, read_json, write_json
 
 TOOLCHAIN = re.compile(r"(clang|lld|llvm)-\d+|rustc|rust-src|bindgen|make|gcc|libc6-dev")
 """The packages whose versions decide what a build makes."""
@@ -28,6 +29,8 @@ TOOLCHAIN = re.compile(r"(clang|lld|llvm)-\d+|rustc|rust-src|bindgen|make|gcc|li
 class Ready:
     """An environment that can be entered, and by what.
 
+    ``toolchain`` has the versions of the packages that decide what a build makes, for people;
+    ``inputs`` is the record of all that does.
     ``emulated_programs`` are those of a hybrid's list that have no native twin; ``emulator`` is
     which QEMU runs what is emulated, and as which CPU.
     """
@@ -37,6 +40,7 @@ class Ready:
     runtime: Runtime
     toolchain: Mapping[str, str]
     rootfs_keys: tuple[str, ...]
+    inputs: Mapping[str, Any]
     emulated_programs: tuple[str, ...]
     emulator: str | None
     seconds: float
@@ -97,6 +101,12 @@ def make_ready(
             if TOOLCHAIN.fullmatch(name)
         },
         tuple(part.key for part in made),
+        {
+            **environment.inputs,
+            "rootfs": [part.key for part in made],
+            # A rootfs that is made again may have other versions, under the same name.
+            "packages": [digest(part.packages) for part in made],
+        },
         own.emulated,
         None if runs is None else runs.describe(environment.variables),
         sum(part.seconds for part in made),
@@ -137,9 +147,9 @@ def _verify_once(ready: Ready, store: Store) -> None:
     runtime = ready.runtime.name
     mark = base.path / f"verified-{environment.name.replace(':', '-')}-{runtime}.json"
     wanted = {
-        "rootfs": list(ready.rootfs_keys),
         "layer": [b.target for b in ready.sandbox.layer],
-        "programs": list(environment.programs),
+        "cc": environment.base.definition.cc,
+        "inputs": digest(ready.inputs),
         "created": [
             (part.entry(store).metadata or {}).get("created") for part in environment.rootfses
         ],

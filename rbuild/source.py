@@ -6,13 +6,13 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from rbuild import apt, data, process
+from rbuild import apt, contents, data, git, process
 from rbuild.console import Step
 from rbuild.errors import (
     BuildFailed,
@@ -27,7 +27,7 @@ from rbuild.profile import Profile, Source
 from rbuild.provision import Ready
 from rbuild.sandbox import MODULE, SRC, Bind, Job
 from rbuild.sought import Sought, forget, seek
-from rbuild.store import Entry, Room, Store, digest, not_copied, remove_tree
+from rbuild.store import Entry, Room, Store, digest, not_copied, remove_tree, sha256_file
 from rbuild.unpack import unpack
 
 SPACE_NEEDED = 3 * 1024**3
@@ -76,46 +76,111 @@ def obtain(profile: Profile, ready: Ready, store: Store) -> Tree:
 
 def _pristine(profile: Profile, ready: Ready, store: Store) -> Tree:
     """Return the source as it was published."""
-    entries: list[tuple[Source, Sought | None, Entry]] = []
+    origins: list[_Origin] = []
     failures: list[tuple[Source, RbuildError]] = []
     for source in profile.source:
         try:
-            sought = seek(source, ready, store) if source.is_sought else None
-            entry = _entry(profile, source, sought, store)
+            origin = _origin(profile, source, ready, store)
         except (UsageError, InfrastructureError) as error:  # a folder that isn't there, a mirror
             failures.append((source, error))
             continue
-        if (found := _found(entry, store.find)) is not None:
+        if (found := _found(origin.entry, store.find)) is not None:
             return found
-        entries.append((source, sought, entry))
-    if entries:
+        origins.append(origin)
+    if origins:
         for source, failure in failures:
             store.console.note(f"{source} can't be had: {failure.message}")
-    for source, sought, entry in entries:
-        with store.lock(entry):
-            if (found := _found(entry, store.find)) is not None:
+    for origin in origins:
+        with store.lock(origin.entry):
+            if (found := _found(origin.entry, store.find)) is not None:
                 return found
             try:
-                return _fetched(profile, source, sought, entry, ready, store)
+                return _fetched(profile, origin, ready, store)
             except InfrastructureError as error:
-                failures.append((source, error))
-                if len(entries) > 1:
-                    store.console.note(f"{source} can't be had: {error.message}")
+                failures.append((origin.source, error))
+                if len(origins) > 1:
+                    store.console.note(f"{origin.source} can't be had: {error.message}")
     raise failures[-1][1]
 
 
-def _entry(profile: Profile, source: Source, sought: Sought | None, store: Store) -> Entry:
-    if sought is not None:
-        return store.entry(Room.TREES, sought.package, digest(sought.key))
-    # Of what is not sought, no suite is a part of the name.
-    wanted: dict[str, object] = {"source": source.model_dump(mode="json", exclude={"suite"})}
-    if source.directory is not None:
-        wanted["content"] = _fingerprint(_directory(profile, source))
-    if source.git is not None:
+@dataclass(frozen=True)
+class _Origin:
+    """What a source means today, and the place of its tree in the Store, which that names.
+
+    ``inputs`` is all that decides what is in the tree; ``sought``, ``commit`` and ``content`` are
+    there for a Debian package that was looked for, for git, and for a folder.
+    """
+
+    source: Source
+    inputs: Mapping[str, Any]
+    entry: Entry
+    sought: Sought | None = None
+    commit: str | None = None
+    content: str | None = None
+
+    def __str__(self) -> str:
+        if self.commit is not None and self.source.ref != self.commit:
+            return f"{self.source} ({self.commit[:12]})"
+        return str(self.sought or self.source)
+
+    @property
+    def remembered(self) -> dict[str, object]:
+        """What the tree's metadata keeps of it, for when no mirror or repository answers."""
+        if self.commit is not None:
+            assert self.source.git is not None
+            assert self.source.ref is not None
+            return git.record(self.source.git, self.source.ref, self.commit)
+        return {} if self.sought is None else self.sought.key
+
+
+def _origin(profile: Profile, source: Source, ready: Ready, store: Store) -> _Origin:
+    """Find out what a source means today; raises as ``obtain`` does."""
+    sought = commit = content = None
+    if source.is_sought:
+        sought = seek(source, ready, store)
+        label = sought.package
+        inputs = sought.key
+    elif source.git is not None:
+        assert source.ref is not None
+        commit = git.resolve(source.git, source.ref, store)
         label = Path(source.git).stem
+        inputs = {"git": source.git, "commit": commit}
+    elif source.directory is not None:
+        directory = _directory(profile, source)
+        content = _content(directory, store)
+        label = directory.name
+        # Builds take their time stamp from the Makefile's (see _fetch).
+        inputs = {"content": content, "date": int((directory / "Makefile").stat().st_mtime)}
+    elif source.debian is not None:
+        label = source.debian
+        inputs = {"debian": source.debian, "suite": ready.environment.base.definition.suite}
     else:
-        label = source.debian or Path(source.tarball or source.directory or "").stem
-    return store.entry(Room.TREES, re.sub(r"[^A-Za-z0-9._-]", "_", label), digest(wanted))
+        assert source.tarball is not None
+        label = Path(source.tarball).stem
+        inputs = source.model_dump(mode="json", include={"tarball", "sha256", "signature"})
+        if source.key is not None:
+            inputs["key"] = _key_content(profile, source)
+    name = re.sub(r"[^A-Za-z0-9._-]", "_", label)
+    entry = store.entry(Room.TREES, name, digest(inputs))
+    return _Origin(source, inputs, entry, sought, commit, content)
+
+
+def _content(directory: Path, store: Store) -> str:
+    """Return what identifies a folder's content; an index in the Store says what was read."""
+    name = f".content-{digest(str(directory))}"
+    index = Entry(Room.TREES, name, store.root / Room.TREES / name)
+    with store.lock(index):
+        return contents.content(directory, index.path)
+
+
+def _key_content(profile: Profile, source: Source) -> str:
+    assert source.key is not None
+    path = profile.path.parent / at_home(source.key, f"{profile.path}: source.key")
+    try:
+        return sha256_file(path)
+    except OSError as error:
+        reason = error.strerror
+        raise UsageError(f"{profile.path}: source.key: {path} can't be read: {reason}.") from error
 
 
 def _entry_of(tree: Tree) -> Entry:
@@ -141,26 +206,19 @@ def _found(entry: Entry, find: Callable[[Entry], dict[str, Any] | None]) -> Tree
         return None
 
 
-def _fetched(
-    profile: Profile,
-    source: Source,
-    sought: Sought | None,
-    entry: Entry,
-    ready: Ready,
-    store: Store,
-) -> Tree:
+def _fetched(profile: Profile, origin: _Origin, ready: Ready, store: Store) -> Tree:
     store.need_space(SPACE_NEEDED, "The kernel's source")
     store.check()
+    entry, name = origin.entry, str(origin)
     partial = store.partial(entry)
     target = partial / "src"
     target.mkdir()
-    name = str(sought or source)
     with store.console.step(f"Fetching {name}") as step:
-        date = _fetch(profile, source, sought, target, ready, store, step)
+        date = _fetch(profile, origin, target, ready, store, step)
     tree = Tree(
         entry.path / "src", entry.name, name, kernel_version(target), date, (), cached=False
     )
-    _publish(tree, entry, partial, store, **(sought.key if sought else {}))
+    _publish(tree, entry, partial, store, **origin.remembered)
     return tree
 
 
@@ -234,15 +292,10 @@ def _link(source: Path, target: Path) -> None:
 
 
 def _fetch(
-    profile: Profile,
-    source: Source,
-    sought: Sought | None,
-    target: Path,
-    ready: Ready,
-    store: Store,
-    step: Step,
+    profile: Profile, origin: _Origin, target: Path, ready: Ready, store: Store, step: Step
 ) -> datetime:
     """Put the source into ``target``; return its date."""
+    source, sought = origin.source, origin.sought
     if sought is not None:
         package = f"{sought.package}={sought.version}"
         try:
@@ -257,9 +310,11 @@ def _fetch(
         _fetch_tarball(source, profile.path.parent, target, ready, step)
     elif source.git is not None:
         assert source.ref is not None
-        return _fetch_git(source.git, source.ref, target, store.console.teller(step))
+        assert origin.commit is not None
+        tell = store.console.teller(step)
+        return git.fetch(source.git, source.ref, origin.commit, target, tell)
     else:
-        _copy_directory(_directory(profile, source), target, ready)
+        _copy_directory(_directory(profile, source), origin.content, target, ready)
     if not (target / "Makefile").is_file():
         raise UsageError(f"{source} is not a kernel tree: it has no Makefile.")
     return datetime.fromtimestamp((target / "Makefile").stat().st_mtime, UTC)
@@ -342,35 +397,20 @@ def _verify(source: Source, here: Path, file: Path, step: Step) -> None:
         raise
 
 
-OF_A_REPOSITORY = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY")
-"""What git sets for its hooks: with it, git would work on the caller's repository."""
+def _copy_directory(directory: Path, content: str | None, target: Path, ready: Ready) -> None:
+    """Copy a kernel tree of the user's whose content is ``content``.
 
-
-def _fetch_git(url: str, ref: str, target: Path, tell: Callable[[str], None]) -> datetime:
-    git = ["git", "-C", str(target)]
-    env = {name: value for name, value in os.environ.items() if name not in OF_A_REPOSITORY}
-    fetch = [*git, "fetch", "--depth=1", "--progress", "--", url, ref]
+    Raises UsageError if it was changed meanwhile: its copy must be what its name says.
+    """
     try:
-        process.run([*git, "init", "--quiet"], env=env)
-        process.run(fetch, on_line=tell, env=env)
-        process.run([*git, "checkout", "--quiet", "--detach", "FETCH_HEAD"], env=env)
-        date = process.capture([*git, "log", "-1", "--format=%cI"], env=env)
-    except ProcessFailed as error:
-        raise InfrastructureError(
-            f"{ref} of {url} can't be fetched.", detail="\n".join(error.tail[-5:])
-        ) from error
-    shutil.rmtree(target / ".git")
-    return datetime.fromisoformat(date).astimezone(UTC)
-
-
-def _copy_directory(directory: Path, target: Path, ready: Ready) -> None:
-    try:
-        process.run(["cp", "-a", "--reflink=auto", f"{directory}/.", str(target)])
+        process.run(["cp", "-a", "--reflink=auto", "--", f"{directory}/.", str(target)])
     except ProcessFailed as error:
         raise not_copied(error, directory, target) from error
-    git = target / ".git"
-    if git.is_dir():
-        shutil.rmtree(git)
+    repository = target / ".git"
+    if repository.is_dir():
+        remove_tree(repository)
+    if contents.content(target) != content:
+        raise UsageError(f"{directory} changed while it was copied.", hint="Run it again.")
     # Kbuild refuses to build elsewhere from a tree that was itself built in.
     if (target / ".config").exists() or (target / "include/config").exists():
         job = Job(["make", "-C", SRC, "mrproper"], (Bind(target, SRC, True),), SRC)
@@ -384,22 +424,6 @@ def _directory(profile: Profile, source: Source) -> Path:
     if not (directory / "Kbuild").is_file() or not (directory / "Makefile").is_file():
         raise UsageError(f"{profile.path}: source.directory: {directory} is not a kernel tree.")
     return directory
-
-
-def _fingerprint(directory: Path) -> str:
-    """Hash the name, size and time of every file below a folder."""
-    found = hashlib.sha256()
-    pending = [str(directory)]
-    while pending:
-        with os.scandir(pending.pop()) as entries:
-            for entry in sorted(entries, key=lambda item: item.name):
-                if entry.is_dir(follow_symlinks=False):
-                    if entry.name != ".git":
-                        pending.append(entry.path)
-                    continue
-                status = entry.stat(follow_symlinks=False)
-                found.update(f"{entry.path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
-    return found.hexdigest()
 
 
 VERSION = re.compile(r"([0-9]{1,5}\.){2}[0-9]{1,5}[A-Za-z0-9.+~_-]{0,63}")

@@ -11,7 +11,7 @@ from rbuild import profile
 from rbuild.apt import resolver
 from rbuild.cli import App
 from rbuild.cli.options import env_option, kdir_for, profile_option, runtime_option, session
-from rbuild.kbuild import Kbuild
+from rbuild.kbuild import Kbuild, variables
 from rbuild.provision import make_ready
 from rbuild.sandbox import KDIR, MODULE, Bind, Job
 
@@ -78,7 +78,7 @@ def command(
         list(words) or ["bash", "--norc", "-i"],
         binds,
         MODULE if module is not None else KDIR,
-        {**kbuild.environment(), **kbuild.variables(), **prompt},
+        {**kbuild.environment(), **variables(kbuild.ready, kbuild.tree), **prompt},
         network=scratch,
     )
     # What is written by hand is what is wanted: it is sealed as it then is.

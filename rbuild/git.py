@@ -1,0 +1,137 @@
+"""Git sources: which commit a ref is today, and that commit's files."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rbuild import process
+from rbuild.errors import InfrastructureError, ProcessFailed, TimedOut, UsageError
+from rbuild.kept import Kept, created_s
+from rbuild.process import Limits
+from rbuild.store import Entry, Room, Store, digest, read_json, remove_tree, write_json
+
+COMMIT = re.compile("[0-9a-f]{40}(?:[0-9a-f]{24})?")
+"""A commit's whole name, by SHA-1 or SHA-256."""
+
+LISTED = re.compile(r"([0-9a-f]{40,64})\t(\S+)")
+"""A line of git ls-remote."""
+
+ANSWERS_WITHIN_S = 20.0
+"""How long a repository may take to say what it has."""
+
+TAG_REMEMBERED_S = 24 * 3600
+"""For how long a tag is believed to be where it was.  A branch is asked for each time."""
+
+OF_A_REPOSITORY = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY")
+"""What git sets for its hooks: with it, git would work on the caller's repository."""
+
+
+def resolve(url: str, ref: str, store: Store) -> str:
+    """Return the commit that a branch, tag or commit of a repository is now.
+
+    Where the repository doesn't answer, the newest commit of that ref in the Store is taken, and a
+    note says so.  Raises UsageError if the repository has no such ref, InfrastructureError if it
+    doesn't answer and the Store has none.
+    """
+    if COMMIT.fullmatch(ref):
+        return ref
+    note = _note(url, ref, store)
+    known = Kept(read_json(note.path) or {})
+    with suppress(ValueError):
+        if 0 <= time.time() - known.number("at") < TAG_REMEMBERED_S:
+            return known.text("commit")
+    try:
+        listed = _list(url, ref)
+    except InfrastructureError as error:
+        if (had := _newest(url, ref, store)) is None:
+            raise
+        store.console.note(f"{error.message} The Store's commit of it, {had[:12]}, is used.")
+        return had
+    for name in (f"refs/tags/{ref}^{{}}", f"refs/tags/{ref}", ref):
+        if (commit := listed.get(name)) is not None and name.startswith("refs/tags/"):
+            with store.lock(note):
+                write_json(note.path, {"commit": commit, "at": time.time()})
+            return commit
+    for name in (f"refs/heads/{ref}", ref):
+        if (commit := listed.get(name)) is not None:
+            return commit
+    raise UsageError(
+        f"{url} has no branch or tag {ref!r}.",
+        hint="A commit is named by all of its digits.",
+    )
+
+
+def fetch(url: str, ref: str, commit: str, target: Path, tell: Callable[[str], None]) -> datetime:
+    """Put the files of a commit, which ``ref`` is now, into an empty folder; return its date.
+
+    Raises InfrastructureError if it can't be fetched, or if the ref has moved meanwhile.
+    """
+    git = ["git", "-C", str(target)]
+    env = _environment()
+    try:
+        process.run([*git, "init", "--quiet"], env=env)
+        words = [*git, "fetch", "--depth=1", "--progress", "--", url, ref]
+        process.run(words, on_line=tell, env=env)
+        process.run([*git, "checkout", "--quiet", "--detach", "FETCH_HEAD"], env=env)
+        got = process.capture([*git, "rev-parse", "HEAD"], env=env)
+        date = process.capture([*git, "log", "-1", "--format=%cI"], env=env)
+    except ProcessFailed as error:
+        raise InfrastructureError(
+            f"{ref} of {url} can't be fetched.", detail="\n".join(error.tail[-5:])
+        ) from error
+    if got != commit:
+        raise InfrastructureError(
+            f"{ref} of {url} moved from {commit[:12]} to {got[:12]} while it was fetched.",
+            hint="Run it again.",
+        )
+    remove_tree(target / ".git")
+    return datetime.fromisoformat(date).astimezone(UTC)
+
+
+def record(url: str, ref: str, commit: str) -> dict[str, object]:
+    """Return what a tree's metadata has of its commit, by which ``resolve`` finds it again."""
+    return {"git": {"url": url, "ref": ref, "commit": commit}}
+
+
+def _environment() -> dict[str, str]:
+    """Return the caller's environment without what is another repository's."""
+    own = {name: value for name, value in os.environ.items() if name not in OF_A_REPOSITORY}
+    # There is nobody to answer.
+    return {**own, "GIT_TERMINAL_PROMPT": "0"}
+
+
+def _list(url: str, ref: str) -> dict[str, str]:
+    """Return the commit of each ref of a repository whose name ends in ``ref``."""
+    words = ["git", "ls-remote", "--quiet", "--", url, ref, f"{ref}^{{}}"]
+    try:
+        done = process.run(words, env=_environment(), limits=Limits(total_s=ANSWERS_WITHIN_S))
+    except (ProcessFailed, TimedOut) as error:
+        tail = error.tail if isinstance(error, ProcessFailed) else ()
+        raise InfrastructureError(
+            f"{url} does not say what {ref} is.", detail="\n".join(tail[-5:])
+        ) from error
+    found = (LISTED.fullmatch(line) for line in done.tail)
+    return {match[2]: match[1] for match in found if match is not None}
+
+
+def _note(url: str, ref: str, store: Store) -> Entry:
+    """Return where a tag's commit is noted: a file among the trees, which isn't one."""
+    name = f".git-{digest([url, ref])}.json"
+    return Entry(Room.TREES, name, store.root / Room.TREES / name)
+
+
+def _newest(url: str, ref: str, store: Store) -> str | None:
+    """Return the commit of the newest tree in the Store that is of a ref."""
+    found = []
+    for entry in store.entries(Room.TREES):
+        with suppress(ValueError):  # most trees are no commits
+            known = Kept(entry.metadata or {}).part("git")
+            if known.text("url") == url and known.text("ref") == ref:
+                found.append((created_s(entry), known.text("commit")))
+    return max(found)[1] if found else None
