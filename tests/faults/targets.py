@@ -479,7 +479,7 @@ def ready_for(runtime: _Makes | None) -> Any:
     """Return an environment that nobody enters."""
     where = environment.load("cross")
     found = SimpleNamespace(environment=where, runtime=runtime, sandbox=None, toolchain={})
-    found.rootfs_keys = ()
+    found.rootfs_keys, found.inputs = (), {}
     return found
 
 
