@@ -7,17 +7,17 @@ the last one isn't started at all.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import re
+import stat
 import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rbuild import data, outputs
+from rbuild import data, folders, outputs
 from rbuild.ccache import Share
 from rbuild.errors import BuildFailed, UsageError
 from rbuild.export import copy
@@ -388,9 +388,11 @@ def _files(source: Path, only: tuple[str, ...] = ()) -> Iterator[Path]:
     to nothing, is no input.
     """
     count = 0
-    for folder, subfolders, names in os.walk(source, followlinks=True):
+    for folder, subfolders, names in os.walk(source, followlinks=True, onerror=_must_be_read):
         here = Path(folder)
         top = here == source
+        if folders.is_too_deep(here.relative_to(source).as_posix()):
+            raise UsageError(f"{source} has folders {folders.TOO_DEEP}: not a module's.")
         kept = sorted(n for n in subfolders if not PRODUCTS.fullmatch(n))
         kept = [n for n in kept if not top or not only or n in only]
         subfolders[:] = [n for n in kept if not _leads_out(here / n)]
@@ -405,6 +407,15 @@ def _files(source: Path, only: tuple[str, ...] = ()) -> Iterator[Path]:
             yield (here / name).relative_to(source)
 
 
+def _must_be_read(error: OSError) -> None:
+    """Raise UsageError for a folder that can't be read, but not for one that has gone."""
+    if error.errno not in folders.VANISHED:
+        raise UsageError(
+            f"{str(error.filename)[:200]} can't be read: {error.strerror}.",
+            hint="A module's folder must be readable as a whole.",
+        ) from error
+
+
 def _leads_out(folder: Path) -> bool:
     """Tell whether a linked folder is one of those that led to it, or a kernel's."""
     if not folder.is_symlink():
@@ -414,6 +425,14 @@ def _leads_out(folder: Path) -> bool:
     return folder.resolve() in {parent.resolve() for parent in folder.parents}
 
 
+def inputs_list(copy: Path) -> Path:
+    """Return the file with the names of what ``sync`` has brought into a folder.
+
+    It is beside the folder, where no build can write, since these names are removed.
+    """
+    return copy.with_name(f".{copy.name}-inputs")
+
+
 def sync(source: Path, target: Path, only: tuple[str, ...] = ()) -> None:
     """Make the inputs in ``target`` those of ``source``; what make built there stays.
 
@@ -421,62 +440,72 @@ def sync(source: Path, target: Path, only: tuple[str, ...] = ()) -> None:
     has built from the old content is older.  What was built in a future that the clock has come
     back from would be newer: it is removed.
     """
-    target.mkdir(parents=True, exist_ok=True)
-    # A build that was killed may have left links: nothing may be written through one.
-    outputs.settle(target)
     wanted = {str(path) for path in _files(source, only)}
-    # Beside it, where no build can write: these names are removed.
-    listed = target.with_name(f".{target.name}-inputs")
-    known = set(_read_names(listed))
-    # What is gone goes first: a folder may now stand where a file was.
-    for name in known - wanted:
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            (target / name).unlink()
-    # If this is interrupted, the next sync must know of all that may be there.
-    _write_names(listed, known | wanted)
-    brought = [_bring(source / name, target / name) for name in sorted(wanted)]
+    target.mkdir(parents=True, exist_ok=True)
+    # A build that was killed may have left links, and folders that can't be entered.
+    outputs.settle(target)
+    listed = inputs_list(target)
+    known = _read_names(listed)
+    if known is None:
+        # Nothing tells the inputs of before from what make built.
+        folders.empty(target)
+        known = frozenset()
+    with folders.opened(target) as copy:
+        # What is gone goes first: a folder may now stand where a file was.
+        for name in sorted(known - wanted):
+            folders.remove_below(copy, name)
+        # If this is interrupted, the next sync must know of all that may be there.
+        if known != known | wanted:
+            _write_names(listed, known | wanted)
+        brought = [_bring(source / name, copy, name) for name in sorted(wanted)]
     if any(brought):
         _forget_the_future(target, wanted)
-    _write_names(listed, wanted)
+    if known != wanted:
+        _write_names(listed, wanted)
 
 
 def _forget_the_future(target: Path, wanted: Collection[str]) -> None:
     """Remove what was built later than now: make would take it for newer than any change."""
     now = time.time()
-    for path in target.rglob("*"):
-        if path.is_file() and path.stat().st_mtime > now:
-            if str(path.relative_to(target)) in wanted:
-                os.utime(path)
+    for visit in folders.walk(target):
+        for entry in visit.files:
+            status = visit.status(entry)
+            if status is None or not stat.S_ISREG(status.st_mode) or status.st_mtime <= now:
+                continue
+            if visit.path(entry.name) in wanted:
+                os.utime(entry.name, dir_fd=visit.descriptor, follow_symlinks=False)
             else:
-                path.unlink()
+                folders.remove_below(visit.descriptor, entry.name)
 
 
-def _bring(new: Path, old: Path) -> bool:
-    """Make a file's copy equal to it, unless it is; tell whether it was written."""
-    differs = False
-    content, mode = new.read_bytes(), new.stat().st_mode & 0o755
-    if old.is_dir():
-        remove_tree(old)
-    if not old.is_file() or old.read_bytes() != content:
-        old.parent.mkdir(parents=True, exist_ok=True)
-        aside = old.with_name(f".{old.name}.tmp_rbuild")
-        aside.write_bytes(content)
-        aside.replace(old)
-        differs = True
-    if old.stat().st_mode & 0o755 != mode:
-        old.chmod(mode)
-    return differs
+def _bring(new: Path, copy: int, name: str) -> bool:
+    """Make a file's copy, by its path below an open folder, equal to it, unless it is.
+
+    Tell whether it was written.  A file that has gone meanwhile is no input.
+    """
+    try:
+        content, mode = new.read_bytes(), new.stat().st_mode & 0o755
+    except FileNotFoundError:
+        folders.remove_below(copy, name)
+        return False
+    old = folders.read_below(copy, name)
+    if old is not None and old == (content, mode):
+        return False
+    if old is not None and old[0] == content:
+        with folders.parent_of(copy, name) as (parent, last):
+            folders.chmod(parent, last, mode)
+        return False
+    folders.write_below(copy, name, content, mode)
+    return True
 
 
-def _read_names(path: Path) -> list[str]:
-    if not path.exists():
-        return []
-    return path.read_text(errors="surrogateescape").split("\n")[:-1]
+def _read_names(path: Path) -> frozenset[str] | None:
+    """Return the names of the inputs that a sync has left; None if that isn't known."""
+    return folders.names_of((read_json(path) or {}).get("files"))
 
 
-def _write_names(path: Path, names: set[str]) -> None:
-    lines = "".join(f"{name}\n" for name in sorted(names))
-    path.write_text(lines, errors="surrogateescape")
+def _write_names(path: Path, names: Collection[str]) -> None:
+    write_json(path, {"files": sorted(names)})
 
 
 def _inputs(kdir: Kdir, place: Workplace) -> dict[str, Any]:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
-from rbuild import process
-from rbuild.errors import BuildFailed
+from rbuild import folders
+from rbuild.errors import BuildFailed, InfrastructureError
 from rbuild.sandbox import KDIR, SRC
 
 KBUILDS_OWN = {"source": SRC, "build": KDIR}
@@ -22,17 +24,32 @@ KBUILDS_OWN = {"source": SRC, "build": KDIR}
 def settle(folder: Path) -> list[str]:
     """Remove what no build needs to leave in a folder; return a line for each such thing.
 
-    That are links that lead out of it, devices, pipes and sockets, and the bits by which a program
-    runs with its owner's or group's rights; a file that has them stays without.
+    That are links that lead out of it, devices, pipes and sockets, the bits by which a program
+    runs with its owner's or group's rights (a file that has them stays without), and folders that
+    are too deep for other programs.  What its owner couldn't read is made readable.  What vanishes
+    meanwhile, as in a folder that builds share, is no fault.
     """
-    form = ["(", "!", "-type", "f", "!", "-type", "d", "-o", "-perm", "/6000", ")", "-print0"]
-    found = process.output(["find", str(folder), "-mindepth", "1", *form]).split(b"\0")[:-1]
     faults = []
-    for path in (Path(os.fsdecode(name)) for name in found):
-        if fault := _settled(path, folder):
-            name = str(path.relative_to(folder)).encode("unicode_escape").decode()
-            faults.append(f"{name} {fault}")
+    for visit in folders.walk(folder, unlock=True, failed=partial(_must_be_read, folder)):
+        for name in [one for one in visit.folders if folders.is_too_deep(visit.path(one))]:
+            visit.folders.remove(name)
+            folders.remove_tree_below(visit.descriptor, name)
+            faults.append(f"{_shown(visit.path(name)[:100])}... is {folders.TOO_DEEP}")
+        mode = stat.S_IMODE(os.fstat(visit.descriptor).st_mode)
+        # A folder's set-group-id bit is inherited: on some file systems every folder has it.
+        if visit.steps and mode & 0o6000:
+            os.fchmod(visit.descriptor, mode & 0o1777)
+        for entry in visit.files:
+            with suppress(FileNotFoundError):
+                if fault := _settled(visit, entry, folder):
+                    faults.append(f"{_shown(visit.path(entry.name))} {fault}")
     return faults
+
+
+def _must_be_read(folder: Path, name: str, error: OSError) -> None:
+    raise InfrastructureError(
+        f"What a build left can't be checked: {folder}/{_shown(name[:200])}: {error.strerror}."
+    ) from error
 
 
 def named(folder: Path, name: str) -> Path:
@@ -43,33 +60,34 @@ def named(folder: Path, name: str) -> Path:
     return path
 
 
-def _settled(path: Path, folder: Path) -> str | None:
-    """Make one thing harmless; say what it was."""
-    try:
-        mode = path.lstat().st_mode
-    except OSError:  # below a folder that is gone meanwhile
-        return None
-    if stat.S_ISLNK(mode):
-        target = str(path.readlink())
-        if KBUILDS_OWN.get(path.name) == target or _stays(path, target, folder):
+def _settled(visit: folders.Visit, entry: os.DirEntry[str], folder: Path) -> str | None:
+    """Make one thing harmless; say what it was.  Raises FileNotFoundError if it has gone."""
+    if entry.is_symlink():
+        target = os.readlink(entry.name, dir_fd=visit.descriptor)
+        path = folder / visit.path(entry.name)
+        if KBUILDS_OWN.get(entry.name) == target or _stays(path, target, folder):
             return None
-        path.unlink()
+        os.unlink(entry.name, dir_fd=visit.descriptor)
         return f"is a link to {target!a}, out of its folder"
-    if stat.S_ISDIR(mode) or stat.S_ISREG(mode):
-        path.chmod(stat.S_IMODE(mode) & 0o1777)
-        # A folder's set-group-id bit is inherited: on some file systems every folder has it.
-        return None if stat.S_ISDIR(mode) else "runs with the rights of its owner or group"
-    path.unlink()
-    return "is a device, a pipe or a socket"
+    mode = entry.stat(follow_symlinks=False).st_mode
+    if not stat.S_ISREG(mode):
+        os.unlink(entry.name, dir_fd=visit.descriptor)
+        return "is a device, a pipe or a socket"
+    if mode & 0o6000 or not mode & 0o400:
+        folders.chmod(visit.descriptor, entry.name, mode & 0o1777 | 0o400)
+    return "runs with the rights of its owner or group" if mode & 0o6000 else None
+
+
+def _shown(name: str) -> str:
+    return os.fsencode(name).decode("utf-8", "backslashreplace").encode("unicode_escape").decode()
 
 
 def _stays(path: Path, target: str, folder: Path) -> bool:
     """Tell whether a link leads to something in the folder."""
     if target.startswith("/"):
         return False
-    inside = folder.resolve()
-    # A loop of links resolves to nothing.
+    # A loop of links resolves to nothing, and Python follows no chain of a thousand.
     try:
-        return (path.parent / target).resolve(strict=False).is_relative_to(inside)
+        return (path.parent / target).resolve(strict=False).is_relative_to(folder.resolve())
     except (OSError, RuntimeError):
         return False

@@ -17,7 +17,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -26,6 +26,9 @@ from typing import IO, TYPE_CHECKING, Any
 
 from rbuild.console import Console, several, size
 from rbuild.errors import FREE_SPACE, Damaged, InfrastructureError, NewerFormat, ProcessFailed
+from rbuild.folders import freed_size as freed_size  # noqa: PLC0414
+from rbuild.folders import remove_tree as remove_tree  # noqa: PLC0414
+from rbuild.folders import tree_size as tree_size  # noqa: PLC0414
 
 if TYPE_CHECKING:
     from rbuild.seal import Seal
@@ -592,40 +595,3 @@ def not_copied(error: ProcessFailed, source: Path, target: Path) -> Infrastructu
         detail=detail,
         hint=FREE_SPACE,
     )
-
-
-def remove_tree(path: Path) -> None:
-    """Remove a folder, also one whose subfolders forbid writing."""
-
-    def allow(function: Any, name: str, _: Any) -> None:  # noqa: ANN401
-        parent = Path(name).parent
-        parent.chmod(0o700)
-        Path(name).chmod(0o700)
-        function(name)
-
-    shutil.rmtree(path, onerror=allow)
-
-
-def tree_size(path: Path) -> int:
-    """Return the bytes that a folder's files occupy on the disk, hard links counted once."""
-    return sum(blocks for blocks, _, _ in _inodes(path)) * 512
-
-
-def freed_size(path: Path) -> int:
-    """Return the bytes that removing a folder gives: not those that are linked from elsewhere."""
-    return sum(blocks for blocks, links, seen in _inodes(path) if links == seen) * 512
-
-
-def _inodes(path: Path) -> Iterable[tuple[int, int, int]]:
-    """Return of each file's inode its blocks, its links, and those of them that are in a folder."""
-    found: dict[tuple[int, int], tuple[int, int, int]] = {}
-    for folder, _, files in os.walk(path):
-        for name in files:
-            try:
-                status = os.lstat(os.path.join(folder, name))  # noqa: PTH118 - a hot loop
-            except FileNotFoundError:
-                continue
-            key = (status.st_dev, status.st_ino)
-            seen = found[key][2] if key in found else 0
-            found[key] = (status.st_blocks, status.st_nlink, seen + 1)
-    return found.values()

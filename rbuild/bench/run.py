@@ -148,6 +148,7 @@ def _copy_in_tree(kdir: Kdir, folder: Path, session: Session) -> Path:
     folder.mkdir(parents=True)
     seed.copy(own.path, folder / "kdir")
     seed.copy(overlay, folder / "overlay")
+    shutil.copy(module.inputs_list(overlay), module.inputs_list(folder / "overlay"))
     return folder
 
 

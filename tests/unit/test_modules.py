@@ -158,15 +158,15 @@ def test_a_sync_that_was_interrupted_is_put_right_by_the_next(tmp_path: Path, mo
     (one / "x").rmdir()
     (one / "x").touch()
     (one / "z").touch()
-    done, real = [], Path.replace
+    done, real = [], os.replace
 
-    def replace(self: Path, other: Path) -> None:
-        if done:
+    def replace(old: str, new: str, **folders: int) -> None:
+        if len(done) == 2:  # the list of names, then the first file
             raise KeyboardInterrupt
-        done.append(real(self, other))
+        done.append(real(old, new, **folders))
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "replace", replace)
+        patch.setattr(os, "replace", replace)
         with pytest.raises(KeyboardInterrupt):
             sync(one, target)
     (one / "z").unlink()
@@ -174,7 +174,7 @@ def test_a_sync_that_was_interrupted_is_put_right_by_the_next(tmp_path: Path, mo
     (one / "x").mkdir()
     (one / "x/y.h").touch()
     sync(one, target)
-    assert synced(target) - {".x.tmp_rbuild", ".z.tmp_rbuild"} == {"x/y.h"}
+    assert synced(target) - {".tmp_rbuild"} == {"x/y.h"}
 
 
 def test_output_is_copied_to_a_new_folder_also_without_a_build(host: Host) -> None:
