@@ -222,9 +222,9 @@ def test_a_device_that_is_named_is_written_to() -> None:
 
 @pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"])
 def test_a_stream_of_our_own_is_written_to(name: str, capfd: pytest.CaptureFixture[str]) -> None:
-    print("before")
+    print("before")  # noqa: T201
     export.write(Path(name), "new\n")
-    print("after", flush=True)
+    print("after", flush=True)  # noqa: T201
     assert capfd.readouterr().out == "before\nnew\nafter\n"
     assert Path("/dev/stdout").is_symlink()
 
