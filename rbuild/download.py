@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import os
 import re
 import shutil
 import ssl
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, BinaryIO
 
+from rbuild import textfile
 from rbuild.console import Step, size
 from rbuild.errors import InfrastructureError, UsageError
 from rbuild.store import read_json, write_json
@@ -116,7 +119,10 @@ def _get(url: str, file: Path, step: Step, patience: Patience) -> None:
     if begun:
         headers |= {"Range": f"bytes={begun}-", "If-Range": str(known)}
     request = urllib.request.Request(url, headers=headers)  # noqa: S310 - the scheme is known
-    with _opener(url).open(request, timeout=patience.stalls_s) as answer:
+    if url.startswith("file:"):
+        _copy_local(url, file, step, patience)
+        return
+    with _opener().open(request, timeout=patience.stalls_s) as answer:
         resumes = answer.status == http.HTTPStatus.PARTIAL_CONTENT
         if resumes:
             whole = _range(answer.headers.get("Content-Range", ""), begun)
@@ -124,11 +130,7 @@ def _get(url: str, file: Path, step: Step, patience: Patience) -> None:
             begun = 0
             length = answer.headers.get("Content-Length", "")
             whole = int(length) if re.fullmatch("[0-9]{1,18}", length) else 0
-        if whole > MOST_BYTES or whole - begun > shutil.disk_usage(file.parent).free:
-            raise InfrastructureError(
-                f"{shown(url)} is said to have {size(whole)}: more than a kernel's source has, "
-                "or than is free here."
-            )
+        _must_fit(url, whole, whole - begun, file)
         validator = answer.headers.get("ETag", "") or answer.headers.get("Last-Modified", "")
         forget_validator(file)
         if validator and not validator.startswith("W/"):
@@ -137,6 +139,38 @@ def _get(url: str, file: Path, step: Step, patience: Patience) -> None:
             done = _copy(answer, out, begun, whole, step, patience)
     if done < whole:
         raise _Transient(f"it ended after {size(done)} of {size(whole)}")
+
+
+def _copy_local(url: str, file: Path, step: Step, patience: Patience) -> None:
+    """Copy a file of this host's; raise UsageError for what is no regular file, unopened.
+
+    The copy is as private as the original may be: it could be any file until its checksum is known.
+    """
+    parts = urllib.parse.urlsplit(url)
+    if parts.netloc not in {"", "localhost"}:
+        raise UsageError(f"{shown(url)}: a file:// URL names a file of this host: file:///PATH.")
+    path = Path(urllib.parse.unquote(parts.path, errors="surrogateescape"))
+    file.unlink(missing_ok=True)
+    try:
+        content = textfile.open_regular(path)
+    except (OSError, ValueError) as error:
+        if reason := getattr(error, "strerror", None):
+            raise InfrastructureError(f"{shown(url)} can't be downloaded: {reason}.") from error
+        raise UsageError(f"{shown(url)} is no tarball: {error}.") from error
+    with content:
+        whole = os.fstat(content.fileno()).st_size
+        _must_fit(url, whole, whole, file)
+        made = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(made, "wb") as out:
+            _copy(content, out, 0, whole, step, patience)
+
+
+def _must_fit(url: str, whole: int, missing: int, file: Path) -> None:
+    if whole > MOST_BYTES or missing > shutil.disk_usage(file.parent).free:
+        raise InfrastructureError(
+            f"{shown(url)} is said to have {size(whole)}: more than a kernel's source has, "
+            "or than is free here."
+        )
 
 
 def _range(header: str, begun: int) -> int:
@@ -150,7 +184,7 @@ def _range(header: str, begun: int) -> int:
 
 
 def _copy(
-    answer: http.client.HTTPResponse,
+    answer: http.client.HTTPResponse | BinaryIO,
     out: IO[bytes],
     done: int,
     whole: int,
@@ -159,7 +193,7 @@ def _copy(
 ) -> int:
     """Write what a server sends; return how much is there then."""
     since, then = time.monotonic(), done
-    while block := answer.read1(BLOCK):
+    while block := answer.read1(BLOCK):  # type: ignore[union-attr]
         out.write(block)
         done += len(block)
         if done > MOST_BYTES:
@@ -173,19 +207,13 @@ def _copy(
     return done
 
 
-def _opener(url: str) -> urllib.request.OpenerDirector:
+def _opener() -> urllib.request.OpenerDirector:
     """Return what opens a URL, and no redirection from HTTP to anything else."""
-    handlers: list[urllib.request.BaseHandler]
-    if url.startswith("file://"):
-        handlers = [urllib.request.FileHandler()]
-    else:
-        handlers = [
-            urllib.request.ProxyHandler(),
-            urllib.request.HTTPHandler(),
-            urllib.request.HTTPSHandler(),
-            urllib.request.HTTPRedirectHandler(),
-        ]
-    handlers += [
+    handlers: list[urllib.request.BaseHandler] = [
+        urllib.request.ProxyHandler(),
+        urllib.request.HTTPHandler(),
+        urllib.request.HTTPSHandler(),
+        urllib.request.HTTPRedirectHandler(),
         urllib.request.HTTPDefaultErrorHandler(),
         urllib.request.HTTPErrorProcessor(),
         urllib.request.UnknownHandler(),

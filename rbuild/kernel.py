@@ -420,15 +420,12 @@ def _base_config(profile: Profile) -> str:
     base = profile.config.base
     if TARGET.fullmatch(base):
         return base
-    path = profile.path.parent / base
     try:
-        return path.read_text(encoding="utf-8").rstrip("\n") + "\n"
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise UsageError(
-            f"{profile.path}: config.base: {path} can't be read: {reason}.",
-            hint="It is a configuration target of the kernel's, such as defconfig, or a file.",
-        ) from error
+        return profile.read(base, "config.base").rstrip("\n") + "\n"
+    except UsageError as error:
+        target = "It is a configuration target of the kernel's, such as defconfig, or a file."
+        error.hint = error.hint or target
+        raise
 
 
 def _found(

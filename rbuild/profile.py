@@ -9,11 +9,19 @@ from typing import Any
 
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
-from rbuild import architecture, data, definition
+from rbuild import architecture, data, definition, root
 from rbuild.completion import names as known
 from rbuild.definition import Strict
 from rbuild.errors import UsageError
+from rbuild.home import at_home
 from rbuild.nearest import nearest
+from rbuild.root import Root
+
+CONFIG_MOST = 4 << 20
+"""The bytes of the largest fragment or .config: an allmodconfig has 0.3 MiB."""
+
+KEY_MOST = 1 << 20
+"""The bytes of the largest OpenPGP key: one with thousands of signatures."""
 
 SYMBOL = re.compile(r"[A-Z0-9][A-Z0-9_a-z]*")
 
@@ -202,19 +210,36 @@ class Profile(Strict):
 
         Raises UsageError naming the profile and the file that can't be read.
         """
-        found = []
-        for fragment in self.config.fragments:
-            file = self.path.parent / fragment
-            try:
-                found.append((fragment.name, file.read_text(encoding="utf-8")))
-            except (OSError, UnicodeDecodeError) as error:
-                reason = getattr(error, "strerror", None) or str(error)
-                raise UsageError(
-                    f"{self.path}: config.fragments: {file} can't be read: {reason}."
-                ) from error
+        found = [
+            (fragment.name, self.read(fragment, "config.fragments"))
+            for fragment in self.config.fragments
+        ]
         if self.config.options:
             found.append((f"{self.name}.options", self.config.as_fragment()))
         return found
+
+    def read(self, name: str | Path, field: str) -> str:
+        """Return the text of a configuration that a field names.
+
+        Raises UsageError naming the profile, the field and the file if it can't be read, or may
+        not be: it must lie in the profile's folder, or in the git work tree that has this.
+        """
+        where = f"{self.path}: {field}"
+        return self._root.read_text(self.path.parent / name, limit=CONFIG_MOST, where=where)
+
+    def key(self, source: Source) -> Path:
+        """Return the path of a source's key; raises UsageError for an unknown user's home."""
+        assert source.key is not None
+        return self.path.parent / at_home(source.key, f"{self.path}: source.key")
+
+    def key_content(self, source: Source) -> bytes:
+        """Return the content of a source's key; raises UsageError as ``read`` does."""
+        where = f"{self.path}: source.key"
+        return self._root.read_bytes(self.key(source), limit=KEY_MOST, where=where)
+
+    @property
+    def _root(self) -> Root:
+        return root.of(self.path.parent, root.BESIDE)
 
 
 def names() -> list[str]:

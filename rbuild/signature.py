@@ -28,12 +28,11 @@ def url_of(tarball: str) -> str:
     return f"{plain}.sign"
 
 
-def keyring(key: Path) -> bytes:
-    """Return a public key's file as gpgv reads it.  Raises UsageError if it can't be one."""
-    try:
-        content = key.read_bytes()
-    except OSError as error:
-        raise UsageError(f"source.key: {key} can't be read: {error.strerror}.") from error
+def keyring(key: Path, content: bytes) -> bytes:
+    """Return the content of a public key's file as gpgv reads it.
+
+    Raises UsageError if it can't be one.
+    """
     blocks = ARMOUR.findall(content)
     try:
         binary = b"".join(base64.b64decode(text, validate=False) for text in blocks)
@@ -49,13 +48,21 @@ def keyring(key: Path) -> bytes:
     return found
 
 
-def verify(file: Path, signature: Path, key: Path) -> str:
+def armoured(key: Path, content: bytes) -> str:
+    """Return a public key's file as text; raises UsageError as ``keyring`` does."""
+    text = base64.encodebytes(keyring(key, content)).decode()
+    begin, end = (f"-----{word} PGP PUBLIC KEY BLOCK-----\n" for word in ("BEGIN", "END"))
+    return f"{begin}\n{text}{end}"
+
+
+def verify(file: Path, signature: Path, key: Path, content: bytes) -> str:
     """Check that ``file``, unpacked, was signed by a key; return the key's fingerprint.
 
-    Raises InfrastructureError if it wasn't, with whose signature it is instead.
+    ``content`` is what the key's file has.  Raises UsageError as ``keyring`` does,
+    InfrastructureError if it wasn't signed, with whose signature it is instead.
     """
     ring = signature.with_name("key.gpg")
-    ring.write_bytes(keyring(key))
+    ring.write_bytes(keyring(key, content))
     unpacker = UNPACKERS.get(file.suffix)
     producer = [unpacker, "-dc", str(file)] if unpacker else ["cat", str(file)]
     consumer = ["gpgv", "--status-fd", "2", "--keyring", str(ring), str(signature), "-"]

@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from rbuild import apt, contents, data, git, process
-from rbuild.console import Step
+from rbuild import apt, contents, data, git, outputs, process
+from rbuild.console import Step, several
 from rbuild.errors import (
     BuildFailed,
     InfrastructureError,
@@ -27,7 +27,7 @@ from rbuild.profile import Profile, Source
 from rbuild.provision import Ready
 from rbuild.sandbox import MODULE, SRC, Bind, Job
 from rbuild.sought import Sought, forget, seek
-from rbuild.store import Entry, Room, Store, digest, not_copied, remove_tree, sha256_file
+from rbuild.store import Entry, Room, Store, digest, not_copied, remove_tree
 from rbuild.unpack import unpack
 
 SPACE_NEEDED = 3 * 1024**3
@@ -159,7 +159,7 @@ def _origin(profile: Profile, source: Source, ready: Ready, store: Store) -> _Or
         label = Path(source.tarball).stem
         inputs = source.model_dump(mode="json", include={"tarball", "sha256", "signature"})
         if source.key is not None:
-            inputs["key"] = _key_content(profile, source)
+            inputs["key"] = hashlib.sha256(profile.key_content(source)).hexdigest()
     name = re.sub(r"[^A-Za-z0-9._-]", "_", label)
     entry = store.entry(Room.TREES, name, digest(inputs))
     return _Origin(source, inputs, entry, sought, commit, content)
@@ -171,16 +171,6 @@ def _content(directory: Path, store: Store) -> str:
     index = Entry(Room.TREES, name, store.root / Room.TREES / name)
     with store.lock(index):
         return contents.content(directory, index.path)
-
-
-def _key_content(profile: Profile, source: Source) -> str:
-    assert source.key is not None
-    path = profile.path.parent / at_home(source.key, f"{profile.path}: source.key")
-    try:
-        return sha256_file(path)
-    except OSError as error:
-        reason = error.strerror
-        raise UsageError(f"{profile.path}: source.key: {path} can't be read: {reason}.") from error
 
 
 def _entry_of(tree: Tree) -> Entry:
@@ -307,14 +297,23 @@ def _fetch(
     elif source.debian is not None:
         _fetch_debian(source.debian, "", target, ready, store.console.teller(step))
     elif source.tarball is not None:
-        _fetch_tarball(source, profile.path.parent, target, ready, step)
+        _fetch_tarball(source, profile, target, ready, step)
     elif source.git is not None:
         assert source.ref is not None
         assert origin.commit is not None
         tell = store.console.teller(step)
-        return git.fetch(source.git, source.ref, origin.commit, target, tell)
+        date = git.fetch(source.git, source.ref, origin.commit, target, tell)
+        if faults := outputs.settle(target):
+            raise InfrastructureError(
+                f"{source} has what no kernel's source has: {several(faults)}.",
+                hint="Nothing of it is kept.",
+            )
+        return date
     else:
         _copy_directory(_directory(profile, source), origin.content, target, ready)
+        # Of a user's own tree, what leads out of it or isn't a file may just lie there.
+        if faults := outputs.settle(target):
+            store.console.note(f"Left out of the copy of {source}: {several(faults)}.")
     if not (target / "Makefile").is_file():
         raise UsageError(f"{source} is not a kernel tree: it has no Makefile.")
     return datetime.fromtimestamp((target / "Makefile").stat().st_mtime, UTC)
@@ -347,7 +346,9 @@ def _fetch_debian(
     shutil.rmtree(work)
 
 
-def _fetch_tarball(source: Source, here: Path, target: Path, ready: Ready, step: Step) -> None:
+def _fetch_tarball(
+    source: Source, profile: Profile, target: Path, ready: Ready, step: Step
+) -> None:
     """Download a tarball, compare it with its checksum and signature, and unpack it."""
     from rbuild.download import download, shown  # noqa: PLC0415 - most runs need no HTTP and TLS
 
@@ -361,7 +362,7 @@ def _fetch_tarball(source: Source, here: Path, target: Path, ready: Ready, step:
         raise _not_it(source, file, found)
     if source.key is not None:
         step.update("checking the signature")
-        _verify(source, here, file, step)
+        _verify(source, profile, file, step)
     unpack(file, target, ready, shown(source.tarball))
     remove_tree(work)
 
@@ -380,7 +381,7 @@ def _not_it(source: Source, file: Path, found: str) -> InfrastructureError:
     )
 
 
-def _verify(source: Source, here: Path, file: Path, step: Step) -> None:
+def _verify(source: Source, profile: Profile, file: Path, step: Step) -> None:
     from rbuild import signature  # noqa: PLC0415 - most profiles name no key
     from rbuild.download import download  # noqa: PLC0415
 
@@ -391,7 +392,7 @@ def _verify(source: Source, here: Path, file: Path, step: Step) -> None:
     signed.unlink(missing_ok=True)
     download(url, signed, step)
     try:
-        signature.verify(file, signed, here / source.key.expanduser())
+        signature.verify(file, signed, profile.key(source), profile.key_content(source))
     except InfrastructureError:
         file.unlink()
         raise

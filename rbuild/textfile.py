@@ -31,14 +31,16 @@ def read_text(
     where: str = "",
     decoding: str = "strict",
     error: type[RbuildError] = UsageError,
+    check: Callable[[Path], None] | None = None,
 ) -> str:
     """Return the text of a UTF-8 file of at most ``limit`` bytes.
 
     Raises ``error`` naming ``where`` (such as ``tiny.yaml: config.base``), the file and the
     reason: it can't be opened, isn't a regular file, is larger, or isn't UTF-8.  ``decoding`` is
-    the handler of characters that can't be decoded (see ``bytes.decode``).
+    the handler of characters that can't be decoded (see ``bytes.decode``), ``check`` that of
+    ``open_regular``.
     """
-    content = read_bytes(path, limit=limit, where=where, error=error)
+    content = read_bytes(path, limit=limit, where=where, error=error, check=check)
     try:
         text = content.decode("utf-8", decoding)
     except UnicodeDecodeError as fault:
@@ -48,11 +50,16 @@ def read_text(
 
 
 def read_bytes(
-    path: Path, *, limit: int, where: str = "", error: type[RbuildError] = UsageError
+    path: Path,
+    *,
+    limit: int,
+    where: str = "",
+    error: type[RbuildError] = UsageError,
+    check: Callable[[Path], None] | None = None,
 ) -> bytes:
     """Return the content of a regular file of at most ``limit`` bytes; raise as ``read_text``."""
     try:
-        with open_regular(path) as file:
+        with open_regular(path, check) as file:
             return read_all(file, limit)
     except (OSError, ValueError) as fault:
         reason = getattr(fault, "strerror", None) or str(fault)

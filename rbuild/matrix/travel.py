@@ -6,9 +6,9 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from rbuild.errors import UsageError
 from rbuild.kernel import TARGET
 from rbuild.profile import Profile
+from rbuild.signature import armoured
 
 
 @dataclass(frozen=True)
@@ -31,16 +31,15 @@ def pack(found: Profile) -> Packed:
     if files:
         config["fragments"] = [path for path, _ in files]
     if not TARGET.fullmatch(found.config.base):
-        origin = found.path.parent / found.config.base
-        try:
-            files.append((f"base/{origin.name}", origin.read_text(encoding="utf-8")))
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            raise UsageError(
-                f"{found.path}: config.base: {origin} can't be read: {reason}."
-            ) from error
+        text = found.read(found.config.base, "config.base")
+        files.append((f"base/{Path(found.config.base).name}", text))
         config["base"] = files[-1][0]
-    for source, written in zip(found.source, content["source"], strict=True):
+    for number, (source, written) in enumerate(zip(found.source, content["source"], strict=True)):
+        if source.key is not None:
+            files.append(
+                (f"keys/{number}.asc", armoured(found.key(source), found.key_content(source)))
+            )
+            written["key"] = files[-1][0]
         if source.directory is not None:
             # A tree is too large to travel: the other machine has it in the same place, or says no.
             written["directory"] = str((found.path.parent / source.directory).resolve())

@@ -7,8 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from rbuild import textfile
-from rbuild.errors import BuildFailed, UsageError
+from rbuild import profile, root, textfile
+from rbuild.console import Console
+from rbuild.download import download
+from rbuild.errors import BuildFailed, InfrastructureError, UsageError
+
+from .conftest import Host
 
 TERABYTE = 1 << 40
 
@@ -17,6 +21,11 @@ def sparse(path: Path, size: int = TERABYTE) -> Path:
     """Make a file that claims to be large and takes no space."""
     with path.open("wb") as file:
         file.truncate(size)
+    return path
+
+
+def mkdir(path: Path) -> Path:
+    path.mkdir()
     return path
 
 
@@ -87,3 +96,182 @@ class TestReadText:
         with textfile.open_regular(link, swap) as file:
             assert file.read() == b"real"
         assert seen == [real]
+
+
+SECRET = "CONFIG_SECRET_OF_THE_USER=y\n"
+
+
+@pytest.fixture
+def project(host: Host) -> Path:
+    """Return a stranger's folder beside the user's own files, with a profile in it."""
+    folder = host.folder / "project"
+    folder.mkdir()
+    (host.folder / "secret").write_text(SECRET)
+    return folder
+
+
+def repository(folder: Path) -> Path:
+    """Make a folder a git work tree."""
+    (folder / ".git").mkdir()
+    (folder / ".git/HEAD").write_text("ref: refs/heads/main\n")
+    return folder
+
+
+def profile_in(folder: Path, source: str, config: str = "{base: tinyconfig}") -> Path:
+    path = folder / "stranger.yaml"
+    path.write_text(f"name: stranger\nsource: {source}\npatches: false\nconfig: {config}\n")
+    return path
+
+
+class TestRoot:
+    def test_a_folder_is_its_own_root(self, tmp_path: Path) -> None:
+        assert root.of(tmp_path).folder == tmp_path
+
+    def test_a_work_tree_is_the_root_of_what_is_in_it(self, tmp_path: Path) -> None:
+        inner = repository(tmp_path) / "a/b"
+        inner.mkdir(parents=True)
+        assert root.of(inner).folder == tmp_path
+        (tmp_path / "a/.git").write_text("gitdir: elsewhere\n")
+        assert root.of(inner).folder == tmp_path / "a"
+
+    def test_an_empty_git_folder_makes_no_work_tree(self, tmp_path: Path) -> None:
+        (tmp_path / "a").mkdir()
+        (tmp_path / ".git").mkdir()
+        assert root.of(tmp_path / "a").folder == tmp_path / "a"
+
+    @pytest.mark.parametrize("home", ["home", "home/user", "home/user/deep"])
+    def test_a_repository_that_has_the_home_does_not_count(
+        self, home: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("HOME", str(tmp_path / home))
+        module = repository(mkdir(tmp_path / "home")) / "user/src/module"
+        module.mkdir(parents=True)
+        assert root.of(module).folder == module
+        assert root.of(tmp_path / "home").folder == tmp_path / "home"
+
+    def test_a_work_tree_that_everybody_may_write_does_not_count(self, tmp_path: Path) -> None:
+        inner = mkdir(repository(tmp_path) / "a")
+        tmp_path.chmod(0o1777)
+        assert root.of(inner).folder == inner
+
+    def test_what_git_keeps_for_itself_is_not_seen(self, tmp_path: Path) -> None:
+        repository(tmp_path)
+        (tmp_path / ".git/config").write_text("token")
+        (tmp_path / "link").symlink_to(".git/config")
+        with pytest.raises(UsageError, match=r"leads to .*\.git/config"):
+            root.of(tmp_path).read_text(tmp_path / "link", limit=100)
+
+    def test_the_option_must_have_the_folder(self, tmp_path: Path) -> None:
+        inner, other = mkdir(tmp_path / "inner"), mkdir(tmp_path / "other")
+        assert root.named(tmp_path, inner).folder == tmp_path
+        assert root.named(None, inner).folder == inner
+        with pytest.raises(UsageError, match=r"--root: .*other doesn't have"):
+            root.named(other, inner)
+        with pytest.raises(UsageError, match="is not a folder"):
+            root.named(tmp_path / "none", inner)
+
+    def test_a_link_that_is_swapped_after_the_look_is_refused(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        own = root.Root(mkdir(tmp_path / "own"))
+        (tmp_path / "secret").write_text(SECRET)
+        path = tmp_path / "own/file"
+        path.symlink_to("../secret")
+        # The first look sees what was there before.
+        monkeypatch.setattr(os.path, "realpath", lambda name, **_: str(name))
+        with pytest.raises(UsageError, match=r"leads to .*/secret"):
+            own.read_bytes(path, limit=100)
+
+
+class TestProfile:
+    @pytest.mark.parametrize("name", ["../secret", "link", "{folder}/secret"])
+    @pytest.mark.parametrize("field", ["fragments", "base"])
+    def test_a_file_out_of_its_folder_is_refused(
+        self, field: str, name: str, host: Host, project: Path
+    ) -> None:
+        (project / "link").symlink_to("../secret")
+        name = name.format(folder=host.folder)
+        value = f"[{name}]" if field == "fragments" else f"./{name}" if name == "link" else name
+        path = profile_in(project, f"{{directory: {host.tree}}}", f"{{{field}: {value}}}")
+        found = host("module", "--profile", path, code=2)
+        assert f"{path}: config.{field}: " in found.err
+        assert f"outside of {project}" in found.err
+        assert "put a copy beside it" in found.err
+        assert "SECRET" not in found.err + found.out
+
+    def test_the_work_tree_that_has_it_counts(self, host: Host, project: Path) -> None:
+        repository(host.folder)
+        (project / "link").symlink_to("../secret")
+        path = profile_in(project, f"{{directory: {host.tree}}}", "{fragments: [link]}")
+        assert profile.load(str(path)).fragments() == [("link", SECRET)]
+
+    def test_a_key_out_of_its_folder_is_refused(self, project: Path) -> None:
+        source = f"{{tarball: 'file://{project}/x', key: ../secret}}"
+        found = profile.load(str(profile_in(project, source)))
+        with pytest.raises(
+            UsageError, match=rf"stranger.yaml: source.key: .* outside of {project}"
+        ):
+            found.key_content(found.source[0])
+
+    @pytest.mark.parametrize("kind", ["zero", "fifo", "sparse"])
+    def test_a_fragment_without_end_is_refused(self, kind: str, host: Host, project: Path) -> None:
+        repository(host.folder)
+        path = project / "fragment"
+        match kind:
+            case "zero":
+                path.symlink_to("/dev/zero")
+            case "fifo":
+                fifo(path)
+            case "sparse":
+                sparse(path)
+        profile = profile_in(project, f"{{directory: {host.tree}}}", "{fragments: [fragment]}")
+        found = host("module", "--profile", profile, code=2)
+        assert f"config.fragments: {path}" in found.err
+
+
+class TestTarball:
+    @pytest.mark.parametrize("name", ["/dev/zero", "/dev/tty", "fifo", "."])
+    def test_what_is_no_regular_file_is_refused_unopened(
+        self, name: str, host: Host, project: Path
+    ) -> None:
+        if name == "fifo":
+            fifo(project / name)
+        url = f"file://{project / name}"
+        path = profile_in(project, f"{{tarball: '{url}', sha256: '{'0' * 64}'}}")
+        found = host("module", "--profile", path, code=2)
+        assert f"{url.removesuffix('/.')} is no tarball: it is a " in found.err
+
+    def test_another_file_is_neither_quoted_nor_left(self, host: Host, project: Path) -> None:
+        url = f"file://{host.folder}/secret"
+        path = profile_in(project, f"{{tarball: '{url}', sha256: '{'0' * 64}'}}")
+        found = host("module", "--profile", path, code=4)
+        assert "is not what the profile asks for" in found.err
+        assert "SECRET" not in found.err + found.out
+        left = [one for one in host.cache.rglob("*") if one.is_file()]
+        assert not [one for one in left if b"SECRET_OF_THE_USER" in one.read_bytes()]
+
+    def test_its_copy_is_private(self, tmp_path: Path) -> None:
+        (tmp_path / "secret").write_text(SECRET)
+        with Console().step("x") as step:
+            download(f"file://{tmp_path}/secret", tmp_path / "copy", step)
+        assert (tmp_path / "copy").read_text() == SECRET
+        assert (tmp_path / "copy").stat().st_mode & 0o777 == 0o600
+
+    def test_one_without_end_is_refused(self, tmp_path: Path) -> None:
+        sparse(tmp_path / "x.tar")
+        with Console().step("x") as step, pytest.raises(InfrastructureError, match=r"1024\.0 GiB"):
+            download(f"file://{tmp_path}/x.tar", tmp_path / "copy", step)
+
+
+class TestDirectory:
+    def test_what_leads_out_of_a_tree_is_left_out(self, host: Host, project: Path) -> None:
+        (host.tree / "Kconfig.local").symlink_to("../secret")
+        fifo(host.tree / "pipe")
+        (host.tree / "COPYING").symlink_to("Makefile")
+        found = host.module()
+        assert "Left out of the copy of" in found.err
+        assert "Kconfig.local is a link to '../secret', out of its folder" in found.err
+        (copy,) = host.cache.glob("trees/*/src")
+        assert not (copy / "Kconfig.local").is_symlink()
+        assert not (copy / "pipe").exists()
+        assert (copy / "COPYING").is_symlink()

@@ -1,0 +1,125 @@
+"""Roots: which of the user's files a build may be given.
+
+What a module's folder or a profile brings is copied from there.  A link in it, or a path such as
+``../secret``, must not bring any other file of the user's: only what lies in the folder, in the git
+work tree that has the folder, or below what ``--root`` names.  A hard link can't be told from a
+file.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import stat
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO
+
+from rbuild import data, textfile
+from rbuild.errors import UsageError
+
+OPTION = "Put a copy in its place, or name a folder that has both with --root DIR."
+BESIDE = (
+    "A profile uses files of its own folder, or of the git work tree that this is in: put a copy "
+    "beside it."
+)
+
+GIT = ".git"
+
+
+@dataclass(frozen=True)
+class Root:
+    """A resolved folder whose files may be read; ``hint`` is the remedy for any other file."""
+
+    folder: Path
+    hint: str = OPTION
+
+    def has(self, file: Path) -> bool:
+        """Tell whether a resolved path may be read: what git keeps for itself may not."""
+        return file.is_relative_to(self.folder) and GIT not in file.relative_to(self.folder).parts
+
+    def check(self, path: Path, where: str = "", file: Path | None = None) -> None:
+        """Raise UsageError unless ``file``, else what ``path`` leads to, may be read."""
+        file = file or Path(os.path.realpath(path))
+        if self.has(file):
+            return
+        before = f"{where}: " if where else ""
+        leads = "" if file == path else f" leads to {file}, which"
+        raise UsageError(f"{before}{path}{leads} is outside of {self.folder}.", hint=self.hint)
+
+    def open(self, path: Path, where: str = "") -> BinaryIO:
+        """Open a file; raise UsageError if it may not be read, OSError as ``open_regular``."""
+        return textfile.open_regular(path, partial(self.check, path, where))
+
+    def read_text(self, path: Path, *, limit: int, where: str = "") -> str:
+        """Return a file's text; raise UsageError as ``check`` and ``textfile.read_text`` do."""
+        self.check(path, where)
+        check = partial(self.check, path, where)
+        return textfile.read_text(path, limit=limit, where=where, check=check)
+
+    def read_bytes(self, path: Path, *, limit: int, where: str = "") -> bytes:
+        """Return a file's content; raise as ``read_text`` does."""
+        self.check(path, where)
+        check = partial(self.check, path, where)
+        return textfile.read_bytes(path, limit=limit, where=where, check=check)
+
+
+def of(folder: Path, hint: str = OPTION) -> Root:
+    """Return the root of a folder: the git work tree that has it, else the folder itself.
+
+    A work tree that has a home doesn't count, nor does one that everybody may write to: its .git
+    says nothing of what belongs together.  An installer may have linked rbuild's own data from
+    anywhere.
+    """
+    folder = folder.resolve()
+    if _is_own(folder):
+        return Root(Path("/"), hint)
+    tree = next((one for one in (folder, *folder.parents) if _is_work_tree(one)), folder)
+    return Root(tree if tree == folder or _may_be_seen(tree) else folder, hint)
+
+
+def named(option: Path | None, folder: Path) -> Root:
+    """Return the root that --root names for a folder, else the folder's own.
+
+    Raises UsageError if it isn't a folder that has the other.
+    """
+    if option is None:
+        return of(folder)
+    if not option.is_dir():
+        raise UsageError(f"--root: {option} is not a folder.")
+    root = Root(option.resolve())
+    if not folder.resolve().is_relative_to(root.folder):
+        raise UsageError(
+            f"--root: {option} doesn't have {folder} in it.", hint="Name a folder above it."
+        )
+    return root
+
+
+def _is_own(folder: Path) -> bool:
+    own = (data.folder(name).resolve() for name in ("module", "profiles", "rootfs"))
+    return any(folder.is_relative_to(one) for one in own)
+
+
+def _is_work_tree(folder: Path) -> bool:
+    """Tell whether a folder has a repository, or a file that says where it is (gitfile)."""
+    git = folder / GIT
+    return git.is_file() or (git / "HEAD").is_file()
+
+
+def _may_be_seen(tree: Path) -> bool:
+    if tree.stat().st_mode & stat.S_IWOTH:
+        return False
+    return not any(home.is_relative_to(tree) for home in _homes(tree))
+
+
+def _homes(tree: Path) -> Iterator[Path]:
+    """Yield the homes of whoever runs rbuild and of the work tree's owner, and the root."""
+    yield Path("/")
+    with suppress(RuntimeError):
+        yield Path.home().resolve()
+    for user in {os.getuid(), tree.stat().st_uid}:
+        with suppress(KeyError):
+            yield Path(pwd.getpwuid(user).pw_dir).resolve()
