@@ -119,8 +119,6 @@ class _Origin:
     content: str | None = None
 
     def __str__(self) -> str:
-        if self.commit is not None and self.source.ref != self.commit:
-            return f"{self.source} ({self.commit[:12]})"
         return str(self.sought or self.source)
 
     @property
@@ -203,7 +201,8 @@ def _fetched(profile: Profile, origin: _Origin, ready: Ready, store: Store) -> T
     partial = store.partial(entry)
     target = partial / "src"
     target.mkdir()
-    with store.console.step(f"Fetching {name}") as step:
+    at = f" at {origin.commit[:12]}" if origin.commit not in {None, origin.source.ref} else ""
+    with store.console.step(f"Fetching {name}{at}") as step:
         date = _fetch(profile, origin, target, ready, store, step)
     tree = Tree(
         entry.path / "src", entry.name, name, kernel_version(target), date, (), cached=False
