@@ -10,8 +10,10 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -23,7 +25,10 @@ from typing import Any
 from tests.faults.lab import Lab
 
 SEED = 7
-PARTS = ("kills", "signals", "concurrency", "resources", "escape", "fuzz", "soak")
+PARTS = (
+    *("kills", "signals", "concurrency", "resources", "escape", "beside", "staleness"),
+    *("fuzz", "soak"),
+)
 FAULTS_SHOWN = 3
 TOLD_EVERY_S = 30.0
 
@@ -162,6 +167,28 @@ def escape(options: argparse.Namespace, lab: Lab, tell: Callable[[str], None]) -
     return Part("escape", tried, faults, 0, [asdict(one) for one in done])
 
 
+def beside(_: argparse.Namespace, lab: Lab, tell: Callable[[str], None]) -> Part:
+    """Give it a stranger's definitions, machines, settings, profiles, folders and outputs."""
+    from tests.faults.beside import attempt_all
+
+    found = attempt_all(lab, tell)
+    return Part("beside", found.attempts, found.successes, 0, [asdict(found)])
+
+
+def staleness(tell: Callable[[str], None]) -> Part:
+    """Change each input of each kind of entry (a unit test, by reflection): the answer changes."""
+    from tests.faults import CHECKED
+
+    words = [sys.executable, "-m", "pytest", "-q", "-ra", "-p", "no:cacheprovider", *CHECKED]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    counts = {word: int(n) for n, word in re.findall(r"(\d+) (passed|failed|error)", done.stdout)}
+    faults = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    if done.returncode != 0 and not faults:
+        faults = [f"pytest ended with {done.returncode}"]
+    tell(f"staleness: {counts}")
+    return Part("staleness", sum(counts.values()), faults, 0, [counts])
+
+
 def soak(options: argparse.Namespace, lab: Lab, tell: Callable[[str], None]) -> Part:
     """Build and boot many times in a row."""
     from tests.faults.soak import soak as run
@@ -195,6 +222,7 @@ OWN = {
     "concurrency": concurrency,
     "resources": resources,
     "escape": escape,
+    "beside": beside,
     "soak": soak,
 }
 
@@ -231,7 +259,7 @@ def main(arguments: Sequence[str]) -> int:
             if lab is not None and name in OWN:
                 part = OWN[name](options, lab, tell)
             else:
-                part = fuzz(options, tell)
+                part = staleness(tell) if name == "staleness" else fuzz(options, tell)
             part.seconds = time.monotonic() - began
             parts.append(part)
             sys.stdout.write(part.line() + "\n")

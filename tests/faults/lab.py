@@ -249,7 +249,7 @@ class Lab:
             found["DOCKER_HOST"] = self.engine.host
         return found
 
-    def start(self, *words: str | Path, terminal: bool = False) -> Running:
+    def start(self, *words: str | Path, terminal: bool = False, cwd: Path | None = None) -> Running:
         """Start rbuild in a session of its own; on a terminal of its own if asked for."""
         log = self.folder / "said"
         out = (self.folder / "out").open("w+b")
@@ -265,14 +265,15 @@ class Lab:
                 stdout=out,
                 stderr=said if slave is None else slave,
                 start_new_session=True,
+                cwd=cwd,
             )
             if slave is not None:
                 os.close(slave)
         self._own.add(process.pid)
         return Running(process, out, log, terminal=master)
 
-    def run(self, *words: str | Path) -> Done:
-        return self.start(*words).finish()
+    def run(self, *words: str | Path, cwd: Path | None = None) -> Done:
+        return self.start(*words, cwd=cwd).finish()
 
     def run_here(self, *words: str) -> None:
         """Run rbuild on the Store that the user has."""
