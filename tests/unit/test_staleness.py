@@ -543,3 +543,14 @@ def test_the_suite_of_the_environment_counts_for_a_debian_source(host: Host) -> 
         ready = type("Ready", (), {"environment": other})
         names.add(source._origin(own, own.source[0], ready, store).entry.name)  # type: ignore[arg-type]
     assert len(names) == 2
+
+
+def test_the_commands_of_a_branch_are_not_debian_s(host: Host, repository: Repository) -> None:
+    from rbuild import source
+
+    store = Store(host.cache, Console())
+    ready = type("Ready", (), {"environment": environment.load("cross")})
+    own = profile.load(str(host.write_profile(_of_git(host, "main"))))
+    name = str(source._origin(own, own.source[0], ready, store))  # type: ignore[arg-type]
+    tree = type("Tree", (), {"source": name})
+    assert kernel.provenance(own, tree) != "debian"  # type: ignore[arg-type]
