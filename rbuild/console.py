@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 from rbuild import workflow
 
@@ -42,6 +43,33 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
     raise AssertionError("unreachable")
+
+
+UNSEEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+"""What a terminal obeys instead of showing it: control characters but tabs and newlines, marks that
+turn the direction of writing, separators of lines, and bytes that are no UTF-8."""
+
+
+def visible(text: str, *, lines: bool = False) -> str:
+    """Return a text of somebody's as a terminal may be given it: what it would obey is escaped.
+
+    So are newlines, by which a name could pretend to be a message, unless ``lines`` are expected.
+    """
+    if text.isprintable():
+        return text
+    text = UNSEEN.sub(_escape, text)
+    return text if lines else text.replace("\n", r"\n")
+
+
+def joined(lines: Iterable[str]) -> str:
+    """Return lines as a text in which each is one line, whatever is in it."""
+    return "\n".join(visible(line) for line in lines)
+
+
+def _escape(match: re.Match[str]) -> str:
+    return match[0].encode("unicode_escape").decode()
 
 
 def several(lines: Sequence[str], shown: int = 5) -> str:
@@ -168,24 +196,25 @@ class Console:
     def result(self, text: str, data: Mapping[str, Any] | Sequence[Any] | None = None) -> None:
         """Print a command's result: ``text`` for a person, ``data`` as JSON for a script."""
         if self.json:
-            self._print(json.dumps(data, indent=2, default=str) + "\n")
-        elif text:
-            self._print(text.rstrip("\n") + "\n")
-        self.out.flush()
+            self._print(json.dumps(data, indent=2, default=str))
+            return
+        if text := visible(text.rstrip("\n"), lines=True):
+            self._print(workflow.harmless(text) if self.github else text)
 
     def note(self, text: str) -> None:
         """Say something in passing, on stderr."""
         if self.verbosity >= 0:
-            self._say(text)
+            self._say(visible(text))
 
     def verbose(self, text: str) -> None:
         """Show a line of a program's output if the user asked for it, or can unfold its group."""
         folded = self.verbosity == 0 and bool(self._now.steps) and self.github
         if self.verbosity > 0 or folded:
-            self._say(text)
+            self._say(visible(text))
 
     def warn(self, text: str) -> None:
         """Warn, even when quiet."""
+        text = visible(text)
         if self.github:
             self._write(workflow.command("warning", text, title="rbuild"))
             return
@@ -193,8 +222,10 @@ class Console:
 
     def error(self, message: str, *, hint: str | None = None, detail: str = "") -> None:
         """Show an error: the failed program's own words, then ours, then the remedy."""
+        message, hint = visible(message), visible(hint or "")
+        detail = visible(detail.rstrip("\n"), lines=True)
         if detail:
-            self._say(detail.rstrip("\n") + "\n")
+            self._say(f"{detail}\n")
         if self.github:
             found = workflow.place(detail)
             where: dict[str, str | int] = {}
@@ -223,7 +254,8 @@ class Console:
         if learned is not None and not step.failed:
             learned.learn(name, step.elapsed_s, step.done)
         ended = self._paint("failed", "31") if step.failed else self._paint("ok", "32")
-        self.note(f"  {ended} {title} ({duration(step.elapsed_s)})")
+        if self.verbosity >= 0:
+            self._say(f"  {ended} {visible(title)} ({duration(step.elapsed_s)})")
 
     @contextmanager
     def _drawn(self, step: Step) -> Iterator[None]:
@@ -255,7 +287,7 @@ class Console:
         first = not now.steps
         group = self.github and self.verbosity >= 0 and first
         if group:
-            self._write(workflow.command("group", step.title))
+            self._write(workflow.command("group", visible(step.title)))
         else:
             self.note(f"==> {step.title}")
         now.steps.append(step)
@@ -301,26 +333,35 @@ class Console:
         from rich.console import Console as Rich  # noqa: PLC0415
         from rich.table import Table  # noqa: PLC0415
 
-        table = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left")
+        table = Table(title=visible(title) or None, box=box.SIMPLE_HEAD, title_justify="left")
         for number, column in enumerate(columns):
-            table.add_column(column, justify="left" if number == 0 else "right", no_wrap=True)
+            side: Literal["left", "right"] = "left" if number == 0 else "right"
+            table.add_column(visible(column), justify=side, no_wrap=True)
         for row in rows:
-            table.add_row(*row)
-        terminal = self.out.isatty()
-        # Who reads a file or a pipe scrolls: nothing is cut off there.
-        width = None if terminal else 1000
-        screen = Rich(file=self.out, width=width, force_terminal=terminal, markup=False)
+            table.add_row(*map(visible, row))
+        # Who reads a file or a pipe scrolls: nothing is cut off there.  There are no styles: what
+        # prints the text couldn't tell their sequences from a stranger's.
+        screen = Rich(
+            file=self.out,
+            width=self.width or 1000,
+            force_terminal=False,
+            markup=False,
+            emoji=False,
+            highlight=False,
+        )
         with screen.capture() as captured:
             screen.print(table)
         return "\n".join(line.rstrip() for line in captured.get().splitlines())
 
     def _print(self, text: str) -> None:
-        """Write to stdout; what it can't encode, such as an odd file name, as Python writes it."""
+        """Write lines to stdout; what it can't encode is written as Python writes it."""
+        text += "\n"
         try:
             self.out.write(text)
         except UnicodeEncodeError as error:
             text = text.encode(error.encoding, "backslashreplace").decode(error.encoding)
             self.out.write(text)
+        self.out.flush()
 
     def _say(self, text: str) -> None:
         """Write a line to stderr; if nobody reads there any more, the work goes on without."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rbuild import __version__
+from rbuild.console import visible
 from rbuild.sandbox import KDIR, MODULE, Bind, Job, Runtime, Sandbox
 
 SCRIPT = "reproduce.sh"
@@ -113,9 +114,9 @@ class Recipe:
 def write(recipe: Recipe, title: str, line: str, lines: Sequence[str], path: Path) -> Path | None:
     """Write a script of these lines; return its path, or None where it can't be written."""
     head = HEAD.format(
-        title=" ".join(title.split()),
+        title=visible(title),
         version=__version__,
-        line=line,
+        line=visible(line),
         needs=NEEDS[recipe.runtime.name],
         store=str(recipe.store),
     )
@@ -136,7 +137,8 @@ def write(recipe: Recipe, title: str, line: str, lines: Sequence[str], path: Pat
 def guest(argv: Sequence[str], title: str, line: str, path: Path) -> Path:
     """Write a script that boots a guest again; return its path."""
     text = (
-        f"#!/bin/sh\n# {title}\n# With rbuild {__version__} the result came from:\n#   {line}\n"
+        f"#!/bin/sh\n# {visible(title)}\n# With rbuild {__version__} the result came from:\n"
+        f"#   {visible(line)}\n"
         f"# This boots the same files.\nexec {shlex.join(argv)}\n"
     )
     path.write_text(text)

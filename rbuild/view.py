@@ -14,6 +14,8 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from rbuild.console import visible
+
 if TYPE_CHECKING:
     from rbuild.console import Step
 
@@ -34,6 +36,7 @@ class View:
         self._screen = Rich(
             file=file,
             markup=False,
+            emoji=False,
             highlight=False,
             force_terminal=True,
             color_system=None if plain else "auto",
@@ -84,12 +87,13 @@ class View:
             pulse=part is None,
             animation_time=step.elapsed_s,
         )
-        grid.add_row(self._spinner, Text(step.title), bar, Text(step.far(brief=width < WIDE)))
+        far = Text(step.far(brief=width < WIDE))
+        grid.add_row(self._spinner, Text(visible(step.title)), bar, far)
         yield grid
         below = Table.grid(padding=(0, 1), expand=True)
         below.add_column(width=1)
         below.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
         below.add_column(no_wrap=True, justify="right")
         load = Text(f"load {os.getloadavg()[0]:.1f}", style="dim")
-        below.add_row("", Text(step.detail, style="dim"), load)
+        below.add_row("", Text(visible(step.detail), style="dim"), load)
         yield below

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from rbuild.bench.result import FORMAT, Report, Row
 from rbuild.bench.stats import ratio
-from rbuild.console import Console
+from rbuild.console import Console, joined
 from rbuild.errors import UsageError
 
 COLUMNS = ("mode", "scenario", "before s", "now s", "ratio", "[95 %]", "")
@@ -121,7 +121,7 @@ def failures(found: Comparison, threshold: float) -> list[str]:
 def table(found: Comparison, console: Console) -> str:
     """Return the comparison for the terminal."""
     shown = console.table("Compared with the earlier result", COLUMNS, cells(found))
-    return "\n".join([shown, *remarks(found)])
+    return "\n".join([shown, joined(remarks(found))])
 
 
 def remarks(found: Comparison) -> list[str]:

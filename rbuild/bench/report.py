@@ -9,7 +9,7 @@ from typing import Any
 
 from rbuild.bench.result import EnvironmentFacts, Identity, Ratio, Report, Row, Spread
 from rbuild.bench.stats import CONFIDENCE, attainable, ratio
-from rbuild.console import Console, duration, size
+from rbuild.console import Console, duration, joined, size, visible
 
 SPARE = ("mean ± s", "system s", "size", "peak RSS", "user s", "[95 %]", "[interval]", "")
 """The columns that go, in this order, where a terminal is too narrow for all."""
@@ -30,14 +30,14 @@ def schema() -> dict[str, Any]:
 def tables(report: Report, console: Console) -> str:
     """Return the whole report for the terminal."""
     blocks = [
-        "\n".join(header(report)),
+        joined(header(report)),
         console.table("", *fitting(report, console.width)),
-        "\n".join(notes(report)),
+        joined(notes(report)),
     ]
     if scaling := speedups(report):
         blocks.append(console.table("Parallelism", SPEEDUP_COLUMNS, scaling))
     blocks.append(console.table("Phases (wall time)", *phase_table(report)))
-    blocks.append("\n".join(identity_line(one) for one in report.identity))
+    blocks.append(joined(identity_line(one) for one in report.identity))
     return "\n".join(block for block in blocks if block)
 
 
@@ -51,7 +51,7 @@ def markdown(report: Report) -> str:
     lines += ["## Phases (wall time)", "", *_markdown(*phase_table(report)), ""]
     if report.identity:
         lines += ["## Byte identity", "", *(f"- {identity_line(one)}" for one in report.identity)]
-    return "\n".join(lines).rstrip() + "\n"
+    return joined(lines).rstrip() + "\n"
 
 
 def csv(report: Report) -> str:
@@ -241,12 +241,12 @@ def several_jobs(report: Report) -> bool:
 
 
 def _markdown(names: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
-    found = [f"| {' | '.join(names)} |", f"|{' --- |' * len(names)}"]
+    found = [f"| {' | '.join(_escape(name) for name in names)} |", f"|{' --- |' * len(names)}"]
     return found + [f"| {' | '.join(_escape(cell) for cell in line)} |" for line in lines]
 
 
 def _escape(cell: str) -> str:
-    return cell.replace("|", "\\|")
+    return visible(cell).replace("|", "\\|")
 
 
 def _count(n: int, what: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import io
 import os
 import signal
 import stat
@@ -20,7 +21,7 @@ from rbuild import __version__
 from rbuild.cli.defaults import WITHOUT, Defaults
 from rbuild.cli.typo import Group
 from rbuild.config import VARIABLES
-from rbuild.console import Console, abandon
+from rbuild.console import Console, abandon, visible
 from rbuild.errors import (
     FREE_SPACE,
     INTERRUPTED,
@@ -167,7 +168,7 @@ def run(arguments: list[str]) -> int:
         with _signals():
             return _invoke(arguments)
     except click.ClickException as error:
-        error.show()
+        _show_usage(error)
         return _answer(console, error.format_message(), error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         words = "Interrupted. Nothing is half done; the next run goes on from here."
@@ -214,6 +215,15 @@ def _attempt(arguments: list[str]) -> int:
     except click.exceptions.Exit as end:
         return end.exit_code
     return result if isinstance(result, int) else 0
+
+
+def _show_usage(error: click.ClickException) -> None:
+    """Show what click has found wrong, which may be in a file of somebody's."""
+    text = io.StringIO()
+    error.show(text)
+    message = error.format_message()
+    shown = text.getvalue().replace(click.unstyle(message), visible(message))
+    click.echo(visible(shown, lines=True), err=True, nl=False)
 
 
 def _show(error: RbuildError, console: Console) -> int:

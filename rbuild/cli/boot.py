@@ -28,7 +28,7 @@ from rbuild.cli.options import (
 from rbuild.cli.typo import Choice
 from rbuild.completion import names
 from rbuild.completion.types import MACHINE, TEST
-from rbuild.console import duration
+from rbuild.console import duration, joined
 from rbuild.errors import UsageError
 from rbuild.guest import must_boot
 from rbuild.kernel import Kdir, build
@@ -178,8 +178,10 @@ def _lines(kdir: Kdir, guest: Booted, tested: Built, machine: Machine) -> str:
     skipped = f", {len(report.skipped)} skipped" if report.skipped else ""
     took = "" if guest.usage is None else f" in {duration(guest.usage.wall_s)}"
     where = f"{kdir.ready.environment.name}, {machine.model}"
-    return (
-        f"{tested.path.name} on Linux {kdir.release} ({where}): "
-        f"{len(report.tests)} tests passed{skipped}{took}\n"
-        f"  up after {guest.up_s or 0:.2f} s; console: {guest.console}"
+    return joined(
+        (
+            f"{tested.path.name} on Linux {kdir.release} ({where}): "
+            f"{len(report.tests)} tests passed{skipped}{took}",
+            f"  up after {guest.up_s or 0:.2f} s; console: {guest.console}",
+        )
     )

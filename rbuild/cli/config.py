@@ -13,6 +13,7 @@ from click.core import ParameterSource
 from rbuild import config
 from rbuild.cli import COMMANDS, App
 from rbuild.cli.typo import Group
+from rbuild.console import joined
 from rbuild.errors import UsageError
 
 EPILOG = """\b
@@ -90,7 +91,7 @@ def path(app: App) -> None:
         rows.append({"scope": "project", "path": str(project), "state": state})
     state = _state(user, config.Scope.USER) if user.is_file() else "not there"
     rows.append({"scope": "user", "path": str(user), "state": state})
-    text = "\n".join(f"{row['scope']}: {row['path']} ({row['state']})" for row in rows)
+    text = joined(f"{row['scope']}: {row['path']} ({row['state']})" for row in rows)
     if project is None:
         text = f"project: no {config.NAME} in this folder or above\n{text}"
     app.console.result(text, rows)

@@ -22,7 +22,7 @@ from rbuild.cli.options import (
     session,
     summary,
 )
-from rbuild.console import size
+from rbuild.console import joined, size
 from rbuild.deploy import plan, run
 from rbuild.deploy.board import look
 from rbuild.deploy.remote import remote
@@ -213,7 +213,7 @@ def _lines(
         lines.append("  rebooting")
     elif done.config_diff and not done.dry_run:
         lines.append("  config.txt takes effect when the board reboots")
-    return "\n".join(lines)
+    return joined(lines)
 
 
 def _back_lines(back: run.RolledBack) -> str:
@@ -222,7 +222,7 @@ def _back_lines(back: run.RolledBack) -> str:
     lines += _listed("restored", back.restored)
     lines += _listed("removed", back.removed)
     lines += _listed("kept", back.kept)
-    return "\n".join(lines + [f"  {line}" for line in back.config_diff.splitlines()])
+    return joined(lines + [f"  {line}" for line in back.config_diff.splitlines()])
 
 
 def _listed(title: str, names: Sequence[str]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from rbuild.cli import App
+from rbuild.console import joined
 from rbuild.doctor import Finding, State, examine, fix, plan
 from rbuild.errors import HostLacks
 
@@ -29,13 +30,14 @@ def command(ctx: click.Context, mend: bool, yes: bool) -> None:
     found = examine(app.store)
     steps = plan(found)
     if mend and steps:
-        app.console.note("To be done:\n" + "".join(f"  {step}\n" for step in steps))
+        for line in ("To be done:", *(f"  {step}" for step in steps), ""):
+            app.console.note(line)
         if not yes and not click.confirm("Do it?", default=True, err=True):
             raise click.Abort
         fix(found, app.console.note)
         found = examine(app.store)
     app.console.result(
-        "\n".join(_line(one) for one in found),
+        joined(line for one in found for line in _lines(one)),
         [
             {
                 "name": one.name,
@@ -58,6 +60,6 @@ def command(ctx: click.Context, mend: bool, yes: bool) -> None:
     )
 
 
-def _line(one: Finding) -> str:
-    remedy = f"\n       -> {one.remedy}" if one.remedy and one.state is not State.OK else ""
-    return f"{MARKS[one.state]} {one.name}: {one.text}{remedy}"
+def _lines(one: Finding) -> list[str]:
+    line = f"{MARKS[one.state]} {one.name}: {one.text}"
+    return [line, f"       -> {one.remedy}"] if one.remedy and one.state is not State.OK else [line]

@@ -20,6 +20,7 @@ from rbuild.cli.options import (
     summary,
     was_typed,
 )
+from rbuild.console import joined
 from rbuild.ide import describe, write
 from rbuild.profile import Driver
 from rbuild.store import sha256_file
@@ -101,4 +102,4 @@ def _lines(files: list[Path]) -> str:
             lines += [str(one), f"  clangd --compile-commands-dir={one.parent}"]
         else:
             lines += [str(one), f'  "rust-analyzer.linkedProjects": ["{one}"]']
-    return "\n".join(lines)
+    return joined(lines)

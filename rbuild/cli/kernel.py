@@ -20,7 +20,7 @@ from rbuild.cli.options import (
     summary,
     timeout_option,
 )
-from rbuild.console import duration, size
+from rbuild.console import duration, joined, size, visible
 from rbuild.errors import UsageError
 from rbuild.explain import explain, remedy
 from rbuild.explain import tree as tree_of
@@ -146,14 +146,14 @@ def _explain(option: str, found: Profile, tree: Tree, ready: Ready, made: Sessio
     }
     if plan is not None:
         result["lift"] = {"options": dict(plan.options), "tools": list(plan.tools)}
-    made.console.result("\n".join(lines), result)
+    made.console.result(joined(lines), result)
 
 
 def _line(kdir: Kdir) -> str:
     image = kdir.artefacts[0]
     spent = sum(phase.usage.wall_s for phase in kdir.phases if not phase.cached)
     how = f"built in {duration(spent)}{cache_words(kdir.phases)}" if spent else "nothing to do"
-    return (
+    return visible(
         f"Linux {kdir.release} ({kdir.ready.environment.name}, {how}), "
         f"{size(image['size_bytes'])}: {kdir.path / image['path']}"
     )

@@ -24,7 +24,7 @@ from rbuild.cli.options import (
     timeout_option,
     was_typed,
 )
-from rbuild.console import duration, size
+from rbuild.console import duration, joined, size
 from rbuild.kernel import Kdir
 from rbuild.profile import Driver, Kind
 
@@ -117,4 +117,4 @@ def _lines(kdir: Kdir, kind: Kind, result: module.Result, places: list[Path]) ->
             f"  symbols checked against {against}",
             f"  sha256 {one.sha256}",
         ]
-    return "\n".join(lines)
+    return joined(lines)

@@ -20,7 +20,7 @@ from rbuild.cli.options import (
     summary,
     timeout_option,
 )
-from rbuild.console import duration, size
+from rbuild.console import duration, joined, size
 from rbuild.kernel import Kdir
 from rbuild.overlay import Fitted, Overlay
 from rbuild.session import Phase, Session
@@ -156,4 +156,4 @@ def _lines(
         if proof.bindings:
             lines.append(f"  as {', '.join(proof.bindings)} say")
         lines.append(f"  sha256 {one.sha256}")
-    return "\n".join(lines)
+    return joined(lines)

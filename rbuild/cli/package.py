@@ -23,7 +23,7 @@ from rbuild.cli.options import (
     timeout_option,
 )
 from rbuild.cli.typo import Choice
-from rbuild.console import size
+from rbuild.console import joined, size
 from rbuild.kernel import Kdir
 from rbuild.package import WHOLE_KERNEL, Artefact, Contents, Format, make
 from rbuild.profile import Driver, Kind
@@ -114,7 +114,11 @@ def _contents(
 
 
 def _lines(packages: list[Artefact]) -> str:
-    return "\n".join(
-        f"{one.path.name} ({one.format}), {size(one.size_bytes)}: {one.path}\n  sha256 {one.sha256}"
+    return joined(
+        line
         for one in packages
+        for line in (
+            f"{one.path.name} ({one.format}), {size(one.size_bytes)}: {one.path}",
+            f"  sha256 {one.sha256}",
+        )
     )

@@ -10,6 +10,7 @@ from rbuild import profile
 from rbuild.cli import App
 from rbuild.cli.typo import Group
 from rbuild.completion.types import PROFILE
+from rbuild.console import joined
 
 EPILOG = """\b
 Examples:
@@ -40,7 +41,7 @@ def command(ctx: click.Context) -> None:
     found = [profile.load(name) for name in profile.names()]
     width = max(len(one.name) for one in found)
     app.console.result(
-        "\n".join(f"{one.name:{width}}  {one.description}" for one in found),
+        joined(f"{one.name:{width}}  {one.description}" for one in found),
         [one.model_dump(mode="json") for one in found],
     )
 

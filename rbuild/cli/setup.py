@@ -8,7 +8,7 @@ from rbuild import environment
 from rbuild.cli import App
 from rbuild.cli.options import runtime_option, session
 from rbuild.completion.types import ENVIRONMENT
-from rbuild.console import duration
+from rbuild.console import duration, joined
 from rbuild.profile import DEFAULT_ARCHITECTURE
 from rbuild.provision import Ready, make_ready, maker
 from rbuild.rootfs import provision
@@ -58,7 +58,7 @@ def command(
             provision(part, made.store, force=True, make=maker(made.runtime))
     found = [make_ready(one, made.store, made.runtime) for one in loaded]
     app.console.result(
-        "\n".join(_line(ready) for ready in found),
+        joined(line for ready in found for line in _lines(ready)),
         [
             {
                 "environment": ready.environment.name,
@@ -80,7 +80,7 @@ def command(
     )
 
 
-def _line(ready: Ready) -> str:
+def _lines(ready: Ready) -> list[str]:
     name = ready.environment.name
     how = "was there already" if ready.cached else f"took {duration(ready.seconds)}"
     compiler = ", ".join(
@@ -88,12 +88,13 @@ def _line(ready: Ready) -> str:
         for package, version in ready.toolchain.items()
         if package.startswith(("clang-", "rustc"))
     )
-    text = f"{name}: ready ({how}); {compiler}"
+    lines = [f"{name}: ready ({how}); {compiler}"]
     if ready.environment.emulated:
-        text += f"\n  emulated by {ready.emulator}"
+        lines.append(f"  emulated by {ready.emulator}")
     if ready.environment.native is not None:
         native = len(ready.environment.programs) - len(ready.emulated_programs)
-        text += f"\n  level {ready.environment.level}: {native} programs are native, and LLVM"
+        level = ready.environment.level
+        lines.append(f"  level {level}: {native} programs are native, and LLVM")
     if ready.emulated_programs:
-        text += f"\n  no native twin, so emulated: {', '.join(ready.emulated_programs)}"
-    return text
+        lines.append(f"  no native twin, so emulated: {', '.join(ready.emulated_programs)}")
+    return lines

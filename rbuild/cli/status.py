@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from rbuild.cli import App
-from rbuild.console import Step, duration, several, size
+from rbuild.console import Step, duration, several, size, visible
 from rbuild.kept import created_s
 from rbuild.seal import damage
 from rbuild.store import SEALED, Entry, Room, Store, tree_size
@@ -59,7 +59,7 @@ def command(app: App, verify: bool) -> int:
         ],
     )
     text = (
-        f"{table}\n{size(total)} in {app.store.root}"
+        f"{table}\n{visible(f'{size(total)} in {app.store.root}')}"
         if rows
         else (f"Nothing is provisioned in {app.store.root} yet; `rbuild setup` does it.")
     )

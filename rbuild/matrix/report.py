@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from rbuild.console import duration
+from rbuild.console import duration, joined
 from rbuild.matrix.plan import Build, Plan
 from rbuild.matrix.task import Outcome
 
@@ -346,4 +346,4 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _block(title: str, lines: Sequence[str]) -> str:
-    return "\n".join([title, *(f"  {line}" for line in lines)]) if lines else ""
+    return joined([title, *(f"  {line}" for line in lines)]) if lines else ""

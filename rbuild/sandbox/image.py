@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
 from rbuild import process
+from rbuild.console import visible
 from rbuild.environment import Environment, Rootfs
 from rbuild.errors import InfrastructureError
 from rbuild.sandbox.engine import OURS, PASSING, Owner, cannot_run, explained, tried
@@ -137,7 +138,8 @@ def dockerfile(environment: Environment) -> str:
 
     A hybrid's copies the native programs over the emulated ones.
     """
-    lines = [f"# {environment.name}: {environment.description}"] if environment.description else []
+    what = visible(f"{environment.name}: {environment.description}")
+    lines = [f"# {what}"] if environment.description else []
     if environment.native is None:
         return "\n".join([*lines, debian_dockerfile(environment.base)])
     host = environment.native.architecture

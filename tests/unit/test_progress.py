@@ -79,7 +79,7 @@ def test_an_error_is_an_annotation_at_the_compilers_place(github) -> None:
     words = "In file included from b.h:1:\na.c:12:3: error: no ';'\na.c:20:1: error: more"
     Console(err=github).error("100 %\nfailed", hint="look", detail=words)
     last = github.getvalue().splitlines()[-1]
-    assert last == "::error title=rbuild,file=a.c,line=12::100 %25%0Afailed%0Ahint: look"
+    assert last == r"::error title=rbuild,file=a.c,line=12::100 %25\nfailed%0Ahint: look"
 
 
 def test_a_warning_is_an_annotation(github) -> None:
