@@ -32,14 +32,14 @@ apt-get -q $options --error-on=any update
 
 DOWNLOAD = f"""\
 {SETUP}
-apt-get -q $options download "$package"
+apt-get -q $options download -- "$package"
 rm -rf lists cache sources.list
 """
 
 LIST = f"""\
 {SETUP}
-names=$(apt-cache $options pkgnames "$package")
-[ -z "$names" ] || apt-cache $options madison $names
+names=$(apt-cache $options pkgnames -- "$package")
+[ -z "$names" ] || apt-cache $options madison -- $names
 rm -rf lists cache sources.list
 """
 

@@ -222,7 +222,15 @@ def _subordinate_ids(user: str) -> Finding:
     ]
     if not lacking:
         return Finding(name, State.OK, f"{user} has ranges in /etc/subuid and /etc/subgid")
-    words = ["usermod", "--add-subuids", "100000-165535", "--add-subgids", "100000-165535", user]
+    words = [
+        "usermod",
+        "--add-subuids",
+        "100000-165535",
+        "--add-subgids",
+        "100000-165535",
+        "--",
+        user,
+    ]
 
     def give() -> None:
         process.run(words)

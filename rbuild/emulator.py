@@ -86,8 +86,8 @@ def _fetch(entry: Entry, base: Rootfs, program: str, store: Store) -> None:
             process.run([*apt, "update"], cwd=work, on_line=tell)
             process.run([*apt, "download", PACKAGE], cwd=work, on_line=tell)
             (package,) = work.glob("*.deb")
-            version = process.capture(["dpkg-deb", "--field", str(package), "Version"])
-            process.run(["dpkg-deb", "--extract", str(package), str(work / "files")])
+            version = process.capture(["dpkg-deb", "--field", "--", str(package), "Version"])
+            process.run(["dpkg-deb", "--extract", "--", str(package), str(work / "files")])
         except (ProcessFailed, ValueError) as error:
             raise InfrastructureError(
                 f"{PACKAGE} could not be downloaded.", detail=getattr(error, "detail", "")

@@ -32,6 +32,10 @@ OF_A_REPOSITORY = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIR
 """What git sets for its hooks: with it, git would work on the caller's repository."""
 
 
+PROTOCOLS = "https:http:ssh:git:file"
+"""What git may fetch by (git(1)), also where a server redirects to: nothing that runs a program."""
+
+
 def resolve(url: str, ref: str, store: Store) -> str:
     """Return the commit that a branch, tag or commit of a repository is now.
 
@@ -103,7 +107,7 @@ def _environment() -> dict[str, str]:
     """Return the caller's environment without what is another repository's."""
     own = {name: value for name, value in os.environ.items() if name not in OF_A_REPOSITORY}
     # There is nobody to answer.
-    return {**own, "GIT_TERMINAL_PROMPT": "0"}
+    return {**own, "GIT_ALLOW_PROTOCOL": PROTOCOLS, "GIT_TERMINAL_PROMPT": "0"}
 
 
 def _list(url: str, ref: str) -> dict[str, str]:

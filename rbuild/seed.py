@@ -149,7 +149,7 @@ def copy(source: Path, target: Path) -> Usage:
     rule is ``command > $@``).
     """
     try:
-        return process.run(["cp", "-a", "--reflink=auto", str(source), str(target)]).usage
+        return process.run(["cp", "-a", "--reflink=auto", "--", str(source), str(target)]).usage
     except ProcessFailed as error:
         raise not_copied(error, source, target) from error
 

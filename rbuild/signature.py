@@ -64,8 +64,8 @@ def verify(file: Path, signature: Path, key: Path, content: bytes) -> str:
     ring = signature.with_name("key.gpg")
     ring.write_bytes(keyring(key, content))
     unpacker = UNPACKERS.get(file.suffix)
-    producer = [unpacker, "-dc", str(file)] if unpacker else ["cat", str(file)]
-    consumer = ["gpgv", "--status-fd", "2", "--keyring", str(ring), str(signature), "-"]
+    producer = [unpacker or "cat", *(["-dc"] if unpacker else []), "--", str(file)]
+    consumer = ["gpgv", "--status-fd", "2", "--keyring", str(ring), "--", str(signature), "-"]
     said: list[str] = []
     try:
         process.pipe(producer, consumer, said.append)

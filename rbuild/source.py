@@ -270,12 +270,12 @@ def _link(source: Path, target: Path) -> None:
     patch(1) replaces files rather than writing into them, so that the original stays as it is.
     """
     try:
-        process.run(["cp", "-al", str(source), str(target)])
+        process.run(["cp", "-al", "--", str(source), str(target)])
     except ProcessFailed:
         if target.exists():
             shutil.rmtree(target)
         try:
-            process.run(["cp", "-a", "--reflink=auto", str(source), str(target)])
+            process.run(["cp", "-a", "--reflink=auto", "--", str(source), str(target)])
         except ProcessFailed as error:
             raise not_copied(error, source, target) from error
 
@@ -355,7 +355,7 @@ def _fetch_tarball(
     # Not in the partial entry, which begins empty: what has come so far outlives a run.
     work = target.parent.with_name(f"{target.parent.name.removesuffix('.partial')}.download")
     work.mkdir(exist_ok=True)
-    file = work / (source.tarball.partition("?")[0].rpartition("/")[2] or "tarball")
+    file = work / _file_name(source.tarball)
     found = download(source.tarball, file, step)
     if source.sha256 is not None and found != source.sha256:
         raise _not_it(source, file, found)
@@ -364,6 +364,14 @@ def _fetch_tarball(
         _verify(source, profile, file, step)
     unpack(file, target, ready, shown(source.tarball))
     remove_tree(work)
+
+
+def _file_name(url: str) -> str:
+    """Return what a URL's file is called in a folder where its signature and its key are, too."""
+    name = url.partition("?")[0].rpartition("/")[2]
+    is_plain = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", name) is not None
+    taken = name in {"signature", "key.gpg"} or name.endswith(".validator")
+    return name if is_plain and not taken else "tarball"
 
 
 def _not_it(source: Source, file: Path, found: str) -> InfrastructureError:

@@ -210,6 +210,7 @@ class Remote:
             *([f"--copy-dest={self.root}{like}"] if like else []),
             f"--rsh={shlex.join((*self.ssh, *OPTIONS))}",
             *(["--rsync-path=sudo -n rsync"] if self.sudo else []),
+            "--",
             f"{source}/",
             f"{self._host(for_rsync=True)}:{self.root}{target}/",
         ]
@@ -236,7 +237,7 @@ class Remote:
 
     def _argv(self, shell: str = "") -> tuple[str, ...]:
         shell = shell or ("sudo -n sh -s" if self.sudo else "sh -s")
-        return (*self.ssh, *OPTIONS, self._host(), shell)
+        return (*self.ssh, *OPTIONS, "--", self._host(), shell)
 
     def _host(self, *, for_rsync: bool = False) -> str:
         return self.host if for_rsync else self.host.replace("[", "").replace("]", "")

@@ -109,8 +109,8 @@ def debian_dockerfile(
     named = f" AS {stage}" if stage else ""
     # An image that isn't whole is never used: nothing need be on the disk at once.
     options = " ".join(shlex.quote(option) for option in (*NOT_INSTALLED, "force-unsafe-io"))
-    packages = " \\\n        ".join(sorted(rootfs.definition.all_packages))
-    folders = " ".join(rootfs.mount_points)
+    packages = " \\\n        ".join(map(shlex.quote, sorted(rootfs.definition.all_packages)))
+    folders = shlex.join(rootfs.mount_points)
     own = ""
     if mirrors:
         own = f"RUN rm -f /etc/apt/sources.list.d/* && {_written(mirrors, 'sources.list')}\n"
@@ -121,10 +121,10 @@ def debian_dockerfile(
         f"{own}"
         f"RUN printf '%s\\n' {options} >/etc/dpkg/dpkg.cfg.d/rbuild \\\n"
         "    && apt-get update \\\n"
-        "    && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \\\n"
+        "    && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends -- \\\n"
         f"        {packages} \\\n"
         "    && rm -rf /var/lib/apt/lists/* /var/cache/apt/archives/*.deb \\\n"
-        f"    && mkdir -p {folders}\n"
+        f"    && mkdir -p -- {folders}\n"
     )
 
 
@@ -147,11 +147,11 @@ def dockerfile(environment: Environment) -> str:
     programs = " ".join(environment.programs)
     gather = (
         f"RUN for folder in {folders}; do \\\n"
-        '        cp -a --parents "$(readlink -f $folder)" /layer; \\\n'
+        '        cp -a --parents -- "$(readlink -f -- $folder)" /layer; \\\n'
         "    done; \\\n"
         f"    for program in {programs}; do \\\n"
         '        path=$(command -v "$program") || continue; \\\n'
-        '        cp -a --parents "$(readlink -f "$path")" /layer; \\\n'
+        '        cp -a --parents -- "$(readlink -f -- "$path")" /layer; \\\n'
         "    done\n"
     )
     return "\n".join(

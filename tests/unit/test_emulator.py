@@ -27,7 +27,7 @@ esac
 DPKG_DEB = """\
 case "$1" in
 --field) echo 1:99.1 ;;
---extract) mkdir -p "$3/usr/bin"; echo QEMU >"$3/usr/bin/qemu-aarch64" ;;
+--extract) mkdir -p "$4/usr/bin"; echo QEMU >"$4/usr/bin/qemu-aarch64" ;;
 esac
 """
 
