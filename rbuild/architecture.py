@@ -9,23 +9,35 @@ import os
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from rbuild import data, definition
-from rbuild.definition import Strict
+from rbuild.definition import Arch, DeviceTree, Form, Line, Option, Strict
 from rbuild.errors import HostLacks, UsageError
 from rbuild.nearest import nearest
+
+Name = Annotated[str, Form(r"[A-Za-z0-9][A-Za-z0-9._-]*", "a plain name")]
+Triplet = Annotated[
+    str, Form(r"[a-z0-9_]+(?:-[a-z0-9_]+)+", "a triplet, such as aarch64-linux-gnu")
+]
+Model = Annotated[
+    str,
+    Form(r"[A-Za-z0-9][A-Za-z0-9._-]*", "a machine of QEMU's without properties, such as raspi3b"),
+]
+CPU = r"[A-Za-z0-9][A-Za-z0-9._-]*(?:,[a-z][a-z0-9_-]*=(?:on|off|[0-9]{1,9}))*"
+CPU_ACCEPTS = "a CPU of QEMU's, such as cortex-a53, or max,sve=off"
+"""Its properties are switches and numbers only: none names a file."""
 
 
 class Elf(Strict):
     """How its programs are recognised (elf(5)): by these the kernel hands them to an emulator."""
 
-    name: str = Field(description="the machine in readelf's words, such as AArch64")
+    name: Name = Field(description="the machine in readelf's words, such as AArch64")
     bits: Literal[32, 64] = Field(description="the class")
     number: int = Field(ge=1, le=0xFFFF, description="e_machine")
-    flags: int = Field(0, ge=0, description="e_flags")
+    flags: int = Field(0, ge=0, le=0xFFFFFFFF, description="e_flags")
     exit_42: str = Field(
         pattern="^([0-9a-f]{2})+$",
         description="machine code, in hexadecimal, that ends a process with status 42",
@@ -35,9 +47,9 @@ class Elf(Strict):
 class Word(Strict):
     """A word of the vermagic: there if all of ``when`` are set and none of ``unless`` is."""
 
-    word: str = Field(description="the word, as in `modinfo`")
-    when: tuple[str, ...] = Field((), description="options that must be y")
-    unless: tuple[str, ...] = Field((), description="options that must not be y")
+    word: Name = Field(description="the word, as in `modinfo`")
+    when: tuple[Option, ...] = Field((), description="options that must be y")
+    unless: tuple[Option, ...] = Field((), description="options that must not be y")
 
     def applies(self, config: Mapping[str, str]) -> bool:
         """Tell whether a configuration has it."""
@@ -49,28 +61,40 @@ class Word(Strict):
 class Machine(Strict):
     """A machine that QEMU can be, and what a kernel must have to say something on it."""
 
-    model: str = Field(description="QEMU's -machine")
-    description: str = Field("", description="a line for people")
-    architecture: str = Field(description="the kernel's ARCH")
-    cpu: str | None = Field(None, description="QEMU's -cpu, where it isn't the machine's own")
-    processors: int = Field(1, ge=1, description="how many QEMU has")
-    memory_mib: int = Field(512, ge=64, description="its memory in MiB")
-    console: str = Field(description="the kernel's console=, such as ttyAMA0")
-    serial_port: int = Field(0, ge=0, description="which of QEMU's -serial that is")
-    device_tree: str | None = Field(
+    model: Model = Field(description="QEMU's -machine")
+    description: Line = Field("", description="a line for people")
+    architecture: Arch = Field(description="the kernel's ARCH")
+    cpu: Annotated[str, Form(CPU, CPU_ACCEPTS)] | None = Field(
+        None, description="QEMU's -cpu, where it isn't the machine's own"
+    )
+    processors: int = Field(1, ge=1, le=512, description="how many QEMU has")
+    memory_mib: int = Field(512, ge=64, le=1 << 20, description="its memory in MiB")
+    console: Annotated[
+        str, Form("[A-Za-z][A-Za-z0-9]*(?:,[0-9a-z]+)?", "a console of the kernel's, such as ttyS1")
+    ] = Field(description="the kernel's console=, such as ttyAMA0")
+    serial_port: int = Field(0, ge=0, le=15, description="which of QEMU's -serial that is")
+    device_tree: DeviceTree | None = Field(
         None, description="target of the kernel's dtbs, where QEMU doesn't make its own"
     )
-    needs: tuple[str, ...] = Field((), description="options that must be y")
-    arguments: str = Field("", description="more of the kernel's command line")
+    needs: tuple[Option, ...] = Field((), description="options that must be y")
+    arguments: Annotated[
+        str,
+        Form(
+            r"(?:[A-Za-z0-9_][!-~]*(?: +[A-Za-z0-9_][!-~]*)*)?",
+            "a part of the kernel's command line: words that begin with a letter or digit",
+        ),
+    ] = Field("", description="more of the kernel's command line")
 
 
 class Kernel(Strict):
     """What Kbuild calls it and its products."""
 
-    arch: str = Field(pattern="^[a-z0-9_]+$", description="ARCH")
-    image: str = Field(description="the target for what a boot loader starts, such as Image")
+    arch: Arch = Field(description="ARCH")
+    image: Name = Field(description="the target for what a boot loader starts, such as Image")
     vermagic: tuple[Word, ...] = Field((), description="the end of a module's vermagic")
-    board_image: str = Field("", description="what a Raspberry Pi's firmware calls the image")
+    board_image: Annotated[str, Form(r"(?:[A-Za-z0-9][A-Za-z0-9._-]*)?", "a file's name")] = Field(
+        "", description="what a Raspberry Pi's firmware calls the image"
+    )
 
     @property
     def image_path(self) -> str:
@@ -90,11 +114,11 @@ class Architecture(Strict):
     """
 
     debian: str = Field(pattern="^[a-z0-9]+$", description="Debian's name, and the file's")
-    machine: str = Field(description="uname -m")
-    triplet: str = Field(description="gcc's and Debian's multiarch triplet")
-    rust_triplet: str = Field(description="rustc's target for programs")
-    rust_bare: str = Field(description="rustc's target for code without an operating system")
-    qemu: str = Field(description="QEMU's name of it, as in qemu-NAME and qemu-system-NAME")
+    machine: Name = Field(description="uname -m")
+    triplet: Triplet = Field(description="gcc's and Debian's multiarch triplet")
+    rust_triplet: Triplet = Field(description="rustc's target for programs")
+    rust_bare: Triplet = Field(description="rustc's target for code without an operating system")
+    qemu: Arch = Field(description="QEMU's name of it, as in qemu-NAME and qemu-system-NAME")
     elf: Elf = Field(description="how its programs are recognised")
     kernel: Kernel | None = Field(None, description="what Kbuild calls it, for a target")
     virtual: Machine | None = Field(None, description="QEMU's machine with fewest assumptions")

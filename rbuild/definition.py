@@ -5,22 +5,37 @@ from __future__ import annotations
 import re
 import reprlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    ValidationError,
+)
+from pydantic_core import CoreSchema, core_schema
 
 from rbuild.errors import UsageError
 from rbuild.nearest import nearest
+from rbuild.textfile import read_text
 
 Model = TypeVar("Model", bound=BaseModel)
 
 NO_TEXT = re.compile("[\0\ud800-\udfff]")
 """What no file's name and no program's argument can have."""
 
-MOST_VALUES = 10_000
-"""How many values a file may mean: with aliases, a few lines can mean gigabytes."""
+MAX_BYTES = 256 << 10
+"""The size of the largest file that is read: the largest of ours has 3 KiB."""
+
+MAX_VALUES = 10_000
+"""How many values a file may have, and mean: with aliases, a few lines can mean gigabytes."""
+
+MAX_NAME = 64
+"""Of a name, files are named with more behind it."""
 
 INTEGER, DIGITS_MOST = "tag:yaml.org,2002:int", 100
 """Python doesn't write numbers of thousands of digits, nor does anything here need one."""
@@ -36,25 +51,73 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
 
 
+@dataclass(frozen=True)
+class Form:
+    """What a text or path in a definition must look like, for Annotated: a regular expression.
+
+    ``accepts`` says it in words, for the message: `'--x' is not <accepts>`.  Whatever becomes a
+    part of a command line has one that lets no option, no other word and no line in.
+    """
+
+    pattern: str
+    accepts: str
+
+    def fits(self, value: object) -> bool:
+        """Tell whether a text or path, as a whole, is of this form."""
+        return re.fullmatch(self.pattern, str(value)) is not None
+
+    def check(self, value: Any) -> Any:  # noqa: ANN401 - a text or a path, as it came
+        """Return ``value``; raise ValueError if it isn't of this form."""
+        if not self.fits(value):
+            raise ValueError(f"{SHORT.repr(str(value))} is not {self.accepts}")
+        return value
+
+    def __get_pydantic_core_schema__(
+        self,
+        source: Any,  # noqa: ANN401 - pydantic's protocol
+        handler: GetCoreSchemaHandler,
+    ) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self.check, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return {**handler(schema), "pattern": f"^(?:{self.pattern})$"}
+
+
+CONTROL = r"\x00-\x1f\x7f-\x9f\u2028\u2029"
+"""Characters that end a line or steer a terminal, for a set in a regular expression."""
+
+Line = Annotated[str, Form(f"[^{CONTROL}]*", "a line of text without control characters")]
+Word = Annotated[
+    str, Form(f"(?!-)[^{CONTROL}]+", "a text without control characters that begins with no dash")
+]
+FilePath = Annotated[
+    Path, Form(f"(?!-)[^{CONTROL}]+", "a path without control characters that begins with no dash")
+]
+Suite = Annotated[
+    str, Form("[a-z][a-z0-9]*(?:[./-][a-z0-9]+)*", "a Debian suite, such as trixie-backports")
+]
+Option = Annotated[
+    str, Form("(?!CONFIG_)[A-Z0-9][A-Za-z0-9_]*", "an option's name without CONFIG_, such as SPI")
+]
+DeviceTree = Annotated[
+    str,
+    Form(
+        r"(?:[A-Za-z0-9_][A-Za-z0-9_.,+-]*/)*[A-Za-z0-9_][A-Za-z0-9_.,+-]*\.dtb",
+        "a device tree of the kernel's, such as broadcom/bcm2837-rpi-3-b.dtb",
+    ),
+]
+Arch = Annotated[str, Form("[a-z][a-z0-9_]*", "the name of an architecture, such as arm64")]
+
+
 def load(path: Path, model: type[Model], *, under: Mapping[str, Any] | None = None) -> Model:
     """Read a YAML file into ``model``; a field that it hasn't is taken from ``under``.
 
     Raises UsageError naming the file, and for each fault its line, its field and what is
     accepted there.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise UsageError(f"{path} can't be read: {reason}.") from error
-    try:
-        node, data = parse(text)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = "" if mark is None else f":{mark.line + 1}:{mark.column + 1}"
-        raise UsageError(f"{path}{line}: not valid YAML: {error.problem or error}.") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UsageError(f"{path}: not valid YAML: {error}.") from error
+    node, data = read(path)
     if not isinstance(data, dict):
         raise UsageError(f"{path}: expected fields (`name: value`), got {_kind(data)}.")
     try:
@@ -62,6 +125,22 @@ def load(path: Path, model: type[Model], *, under: Mapping[str, Any] | None = No
     except ValidationError as error:
         faults = [_explain(fault, path, node, model) for fault in error.errors()]
         raise UsageError(faults[0], detail="\n".join(faults[1:])) from error
+
+
+def read(path: Path) -> tuple[yaml.Node | None, Any]:
+    """Return a YAML file's nodes, which know their lines, and its data.
+
+    Raises UsageError naming the file, and the line of what can't be read.
+    """
+    text = read_text(path, limit=MAX_BYTES)
+    try:
+        return parse(text)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = "" if mark is None else f":{mark.line + 1}:{mark.column + 1}"
+        raise UsageError(f"{path}{line}: not valid YAML: {error.problem or error}.") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UsageError(f"{path}: not valid YAML: {error}.") from error
 
 
 def is_there(path: Path) -> bool:
@@ -77,7 +156,7 @@ def parse(text: str) -> tuple[yaml.Node | None, Any]:
 
     Raises yaml.YAMLError, ValueError or RecursionError for what can't be read.
     """
-    loader = yaml.SafeLoader(text)
+    loader = _Loader(text)
     try:
         node = loader.get_single_node()
         if node is None:
@@ -89,6 +168,20 @@ def parse(text: str) -> tuple[yaml.Node | None, Any]:
         raise ValueError(f"a value is not what its tag says: {error}") from error
     finally:
         loader.dispose()
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's loader, which ends where a text has too many values."""
+
+    values = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:  # noqa: ANN401
+        self.values += 1
+        if self.values > MAX_VALUES:
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            problem = f"there are more than {MAX_VALUES} values"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=mark)
+        return super().compose_node(parent, index)
 
 
 def _weigh(node: yaml.Node, known: dict[int, int]) -> int:
@@ -111,11 +204,24 @@ def _weigh(node: yaml.Node, known: dict[int, int]) -> int:
     elif isinstance(node, yaml.SequenceNode):
         weight = 1 + sum(_weigh(one, known) for one in node.value)
     else:
+        _refuse_duplicates(node)
         weight = 1 + sum(_weigh(one, known) for pair in node.value for one in pair)
-    if weight > MOST_VALUES:
-        raise _fault(f"aliases mean more than {MOST_VALUES} values", node)
+    if weight > MAX_VALUES:
+        raise _fault(f"aliases mean more than {MAX_VALUES} values", node)
     known[id(node)] = weight
     return weight
+
+
+def _refuse_duplicates(node: yaml.Node) -> None:
+    """Raise yaml.MarkedYAMLError for a key that a mapping has twice: the first would be lost."""
+    lines: dict[tuple[str, str], int] = {}
+    for key, _ in node.value:
+        if isinstance(key, yaml.ScalarNode):
+            name = (key.tag, key.value)
+            if name in lines:
+                shown = SHORT.repr(key.value)
+                raise _fault(f"the key {shown} is in line {lines[name]} already", key)
+            lines[name] = key.start_mark.line + 1
 
 
 def _fault(problem: str, node: yaml.Node) -> yaml.MarkedYAMLError:

@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from rbuild import architecture, data, definition
-from rbuild.architecture import Architecture
+from rbuild.architecture import CPU, CPU_ACCEPTS, Architecture
 from rbuild.completion import names as known
-from rbuild.definition import Strict
+from rbuild.definition import CONTROL, MAX_NAME, Form, Line, Strict, Suite, Word
 from rbuild.errors import UsageError
 from rbuild.nearest import nearest
 from rbuild.store import Entry, Room, Store, digest
@@ -31,33 +30,98 @@ DESCRIPTION = "a line for people"
 EXTENDS = "a definition beside this one, whose fields hold where this one has none"
 
 
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=MAX_NAME)]
+Extended = Form(r"(?:\.\./)*[a-z0-9][a-z0-9-]*", "the name of a definition beside this one")
+Package = Annotated[
+    str,
+    Form(
+        "[a-z0-9][a-z0-9.+-]*[a-z0-9.+](?::[a-z0-9]+)?(?:=[0-9][A-Za-z0-9.+~:-]*)?",
+        "a Debian package, such as clang-19 (or gcc:arm64, or gcc=4:14.2.0-1)",
+    ),
+]
+Program = Annotated[
+    str,
+    Form(r"\[|[A-Za-z0-9][A-Za-z0-9._+-]*", "a program's name without a path, such as clang-19"),
+]
+_STEP = r"(?:[A-Za-z0-9_]|\{(?:rust_)?triplet\})(?:[A-Za-z0-9._+-]|\{(?:rust_)?triplet\})*"
+Folder = Annotated[
+    str, Form(rf"/usr(?:/{_STEP})+", "a folder below /usr without .., such as /usr/lib/{triplet}")
+]
+
+FIXED = ("HOME", "LC_ALL", "PATH", "SOURCE_DATE_EPOCH", "TZ", "ENV", "BASH_ENV")
+FIXED_BEGINNINGS = ("CCACHE_", "LD_", "PERL", "QEMU_")
+"""Variables by which rbuild's own programs in a sandbox find their way, or could be led off it."""
+
+Variable = Annotated[
+    str,
+    Form(
+        rf"(?!(?:{'|'.join(FIXED)})$|{'|'.join(FIXED_BEGINNINGS)})[A-Za-z_][A-Za-z0-9_]*",
+        f"a variable's name that a definition may set: not {', '.join(FIXED)}, nor one that begins "
+        f"with {', '.join(FIXED_BEGINNINGS)}",
+    ),
+]
+Value = Annotated[str, Form(f"[^{CONTROL}]*", "a value without control characters")]
+
+_SIZE = Form("(?:0x[0-9a-fA-F]{1,16}|[0-9]{1,15})[kKMG]?", "a number")
+EMULATOR_VARIABLES = {
+    "QEMU_CPU": Form(CPU, CPU_ACCEPTS),
+    "QEMU_GUEST_BASE": _SIZE,
+    "QEMU_ONE_INSN_PER_TB": _SIZE,
+    "QEMU_PAGESIZE": _SIZE,
+    "QEMU_RAND_SEED": _SIZE,
+    "QEMU_RESERVED_VA": _SIZE,
+    "QEMU_STACK_SIZE": _SIZE,
+    "QEMU_TB_SIZE": _SIZE,
+}
+"""What only qemu-user reads, and what can name no file, no port and no program.
+
+While a rootfs is made they are in the environment of the host's mmdebstrap.
+"""
+
+
+def _check_emulator(variables: dict[str, str]) -> dict[str, str]:
+    for name, value in variables.items():
+        if name not in EMULATOR_VARIABLES:
+            raise ValueError(f"{name!r:.60} is none of {', '.join(EMULATOR_VARIABLES)}")
+        try:
+            EMULATOR_VARIABLES[name].check(value)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+    return variables
+
+
+EmulatorVariables = Annotated[dict[str, str], AfterValidator(_check_emulator)]
+
+
 class RootfsDefinition(Strict):
     """A rootfs of its own: what mmdebstrap is asked for, and how builds run in it."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", description=NAME)
-    description: str = Field("", description=DESCRIPTION)
-    extends: str | None = Field(None, description=EXTENDS)
-    suite: str = Field(description="a Debian suite, such as trixie")
+    name: Name = Field(description=NAME)
+    description: Line = Field("", description=DESCRIPTION)
+    extends: Annotated[str, Extended] | None = Field(None, description=EXTENDS)
+    suite: Suite = Field(description="a Debian suite, such as trixie")
     architecture: str = Field(description=f"Debian's name of one, or {HOST}: this host's own")
     target: str | None = Field(
         None, description="the architecture that kernels are built for, where it is another"
     )
-    packages: tuple[str, ...] = Field(min_length=1, description="Debian packages to install")
-    more_packages: tuple[str, ...] = Field(
+    packages: tuple[Package, ...] = Field(min_length=1, description="Debian packages to install")
+    more_packages: tuple[Package, ...] = Field(
         (), description="packages besides, for a definition that extends another"
     )
-    llvm: str = Field("1", description="the value of the kernel's LLVM variable, such as -19")
-    cc: str = Field("cc", description="a compiler driver for programs of the target's userland")
-    variables: dict[str, str] = Field({}, description="environment variables in every build")
-    emulated_variables: dict[str, str] = Field(
+    llvm: Annotated[str, Form("1|-[1-9][0-9]?", "1, or a version such as -19")] = Field(
+        "1", description="the value of the kernel's LLVM variable, such as -19"
+    )
+    cc: Program = Field("cc", description="a compiler driver for programs of the target's userland")
+    variables: dict[Variable, Value] = Field({}, description="environment variables in every build")
+    emulated_variables: EmulatorVariables = Field(
         {}, description="further variables where the rootfs is emulated"
     )
-    emulator: tuple[str, ...] = Field(
+    emulator: tuple[Suite, ...] = Field(
         (),
         description="Debian suites whose qemu-user runs it where it is emulated, the preferred one "
         "last; none: the host's QEMU",
     )
-    mount_points: tuple[str, ...] = Field(
+    mount_points: tuple[Folder, ...] = Field(
         (), description="empty folders for a hybrid's native layer"
     )
 
@@ -80,8 +144,10 @@ class RootfsDefinition(Strict):
 class Level(Strict):
     """What a level of a hybrid adds to those before it: folders and programs that are native."""
 
-    folders: tuple[str, ...] = Field((), description="whole folders; `{triplet}` is filled in")
-    programs: tuple[str, ...] = Field((), description="names in the native rootfs' PATH")
+    folders: tuple[Folder, ...] = Field(
+        (), description="whole folders below /usr; `{triplet}` is filled in"
+    )
+    programs: tuple[Program, ...] = Field((), description="names in the native rootfs' PATH")
 
 
 NONE = known.NO_LEVEL
@@ -94,13 +160,13 @@ class HybridDefinition(Strict):
     Each of the ``levels`` includes those before it; ``level`` is the one meant where none is named.
     """
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", description=NAME)
-    description: str = Field("", description=DESCRIPTION)
-    extends: str | None = Field(None, description=EXTENDS)
-    base: str = Field(description="the environment that is entered")
-    native: str = Field(description="the one whose programs are bound over it")
+    name: Name = Field(description=NAME)
+    description: Line = Field("", description=DESCRIPTION)
+    extends: Annotated[str, Extended] | None = Field(None, description=EXTENDS)
+    base: Word = Field(description="the environment that is entered")
+    native: Word = Field(description="the one whose programs are bound over it")
     level: str = Field(description="the level that is meant where none is named")
-    levels: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")], Level] = Field(
+    levels: dict[Name, Level] = Field(
         min_length=1, description="the levels, the least first; `none` needs no definition"
     )
 
@@ -133,10 +199,10 @@ class VariantDefinition(Strict):
     What is built in it is the same, so it shares rootfs and KDIRs with its base.
     """
 
-    base: str = Field(description="the environment that it is a variant of")
-    description: str = Field("", description=DESCRIPTION)
-    emulator: tuple[str, ...] = Field((), description="instead of the base's `emulator`")
-    emulated_variables: dict[str, str] = Field(
+    base: Word = Field(description="the environment that it is a variant of")
+    description: Line = Field("", description=DESCRIPTION)
+    emulator: tuple[Suite, ...] = Field((), description="instead of the base's `emulator`")
+    emulated_variables: EmulatorVariables = Field(
         {}, description="instead of the base's `emulated_variables`"
     )
 
@@ -168,6 +234,11 @@ class Rootfs:
         """Return its place in the Store, named by its inputs."""
         label = f"{self.definition.name}-{self.definition.suite}-{self.architecture.debian}"
         return store.entry(Room.ROOTFS, label, digest(self.inputs))
+
+    @property
+    def emulator_variables(self) -> dict[str, str]:
+        """The environment variables that set up the emulator of its programs."""
+        return dict(self.definition.emulated_variables) if self.emulated else {}
 
     @property
     def mount_points(self) -> list[str]:
@@ -241,10 +312,12 @@ class Environment:
     @property
     def variables(self) -> dict[str, str]:
         """The environment variables of every build in it."""
-        own = dict(self.base.definition.variables)
-        if self.base.emulated:
-            own |= self.base.definition.emulated_variables
-        return own
+        return {**self.base.definition.variables, **self.emulator_variables}
+
+    @property
+    def emulator_variables(self) -> dict[str, str]:
+        """Those that set up its emulator: all that a job has which is no build, such as apt's."""
+        return self.base.emulator_variables
 
 
 def names() -> list[str]:
@@ -348,7 +421,7 @@ def _read(name: str, variants: tuple[Path, ...] = ()) -> RootfsDefinition | Hybr
 def _extended(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     """Return the fields of the definition that the one in ``path`` extends; none if it doesn't."""
     name = _content(path).get("extends")
-    if not isinstance(name, str):
+    if not isinstance(name, str) or not Extended.fits(name):  # load says what is wrong
         return {}
     other = path.parent / f"{name}.yaml"
     if not definition.is_there(other):
@@ -379,9 +452,6 @@ def _model(path: Path) -> Model:
 
 
 def _content(path: Path) -> dict[str, Any]:
-    """Return the fields of a file as they are; none of one that can't be read."""
-    try:
-        _, content = definition.parse(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError):
-        return {}
+    """Return the fields of a file as they are; raise UsageError for one that can't be read."""
+    _, content = definition.read(path)
     return content if isinstance(content, dict) else {}

@@ -110,8 +110,9 @@ class Kbuild:
         return binds
 
     def environment(self) -> dict[str, str]:
-        """Return the environment variables for tools that take the date from there."""
-        return {"SOURCE_DATE_EPOCH": str(int(self.tree.date.timestamp()))}
+        """Return the environment variables of a build: the environment's, and the source's date."""
+        own = self.ready.environment.variables
+        return {**own, "SOURCE_DATE_EPOCH": str(int(self.tree.date.timestamp()))}
 
     def make(
         self,

@@ -55,7 +55,7 @@ BASE_CONFIG = "base.config"
 CONFIGURED = "configured.json"
 """Beside an unfinished KDIR's output: its configuration is finished, and what it took."""
 
-TARGET = re.compile(r"[A-Za-z0-9_-]*config")
+TARGET = re.compile(r"(?!-)[A-Za-z0-9_-]*config")
 """The name of a configuration target, such as defconfig; other names of a base are a file's."""
 
 

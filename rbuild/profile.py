@@ -5,13 +5,25 @@ from __future__ import annotations
 import re
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from rbuild import architecture, data, definition, root
 from rbuild.completion import names as known
-from rbuild.definition import Strict
+from rbuild.definition import (
+    CONTROL,
+    MAX_NAME,
+    Arch,
+    DeviceTree,
+    FilePath,
+    Form,
+    Line,
+    Option,
+    Strict,
+    Suite,
+    Word,
+)
 from rbuild.errors import UsageError
 from rbuild.home import at_home
 from rbuild.nearest import nearest
@@ -23,7 +35,31 @@ CONFIG_MOST = 4 << 20
 KEY_MOST = 1 << 20
 """The bytes of the largest OpenPGP key: one with thousands of signatures."""
 
-SYMBOL = re.compile(r"[A-Z0-9][A-Z0-9_a-z]*")
+Url = Annotated[
+    str, Form("(?:https?|file)://[!-~]+", "a URL that begins with https://, http:// or file://")
+]
+GitUrl = Annotated[
+    str,
+    Form(
+        # The host, and the user before it, begin with no dash: ssh would take them for an option.
+        r"(?:https?|ssh|git)://(?:[A-Za-z0-9_][^@/\s]*@)?[A-Za-z0-9\[][A-Za-z0-9.:\]-]*(?:/[!-~]*)?|"
+        rf"(?:file://)?/[^{CONTROL}]*|"
+        # Not host::path, by which git runs a program of its own for it: git-remote-ext.
+        r"(?:[A-Za-z0-9_][A-Za-z0-9._-]*@)?[A-Za-z0-9][A-Za-z0-9.-]*:(?!//|[:-])[!-~]+",
+        "the URL of a git repository: https://, http://, ssh://, git://, file://, USER@HOST:PATH "
+        "or an absolute path",
+    ),
+]
+GitRef = Annotated[
+    str,
+    Form(
+        r"(?!.*(?:\.\.|//|@\{))[A-Za-z0-9_][A-Za-z0-9_./@+#=,-]*",
+        "a branch, tag or commit, such as v6.12.9",
+    ),
+]
+KconfigText = Annotated[
+    str, Form(f"[^{CONTROL}]*", "a value without control characters, such as y, m, n, 4 or a text")
+]
 
 
 DEFAULT_ARCHITECTURE = "arm64"
@@ -58,28 +94,27 @@ class Source(Strict):
         description="a Debian package, such as linux-source-6.12; of those that a pattern such as "
         "linux-source-7.* matches, the newest",
     )
-    suite: str | None = Field(
+    suite: Suite | None = Field(
         None,
-        pattern=r"^[a-z0-9][a-z0-9./-]*$",
         description="Debian's suite that has the package, where it isn't the environment's own",
     )
-    tarball: str | None = Field(None, description="the URL of a kernel.org tarball")
+    tarball: Url | None = Field(None, description="the URL of a kernel.org tarball")
     sha256: str | None = Field(
         None, pattern="^[0-9a-f]{64}$", description="the tarball's SHA-256 in hexadecimal"
     )
-    key: Path | None = Field(
+    key: FilePath | None = Field(
         None,
         description="the file of an OpenPGP public key that has signed the tarball, instead of its "
         "checksum or besides; a relative path starts at the profile",
     )
-    signature: str | None = Field(
+    signature: Url | None = Field(
         None,
         description="the URL of that signature, of the uncompressed tarball; where none is named, "
         "kernel.org's name for it: .tar.sign instead of .tar.xz",
     )
-    git: str | None = Field(None, description="the URL of a git repository")
-    ref: str | None = Field(None, description="a branch, tag or commit of it")
-    directory: Path | None = Field(
+    git: GitUrl | None = Field(None, description="the URL of a git repository")
+    ref: GitRef | None = Field(None, description="a branch, tag or commit of it")
+    directory: FilePath | None = Field(
         None, description="a local kernel tree; a relative path starts at the profile"
     )
 
@@ -118,13 +153,13 @@ class Source(Strict):
 class Config(Strict):
     """How a kernel is configured: a base, then fragments over it, then single options."""
 
-    base: str = Field(
+    base: Word = Field(
         "defconfig",
         description="a configuration target of the kernel's (tinyconfig, defconfig, "
         "bcm2711_defconfig ...) or the path of a .config file relative to the profile",
     )
-    fragments: tuple[Path, ...] = Field((), description="Kconfig fragments, from the profile")
-    options: dict[str, str | int | bool] = Field(
+    fragments: tuple[FilePath, ...] = Field((), description="Kconfig fragments, from the profile")
+    options: dict[Option, KconfigText | int | bool] = Field(
         {}, description="single options without their CONFIG_, such as `SPI: y`; over the fragments"
     )
 
@@ -133,9 +168,6 @@ class Config(Strict):
     def _words(cls, value: Any) -> Any:  # noqa: ANN401 - whatever YAML holds
         if not isinstance(value, dict):
             return value
-        for name in value:
-            if not SYMBOL.fullmatch(str(name)) or str(name).startswith("CONFIG_"):
-                raise ValueError(f"{name!r} is not an option's name; write it without CONFIG_")
         # YAML 1.1 reads a bare y as a string but yes/no/on/off as booleans: both mean Kconfig's.
         return {
             k: {True: "y", False: "n"}.get(v, v) if isinstance(v, bool) else v
@@ -149,7 +181,8 @@ class Config(Strict):
             if value == "n":
                 lines.append(f"# CONFIG_{name} is not set")
             elif isinstance(value, str) and value not in {"y", "m"} and not _is_number(value):
-                lines.append(f'CONFIG_{name}="{value}"')
+                escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+                lines.append(f'CONFIG_{name}="{escaped}"')
             else:
                 lines.append(f"CONFIG_{name}={value}")
         return "".join(f"{line}\n" for line in lines)
@@ -167,10 +200,11 @@ class Profile(Strict):
 
     name: str = Field(
         pattern=r"^[a-z0-9][a-z0-9._-]*$",
+        max_length=MAX_NAME,
         description="what the Store's entries begin with: small letters, digits, `.`, `_`, `-`",
     )
-    description: str = Field("", description="a line for `rbuild profiles`")
-    architecture: str = Field(
+    description: Line = Field("", description="a line for `rbuild profiles`")
+    architecture: Arch = Field(
         DEFAULT_ARCHITECTURE,
         description="the kernel's ARCH",
         json_schema_extra=lambda schema: schema.update(enum=[*architecture.kernels()]),
@@ -180,8 +214,8 @@ class Profile(Strict):
     )
     patches: bool = Field(True, description="apply module/patches/<kernel version>/ to the source")
     config: Config = Field(Config(), description="how it is configured")
-    machine: str = Field("virt", description="what QEMU is when its kernel is booted")
-    device_trees: tuple[str, ...] = Field(
+    machine: Word = Field("virt", description="what QEMU is when its kernel is booted")
+    device_trees: tuple[DeviceTree, ...] = Field(
         (), description="targets of the kernel's dtbs, such as broadcom/bcm2837-rpi-3-b.dtb"
     )
     driver: Driver = Field(Driver.RUST, description="our driver that is built unless --driver says")

@@ -87,7 +87,7 @@ def make_ready(
         environment.name,
         made[0].path,
         own.binds,
-        environment.variables,
+        environment.emulator_variables,
         _registration(environment, runs),
         scratch,
     )
@@ -108,7 +108,7 @@ def make_ready(
             "packages": [digest(part.packages) for part in made],
         },
         own.emulated,
-        None if runs is None else runs.describe(environment.variables),
+        None if runs is None else runs.describe(environment.emulator_variables),
         sum(part.seconds for part in made),
         all(part.cached for part in made),
     )
@@ -197,7 +197,7 @@ def verify(ready: Ready, store: Store) -> None:
     """
     environment = ready.environment
     target = environment.target
-    llvm = environment.llvm
+    suffix = "" if environment.llvm == "1" else environment.llvm
     cc = environment.base.definition.cc
     native = environment.base.architecture == target
     with store.scratch("verify") as folder:
@@ -206,7 +206,15 @@ def verify(ready: Ready, store: Store) -> None:
         (folder / "hello.rs").write_text(RUST_PROGRAM)
         steps = [
             ["make", "--version"],
-            [f"clang{llvm}", f"--target={target.triplet}", "-O2", "-c", "hello.c", "-o", "clang.o"],
+            [
+                f"clang{suffix}",
+                f"--target={target.triplet}",
+                "-O2",
+                "-c",
+                "hello.c",
+                "-o",
+                "clang.o",
+            ],
             [cc, "-O2", "-o", "hello-c", "hello.c"],
             [
                 "rustc",

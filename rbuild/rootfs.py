@@ -135,19 +135,20 @@ def debootstrap(rootfs: Rootfs, root: Path, watcher: Callable[[str], None]) -> N
     words += ["--dpkgopt=force-unsafe-io"]
     words += [f"--customize-hook={_folders_hook(rootfs.mount_points)}"]
     mirrors = host_mirrors(rootfs.definition.suite)
-    env = _environment() | rootfs.definition.emulated_variables
+    # No other variable of a definition may reach a program of the host's.
+    env = _environment() | rootfs.emulator_variables
     with _temporary(root.parent) as folder:
         env["TMPDIR"] = str(folder)
         if root_user:
             # In namespaces of its own, so that neither a mount nor a process outlives it.
             apart = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--"]
-            argv = [*apart, *words, "--format=directory", rootfs.definition.suite, str(root)]
+            argv = [*apart, *words, "--format=directory", "--", rootfs.definition.suite, str(root)]
             process.run(process.dies_with_parent([*argv, *mirrors]), env=env, on_line=watcher)
             return
         # An ordinary user can't own files of other ids: what mmdebstrap packs in its user
         # namespace is unpacked as the user's own.
         root.mkdir()
-        pack = [*words, "--format=tar", rootfs.definition.suite, "-", *mirrors]
+        pack = [*words, "--format=tar", "--", rootfs.definition.suite, "-", *mirrors]
         process.pipe(process.dies_with_parent(pack), unpacking(root), watcher, env=env)
     settle(root)
 
@@ -201,8 +202,8 @@ def _remove(folder: Path) -> None:
 
 
 def _folders_hook(paths: Sequence[str]) -> str:
-    folders = " ".join(f'"$1"{shlex.quote(path)}' for path in paths)
-    hook = f"mkdir -p {folders}"
+    # In the rootfs, where a link such as /var/run leads to no folder of the host's.
+    hook = f'chroot "$1" /bin/mkdir -p -- {shlex.join(paths)}'
     if "/usr/lib64" in paths:
         hook += '; [ -e "$1/lib64" ] || ln -s usr/lib64 "$1/lib64"'
     return hook

@@ -9,24 +9,22 @@ import yaml
 from pydantic import Field
 
 from rbuild import definition
-from rbuild.definition import Strict
+from rbuild.definition import Strict, Word
 from rbuild.profile import Driver
-
-Text = Annotated[str, Field(min_length=1)]
 
 
 class Settings(Strict):
     """What a configuration file may say; each field is the default of the options named alike."""
 
-    profile: Text | None = Field(None, description="the profile: a name, or a YAML file's path")
-    environment: Text | None = Field(
+    profile: Word | None = Field(None, description="the profile: a name, or a YAML file's path")
+    environment: Word | None = Field(
         None, description="the environment: a name, hybrid:LEVEL, or a YAML file's path"
     )
     driver: Driver | None = Field(None, description="which of our drivers")
     runtime: Literal["bwrap", "docker"] | None = Field(
         None, description="what enters the environments"
     )
-    memory: Annotated[str, Field(pattern=r"^\d+(\.\d+)?[kmgtKMGT]?i?[bB]?$")] | None = Field(
+    memory: Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?[kmgtKMGT]?i?[bB]?$")] | None = Field(
         None, description="how much memory a build may take, such as 4g (docker only)"
     )
     cpus: Annotated[float, Field(gt=0)] | None = Field(
@@ -38,21 +36,21 @@ class Settings(Strict):
     ccache: bool | None = Field(
         None, description="whether C that was compiled before is taken from ccache"
     )
-    machine: Text | None = Field(
+    machine: Word | None = Field(
         None, description="what QEMU is: virt, raspi3b ..., or a YAML file's path"
     )
     runs: Annotated[int, Field(ge=1)] | None = Field(
         None, description="counted runs of each mode in a benchmark"
     )
     warmup: Annotated[int, Field(ge=0)] | None = Field(None, description="runs before those")
-    cache_dir: Text | None = Field(
+    cache_dir: Word | None = Field(
         None, description="where environments, sources and builds are kept (user's file only)"
     )
-    docker_host: Text | None = Field(
+    docker_host: Word | None = Field(
         None, description="the Docker engine, as DOCKER_HOST names it (user's file only)"
     )
-    ssh: Text | None = Field(None, description="how to call ssh (user's file only)")
-    scheduler: Text | None = Field(
+    ssh: Word | None = Field(None, description="how to call ssh (user's file only)")
+    scheduler: Word | None = Field(
         None, description="the Dask scheduler of a matrix (user's file only)"
     )
 
@@ -62,10 +60,7 @@ def read(path: Path) -> tuple[Settings, dict[str, int]]:
 
     Raises UsageError as ``definition.load`` does.  A file without any field is none that is wrong.
     """
-    try:
-        node, data = definition.parse(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError, RecursionError):
-        return definition.load(path, Settings), {}
+    node, data = definition.read(path)
     if data is None:
         return Settings(), {}
     found = definition.load(path, Settings)

@@ -109,7 +109,7 @@ def _facts(
         profile=profile.name,
         config_sha256=sha256_file(kdir / ".config"),
         toolchain=dict(ground.ready.toolchain),
-        variables=dict(ground.ready.sandbox.variables),
+        variables=dict(ground.ready.environment.variables),
         emulator=ground.ready.emulator,
         phases=(_provisioned(ground), *_phases(name, ground, plan, findings)),
     )
