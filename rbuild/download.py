@@ -19,7 +19,7 @@ from typing import IO, BinaryIO
 from rbuild import textfile
 from rbuild.console import Step, size
 from rbuild.errors import InfrastructureError, UsageError
-from rbuild.store import read_json, write_json
+from rbuild.store import boot_id, read_json, write_json
 
 TRANSIENT = (TimeoutError, ConnectionError, ssl.SSLError, http.client.HTTPException)
 """What may pass: a connection that breaks in the midst of an answer, or one that is none."""
@@ -113,7 +113,9 @@ def forget_validator(file: Path) -> None:
 
 def _get(url: str, file: Path, step: Step, patience: Patience) -> None:
     """Get what is missing of a file by one request."""
-    known = (read_json(_validator(file)) or {}).get("validator")
+    mark = read_json(_validator(file)) or {}
+    # What came before a power cut may have holes.
+    known = mark.get("validator") if mark.get("boot") == boot_id() else None
     begun = file.stat().st_size if file.exists() and isinstance(known, str) else 0
     headers = {"Accept-Encoding": "identity"}
     if begun:
@@ -134,7 +136,7 @@ def _get(url: str, file: Path, step: Step, patience: Patience) -> None:
         validator = answer.headers.get("ETag", "") or answer.headers.get("Last-Modified", "")
         forget_validator(file)
         if validator and not validator.startswith("W/"):
-            write_json(_validator(file), {"validator": validator})
+            write_json(_validator(file), {"validator": validator, "boot": boot_id()})
         with file.open("ab" if resumes else "wb") as out:
             done = _copy(answer, out, begun, whole, step, patience)
     if done < whole:

@@ -44,6 +44,10 @@ class RbuildError(Exception):
         self.result = result or {}
 
 
+KILLED = 128
+"""A shell, bubblewrap and the engines add a signal's number to this (bash(1), EXIT STATUS)."""
+
+
 class BuildFailed(RbuildError):  # noqa: N818 - reads as what happened
     """The build itself failed: compiler, linker, modpost, or rbuild's check of the result."""
 
@@ -130,3 +134,16 @@ class ProcessFailed(RbuildError):  # noqa: N818
         self.argv = argv
         self.returncode = returncode
         self.tail = tail
+
+
+def ended_by_itself(error: BaseException) -> bool:
+    """Tell whether a build failed because its program ended with an error, and wasn't killed.
+
+    make then has removed the targets that it had begun; a killed one leaves them half written.
+    """
+    cause = error.__cause__
+    return (
+        isinstance(error, BuildFailed)
+        and isinstance(cause, ProcessFailed)
+        and 0 < cause.returncode < KILLED
+    )

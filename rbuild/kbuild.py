@@ -6,13 +6,14 @@ Rust, in Documentation/kbuild/llvm.rst and Documentation/rust/quick-start.rst.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from rbuild import ccache, memory, outputs
+from rbuild import ccache, memory, outputs, process
 from rbuild.architecture import Kernel
 from rbuild.console import several
 from rbuild.errors import FREE_SPACE, BuildFailed, InfrastructureError, ProcessFailed, TimedOut
@@ -332,6 +333,29 @@ def locate(option: str, tree: Path) -> tuple[str, tuple[str, ...]]:
                         block.append(found[1].rstrip("\\ "))
                 return f"{path.relative_to(tree)}:{number + 1}", tuple(block)
     return "", ()
+
+
+LAST_S = 30.0
+"""How much of a killed make's work is done again."""
+
+
+def forget_the_last(build: Path) -> None:
+    """Remove the command lines of all targets that a killed make may have left half made.
+
+    Kbuild writes ``.name.cmd`` when ``name`` is made, and makes again what has none.  It doesn't
+    ask whether a target is newer than its .cmd file, of an earlier build perhaps, which holds the
+    same command line (scripts/Kbuild.include, if_changed).  Some steps, such as the versions of
+    symbols, come after the .cmd file.
+    """
+    words = ["find", str(build), "-name", ".*.cmd", "-type", "f", "-printf", r"%T@ %p\0"]
+    found = [one.split(b" ", 1) for one in process.output(words).split(b"\0")[:-1]]
+    newest = max((float(changed) for changed, _ in found), default=0.0)
+    for changed, name in found:
+        path = Path(os.fsdecode(name))
+        target = path.with_name(path.name[1:].removesuffix(".cmd"))
+        is_half = target.is_file() and target.stat().st_mtime > path.stat().st_mtime
+        if is_half or float(changed) > newest - LAST_S:
+            path.unlink()
 
 
 RELEASE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+~_-]{0,63}")

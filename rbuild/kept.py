@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from rbuild.store import Entry
@@ -36,6 +37,13 @@ class Kept:
     def text_or_none(self, name: str) -> str | None:
         """Return a field that is a text, or None where it is null or missing."""
         return None if self.data.get(name) is None else self.text(name)
+
+    def path(self, name: str, entry: Entry) -> Path:
+        """Return a field that is the path of a file in an entry, relative to it."""
+        place = entry.path / self.text(name)
+        if not place.resolve().is_relative_to(entry.path.resolve()):
+            raise _wrong(name)
+        return place
 
     def texts(self, name: str) -> tuple[str, ...]:
         """Return a field that is a list of texts."""

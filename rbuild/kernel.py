@@ -21,12 +21,19 @@ from typing import Any
 from rbuild import data, kconfig, outputs, seed
 from rbuild.architecture import Kernel, of_kernel
 from rbuild.ccache import Share
-from rbuild.errors import BuildFailed, InfrastructureError, NotGranted, UsageError
+from rbuild.errors import (
+    BuildFailed,
+    InfrastructureError,
+    NotGranted,
+    UsageError,
+    ended_by_itself,
+)
 from rbuild.explain import Origin, blockers, explain
 from rbuild.kbuild import (
     Kbuild,
     Made,
     config_of,
+    forget_the_last,
     kernel_release,
     listed,
     locate,
@@ -44,7 +51,16 @@ from rbuild.sandbox import KDIR, SRC
 from rbuild.seed import Request
 from rbuild.session import CacheUse, Phase, Session
 from rbuild.source import IN_TREE_FOLDER, Tree
-from rbuild.store import Entry, Room, digest, read_json, remove_tree, sha256_file, write_json
+from rbuild.store import (
+    Entry,
+    Room,
+    boot_id,
+    digest,
+    read_json,
+    remove_tree,
+    sha256_file,
+    write_json,
+)
 
 SPACE_NEEDED = 2 * 1024**3
 """Bytes that a slim KDIR takes at most; a whole defconfig needs several times that."""
@@ -147,6 +163,7 @@ def prepare(
             start = _start(profile, kbuild, partial, fragments, request if seeded else None)
         else:
             session.console.note(f"Continuing {entry.name}, which was interrupted.")
+            forget_the_last(kbuild.kdir)
         made = kbuild.make(
             f"Preparing {_title(tree, ready)} for modules",
             ["modules_prepare"],
@@ -197,6 +214,9 @@ def prepare_in_tree(
         build = partial / "build"
         with session.console.step(f"Copying the KDIR of {_title(base.tree, base.ready)}"):
             seed.copy(base.path, build)
+            if base.entry.is_open:
+                seed.forget_ends(build)
+                forget_the_last(build)
         share = Share(provenance(base.profile, base.tree))
         kbuild = Kbuild(session, base.ready, base.tree, build, overlay, share=share)
         wanted = [*base.profile.fragments(), ("in-tree.options", fragment)]
@@ -238,12 +258,18 @@ def build(kdir: Kdir, session: Session) -> Kdir:
             return current
         session.script = _reproducer(kdir, kbuild)
         store.check()
-        store.open(kdir.entry)
-        made = kbuild.make(
-            f"Building {_title(kdir.tree, kdir.ready)}",
-            kernel_targets(kdir.profile),
-            expected=None if kdir.seed else _expected(session, kdir.profile, "kernel"),
-        )
+        if store.open(kdir.entry):
+            forget_the_last(kdir.path)
+        try:
+            made = kbuild.make(
+                f"Building {_title(kdir.tree, kdir.ready)}",
+                kernel_targets(kdir.profile),
+                expected=None if kdir.seed else _expected(session, kdir.profile, "kernel"),
+            )
+        except BuildFailed as error:
+            if ended_by_itself(error):
+                store.rest(kdir.entry)
+            raise
         before = tuple(phase for phase in kdir.phases if phase.name != "kernel")
         phases = (*before, Phase("kernel", made.usage, ccache=made.ccache))
         store.close(
@@ -492,9 +518,12 @@ class _Start:
 def _started(partial: Path, *, seeded: bool) -> _Start | None:
     """Return how an interrupted preparation began, if it came to the end of its configuration.
 
-    What was begun before that, a seed's half-made copy too, is of no use.
+    What was begun before that, a seed's half-made copy too, is of no use; nor is anything that a
+    power cut may have taken a part of.
     """
     mark = Kept(read_json(partial / CONFIGURED) or {})
+    if mark.data.get("boot") != boot_id():
+        return None
     try:
         start = _Start(Phase.all_of(mark), mark.text_or_none("seed"), mark.counts("objects"))
     except ValueError:
@@ -535,6 +564,7 @@ def _start(
         "phases": [phase.as_json() for phase in start.phases],
         "seed": start.seed,
         "objects": dict(start.objects),
+        "boot": boot_id(),
     }
     write_json(partial / CONFIGURED, mark)
     return start

@@ -7,6 +7,7 @@ the last one isn't started at all.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -19,9 +20,9 @@ from typing import Any
 
 from rbuild import data, folders, outputs
 from rbuild.ccache import Share
-from rbuild.errors import BuildFailed, UsageError
+from rbuild.errors import BuildFailed, UsageError, ended_by_itself
 from rbuild.export import copy
-from rbuild.kbuild import Kbuild, Made, listed
+from rbuild.kbuild import Kbuild, Made, forget_the_last, listed
 from rbuild.kept import Kept
 from rbuild.kernel import Kdir, Stage, prepare_in_tree, provenance
 from rbuild.profile import Driver, Kind
@@ -29,7 +30,7 @@ from rbuild.reproduce import SCRIPT, Recipe, write
 from rbuild.sandbox import MODULE, SRC
 from rbuild.session import Phase, Session
 from rbuild.source import IN_TREE_FOLDER, exported_symbols, exports_are_known
-from rbuild.store import digest, read_json, remove_tree, sha256_file, write_json
+from rbuild.store import Entry, digest, read_json, remove_tree, sha256_file, write_json
 
 NAMES = {Driver.RUST: "mfrc522_rust", Driver.C: "mfrc522", Driver.GLUE: "mfrc522_glue"}
 """The name of each driver's module, without .ko."""
@@ -41,6 +42,9 @@ PRODUCTS = re.compile(
 """What Kbuild or a version control system leaves in a module's folder: never an input."""
 
 STATE = "state.json"
+LEFT = "left.json"
+"""Beside an output folder: the content of all files in it when make had last come to its end."""
+
 SOURCES_MOST = 10_000
 """More files than this below a module's folder are a mistake in the path."""
 
@@ -112,9 +116,9 @@ class Workplace:
     only: tuple[str, ...] = ()
     module: Path | None = None
 
-    def sync(self) -> None:
-        """Bring the sources to where they are built."""
-        sync(self.origin, self.sources, self.only)
+    def sync(self) -> dict[str, str]:
+        """Bring the sources to where they are built; return the fingerprint of each."""
+        return sync(self.origin, self.sources, self.only)
 
     def wipe(self) -> None:
         """Throw away all that make has built.
@@ -269,25 +273,61 @@ def in_tree_kdir(kdir: Kdir, session: Session) -> tuple[Path, Kdir]:
 def _build(place: Workplace, kdir: Kdir, folder: Path, session: Session) -> Result:
     """Build what changed since the result in ``folder``; where nothing did, wait for no one."""
     script = folder / SCRIPT
-    if (found := _unchanged(folder, _inputs(kdir, place))) is not None:
+    if (found := _unchanged(kdir, folder, _inputs(kdir, place))) is not None:
         session.script = place.reproducer(script)
         return found
     with session.store.lock(kdir.entry):
         inputs = _inputs(kdir, place)
-        if (found := _unchanged(folder, inputs)) is not None:
+        if (found := _unchanged(kdir, folder, inputs)) is not None:
             session.script = place.reproducer(script)
             return found
         folder.mkdir(parents=True, exist_ok=True)
         session.script = place.reproducer(script)
-        return _build_locked(place, inputs, folder)
+        return _build_locked(place, kdir, inputs, folder)
 
 
-def _build_locked(place: Workplace, inputs: dict[str, Any], folder: Path) -> Result:
+def _build_locked(place: Workplace, kdir: Kdir, inputs: dict[str, Any], folder: Path) -> Result:
     # From here on the old result no longer holds, whatever becomes of the build.
     (folder / STATE).unlink(missing_ok=True)
-    place.sync()
-    made = place.make()
-    return _remember(folder, inputs, place.products(), made)
+    # Drivers in a tree share their output folder.
+    left = (folder if place.module is not None else folder.parent) / LEFT
+    # make goes by names and times: it goes on from what a make has left that came to its end, not
+    # from what was damaged since, or from what a killed one has half written.
+    if not _is_as_left(left, place.outputs):
+        place.wipe()
+    left.unlink(missing_ok=True)
+    # What is built is what was copied, whatever became of the user's files meanwhile.
+    copied = {**inputs, "files": place.sync()}
+    with _writing(place, kdir):
+        try:
+            made = place.make()
+        except BuildFailed as error:
+            if ended_by_itself(error):
+                _keep_as_left(left, place.outputs)
+            raise
+    _keep_as_left(left, place.outputs)
+    return _remember(kdir, folder, copied, place.products(), made)
+
+
+@contextlib.contextmanager
+def _writing(place: Workplace, kdir: Kdir) -> Iterator[None]:
+    """Let an in-tree build write to its KDIR; an external module's only reads it."""
+    if place.module is not None:
+        yield
+        return
+    with place.kbuild.session.store.writing(kdir.entry) as was_open:
+        if was_open:
+            forget_the_last(kdir.path)
+        yield
+
+
+def _is_as_left(record: Path, folder: Path) -> bool:
+    known = (read_json(record) or {}).get("files")
+    return known is not None and known == outputs.content(folder)
+
+
+def _keep_as_left(record: Path, folder: Path) -> None:
+    write_json(record, {"files": outputs.content(folder)})
 
 
 IN_TREE_PARTS = ("Kconfig", "Kbuild", *Driver)
@@ -433,8 +473,10 @@ def inputs_list(copy: Path) -> Path:
     return copy.with_name(f".{copy.name}-inputs")
 
 
-def sync(source: Path, target: Path, only: tuple[str, ...] = ()) -> None:
+def sync(source: Path, target: Path, only: tuple[str, ...] = ()) -> dict[str, str]:
     """Make the inputs in ``target`` those of ``source``; what make built there stays.
+
+    Returns the fingerprint of each input as it was copied.
 
     A file is written only if its content differs, and then with the time of now: whatever make
     has built from the old content is older.  What was built in a future that the clock has come
@@ -457,11 +499,12 @@ def sync(source: Path, target: Path, only: tuple[str, ...] = ()) -> None:
         # If this is interrupted, the next sync must know of all that may be there.
         if known != known | wanted:
             _write_names(listed, known | wanted)
-        brought = [_bring(source / name, copy, name) for name in sorted(wanted)]
-    if any(brought):
+        brought = {name: _bring(source / name, copy, name) for name in sorted(wanted)}
+    if any(is_new for is_new, _ in brought.values()):
         _forget_the_future(target, wanted)
     if known != wanted:
         _write_names(listed, wanted)
+    return {name: fingerprint for name, (_, fingerprint) in brought.items() if fingerprint}
 
 
 def _forget_the_future(target: Path, wanted: Collection[str]) -> None:
@@ -478,25 +521,26 @@ def _forget_the_future(target: Path, wanted: Collection[str]) -> None:
                 folders.remove_below(visit.descriptor, entry.name)
 
 
-def _bring(new: Path, copy: int, name: str) -> bool:
+def _bring(new: Path, copy: int, name: str) -> tuple[bool, str | None]:
     """Make a file's copy, by its path below an open folder, equal to it, unless it is.
 
-    Tell whether it was written.  A file that has gone meanwhile is no input.
+    Tell whether it was written, and its fingerprint.  A file that has gone meanwhile is no input.
     """
     try:
         content, mode = new.read_bytes(), new.stat().st_mode & 0o755
     except FileNotFoundError:
         folders.remove_below(copy, name)
-        return False
+        return False, None
+    fingerprint = _fingerprint(content, mode)
     old = folders.read_below(copy, name)
     if old is not None and old == (content, mode):
-        return False
+        return False, fingerprint
     if old is not None and old[0] == content:
         with folders.parent_of(copy, name) as (parent, last):
             folders.chmod(parent, last, mode)
-        return False
+        return False, fingerprint
     folders.write_below(copy, name, content, mode)
-    return True
+    return True, fingerprint
 
 
 def _read_names(path: Path) -> frozenset[str] | None:
@@ -516,24 +560,27 @@ def _inputs(kdir: Kdir, place: Workplace) -> dict[str, Any]:
         "created": (kdir.entry.metadata or {}).get("created"),
         # What symbols are checked against: more is known of a kernel once it is built.
         "checked": [place.kdir.entry.name, place.kdir.stage],
-        "files": {str(path): _fingerprint(source / path) for path in _files(source, place.only)},
+        "files": {
+            str(path): _fingerprint((source / path).read_bytes(), (source / path).stat().st_mode)
+            for path in _files(source, place.only)
+        },
     }
 
 
-def _fingerprint(path: Path) -> str:
+def _fingerprint(content: bytes, mode: int) -> str:
     """Return what identifies an input: its content, and whether it can be run."""
-    content = hashlib.sha256(path.read_bytes()).hexdigest()
-    return f"{content} x" if path.stat().st_mode & 0o100 else content
+    found = hashlib.sha256(content).hexdigest()
+    return f"{found} x" if mode & 0o100 else found
 
 
-def _unchanged(work: Path, inputs: dict[str, Any]) -> Result | None:
+def _unchanged(kdir: Kdir, work: Path, inputs: dict[str, Any]) -> Result | None:
     """Return the last build's result if its inputs were these and its products are intact."""
     state = read_json(work / STATE)
     if state is None or state.get("inputs") != inputs:
         return None
     kept = Kept(state)
     try:
-        modules = tuple(_built(one) for one in kept.parts("modules"))
+        modules = tuple(_built(one, kdir.entry) for one in kept.parts("modules"))
         if not all(one.path.is_file() and sha256_file(one.path) == one.sha256 for one in modules):
             return None
         return Result(modules, Phase.from_json(kept.part("phase").data))
@@ -541,10 +588,10 @@ def _unchanged(work: Path, inputs: dict[str, Any]) -> Result | None:
         return None
 
 
-def _built(kept: Kept) -> Built:
+def _built(kept: Kept, entry: Entry) -> Built:
     """Return a module as ``_remember`` kept it; raise ValueError if that is broken."""
     return Built(
-        Path(kept.text("path")),
+        kept.path("path", entry),
         kept.text("sha256"),
         kept.count("size_bytes"),
         kept.text("vermagic"),
@@ -555,9 +602,12 @@ def _built(kept: Kept) -> Built:
     )
 
 
-def _remember(work: Path, inputs: dict[str, Any], modules: tuple[Built, ...], made: Made) -> Result:
+def _remember(
+    kdir: Kdir, work: Path, inputs: dict[str, Any], modules: tuple[Built, ...], made: Made
+) -> Result:
     phase = Phase("module", made.usage, ccache=made.ccache)
-    kept = [{**vars(one), "path": str(one.path)} for one in modules]
+    root = kdir.entry.path
+    kept = [{**vars(one), "path": str(one.path.relative_to(root))} for one in modules]
     write_json(work / STATE, {"inputs": inputs, "modules": kept, "phase": phase.as_json()})
     return Result(modules, phase)
 

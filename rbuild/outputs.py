@@ -7,6 +7,7 @@ with another owner's rights, or a device, would be there for whoever comes upon 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from contextlib import suppress
@@ -50,6 +51,37 @@ def _must_be_read(folder: Path, name: str, error: OSError) -> None:
     raise InfrastructureError(
         f"What a build left can't be checked: {folder}/{_shown(name[:200])}: {error.strerror}."
     ) from error
+
+
+MAX_BYTES = 1 << 30
+"""More than this is not read to be compared."""
+
+
+def content(folder: Path) -> dict[str, str] | None:
+    """Return the SHA-256 of each file in a folder, by its path there, and where each link leads.
+
+    None if not all of it can be read, or if that would take long.
+    """
+    found: dict[str, str] = {}
+    left = MAX_BYTES
+    try:
+        for visit in folders.walk(folder, failed=partial(_must_be_read, folder)):
+            for entry in visit.files:
+                left -= entry.stat(follow_symlinks=False).st_size
+                if left < 0:
+                    return None
+                found[visit.path(entry.name)] = _content(visit, entry)
+    except (OSError, InfrastructureError):
+        return None
+    return found
+
+
+def _content(visit: folders.Visit, entry: os.DirEntry[str]) -> str:
+    if entry.is_symlink():
+        return f"link to {os.readlink(entry.name, dir_fd=visit.descriptor)}"
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    with os.fdopen(os.open(entry.name, flags, dir_fd=visit.descriptor), "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def named(folder: Path, name: str) -> Path:

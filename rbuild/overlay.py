@@ -18,7 +18,7 @@ from rbuild import data, fdt, parameters
 from rbuild.errors import BuildFailed, ProcessFailed, UsageError
 from rbuild.export import copy
 from rbuild.fdt import Node
-from rbuild.kbuild import Kbuild, explain
+from rbuild.kbuild import Kbuild, explain, forget_the_last
 from rbuild.kept import Kept
 from rbuild.kernel import Kdir
 from rbuild.process import Usage
@@ -112,21 +112,23 @@ def compile_overlays(kdir: Kdir, path: Path, session: Session) -> Result:
     found = sources(path.resolve())
     folder = kdir.entry.path / "overlays" / f"{path.resolve().stem}-{digest(str(path.resolve()))}"
     inputs = _inputs(kdir, found)
-    if (known := _unchanged(folder, inputs)) is not None:
+    if (known := _unchanged(kdir, folder, inputs)) is not None:
         return known
     with session.store.lock(kdir.entry):
-        if (known := _unchanged(folder, inputs)) is not None:
+        if (known := _unchanged(kdir, folder, inputs)) is not None:
             return known
         build = folder / "build"
         (folder / STATE).unlink(missing_ok=True)
-        _bring(found, build)
+        # What is compiled is what was copied, whatever became of the user's files meanwhile.
+        copied = {**inputs, "files": _bring(found, build)}
         kbuild = Kbuild(session, kdir.ready, kdir.tree, kdir.path)
         title = f"Compiling {', '.join(f'{name(one)}.dtbo' for one in found)}"
         usage = compile_device_trees(kbuild, build, title)
         overlays = tuple(_overlay(build / f"{name(one)}.dtbo") for one in found)
         phase = Phase("overlay", usage)
-        kept = [{**vars(one), "path": str(one.path)} for one in overlays]
-        write_json(folder / STATE, {"inputs": inputs, "overlays": kept, "phase": phase.as_json()})
+        root = kdir.entry.path
+        kept = [{**vars(one), "path": str(one.path.relative_to(root))} for one in overlays]
+        write_json(folder / STATE, {"inputs": copied, "overlays": kept, "phase": phase.as_json()})
     return Result(overlays, phase)
 
 
@@ -221,8 +223,11 @@ def device_trees(kdir: Kdir, session: Session) -> list[Path]:
             hint="Such as `device_trees: [broadcom/bcm2837-rpi-3-b-plus.dtb]`.",
         )
     found = [kdir.device_trees / one for one in names]
-    if not all(one.is_file() for one in found):
-        with session.store.lock(kdir.entry), session.store.writing(kdir.entry):
+    if not all(one.is_file() for one in found) or kdir.entry.is_open:
+        store = session.store
+        with store.lock(kdir.entry), store.writing(kdir.entry) as was_open:
+            if was_open:
+                forget_the_last(kdir.path)
             kbuild = Kbuild(session, kdir.ready, kdir.tree, kdir.path)
             kbuild.make("Making the device trees", names)
     return found
@@ -270,15 +275,19 @@ def _is_overlay(path: Path) -> bool:
     return PLUGIN.search(path.read_text(encoding="utf-8", errors="replace")) is not None
 
 
-def _bring(found: list[Path], build: Path) -> None:
-    """Copy sources to where they are compiled, by the names that Kbuild's rule wants."""
+def _bring(found: list[Path], build: Path) -> dict[str, str]:
+    """Copy sources to where they are compiled, by the names that Kbuild's rule wants.
+
+    Returns the SHA-256 of each as it was copied.
+    """
     if build.exists():
         remove_tree(build)
     build.mkdir(parents=True)
-    for path in _included(found):
-        shutil.copyfile(path, build / path.name)
-    for path in found:
-        shutil.copyfile(path, build / f"{name(path)}.dtso")
+    places = {path: build / path.name for path in _included(found)}
+    places |= {path: build / f"{name(path)}.dtso" for path in found}
+    for path, place in places.items():
+        shutil.copyfile(path, place)
+    return {path.name: sha256_file(place) for path, place in places.items()}
 
 
 def _included(found: list[Path]) -> list[Path]:
@@ -299,7 +308,7 @@ def _inputs(kdir: Kdir, found: list[Path]) -> dict[str, Any]:
     }
 
 
-def _unchanged(folder: Path, inputs: dict[str, Any]) -> Result | None:
+def _unchanged(kdir: Kdir, folder: Path, inputs: dict[str, Any]) -> Result | None:
     """Return the last result if its inputs were these and its products are intact."""
     state = read_json(folder / STATE)
     if state is None or state.get("inputs") != inputs:
@@ -309,7 +318,7 @@ def _unchanged(folder: Path, inputs: dict[str, Any]) -> Result | None:
         overlays = tuple(
             Overlay(
                 one.text("name"),
-                Path(one.text("path")),
+                one.path("path", kdir.entry),
                 one.text("sha256"),
                 one.count("size_bytes"),
             )

@@ -16,6 +16,7 @@ from typing import Any
 
 from rbuild import process
 from rbuild.errors import ProcessFailed
+from rbuild.kbuild import forget_the_last
 from rbuild.kept import Kept
 from rbuild.process import Usage
 from rbuild.store import Entry, Room, Store, not_copied, remove_tree
@@ -136,6 +137,8 @@ def plant(request: Request, build: Path, store: Store) -> Planted | None:
             with store.console.step(f"Starting from {seed.entry.name}: {count}"):
                 usage = copy(seed.entry.path / "build", build)
                 forget_ends(build)
+                if seed.entry.is_open:
+                    forget_the_last(build)
             return Planted(seed, usage, _config(build))
     return None
 

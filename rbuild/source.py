@@ -27,7 +27,7 @@ from rbuild.profile import Profile, Source
 from rbuild.provision import Ready
 from rbuild.sandbox import MODULE, SRC, Bind, Job
 from rbuild.sought import Sought, forget, seek
-from rbuild.store import Entry, Room, Store, digest, not_copied, remove_tree
+from rbuild.store import Entry, Room, Store, digest, not_copied, remove_tree, write_text
 from rbuild.unpack import unpack
 
 SPACE_NEEDED = 3 * 1024**3
@@ -552,17 +552,15 @@ def exported_symbols(tree: Tree) -> frozenset[str]:
     compiles it; that it isn't says that none does, unless a macro pastes its name together.
     """
     index = _exports_index(tree)
-    if index.exists():
-        return frozenset(index.read_text(errors="replace").split())
+    if index.exists() and (known := index.read_text(errors="replace").split()):
+        return frozenset(known)
     names: set[str] = set()
     for path in _sources(tree.path):
         content = Path(path).read_bytes()
         if b"EXPORT_" not in content:
             continue
         names |= _exports(content)
-    aside = index.with_suffix(f".{os.getpid()}")
-    aside.write_text("\n".join(sorted(names)))
-    aside.replace(index)
+    write_text(index, "\n".join(sorted(names)), synced=True)
     return frozenset(names)
 
 

@@ -17,7 +17,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -25,7 +25,14 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from rbuild.console import Console, several, size
-from rbuild.errors import FREE_SPACE, Damaged, InfrastructureError, NewerFormat, ProcessFailed
+from rbuild.errors import (
+    FREE_SPACE,
+    Damaged,
+    InfrastructureError,
+    NewerFormat,
+    ProcessFailed,
+    ended_by_itself,
+)
 from rbuild.folders import freed_size as freed_size  # noqa: PLC0414
 from rbuild.folders import remove_tree as remove_tree  # noqa: PLC0414
 from rbuild.folders import tree_size as tree_size  # noqa: PLC0414
@@ -77,23 +84,63 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+def boot_id() -> str:
+    """Return what names the time since the machine was started (random(4)).
+
+    What was written before that and not synced may be lost, by a power cut or a crash.
+    """
+    try:
+        return BOOT_ID.read_text().strip()
+    except OSError:
+        return "unknown"
+
+
+def sync_path(path: Path) -> None:
+    """Bring a file's content, or the names in a folder, to the disk."""
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
+def sync_below(folder: Path) -> None:
+    """Bring all that was written below a folder to the disk.
+
+    That is one syncfs(2) of its file system: fsync(2) of each of a tree's 90 000 files takes
+    minutes.  Raises InfrastructureError if the disk fails.
+    """
+    from rbuild import process  # noqa: PLC0415 - not needed to show help
+
+    try:
+        process.run(["sync", "--file-system", folder])
+    except ProcessFailed as error:
+        raise InfrastructureError(
+            f"{folder} can't be brought to the disk.", detail=error.detail
+        ) from error
+
+
 ASIDE = re.compile(r"\.rbuild-([0-9]{1,9})-[0-9a-f]{16}")
 """The name of a file that the process of that number writes aside."""
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, *, synced: bool = False) -> None:
     """Write a text as ``written`` writes a file."""
-    with written(path) as file:
+    with written(path, synced=synced) as file:
         file.write(text.encode("utf-8"))
 
 
 @contextmanager
-def written(path: Path) -> Iterator[IO[bytes]]:
+def written(path: Path, *, synced: bool = False) -> Iterator[IO[bytes]]:
     """Have a new file to write to while the body runs, which is then renamed to ``path``.
 
-    A reader never sees half of it, and what had the name stays if it can't be written.  A link
-    there is replaced, not followed; its mode is the umask's.  What processes that were killed
-    meanwhile have left aside is removed.  Raises OSError, which names ``path``.
+    A reader never sees half of it, and what had the name stays if it can't be written; with
+    ``synced`` that holds after a power cut as well.  A link there is replaced, not followed; its
+    mode is the umask's.  What processes that were killed meanwhile have left aside is removed.
+    Raises OSError, which names ``path``.
     """
     # By its descriptor: another may be put in the folder's place, where others may write.
     folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
@@ -103,7 +150,12 @@ def written(path: Path) -> Iterator[IO[bytes]]:
         _remove_abandoned(path.parent, folder)
         with os.fdopen(os.open(aside, flags, 0o666, dir_fd=folder), "wb") as file:
             yield file
+            if synced:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(aside, path.name, src_dir_fd=folder, dst_dir_fd=folder)
+        if synced:
+            sync_path(path.parent)
     except BaseException as error:
         with suppress(OSError):
             os.unlink(aside, dir_fd=folder)
@@ -135,9 +187,10 @@ def _is_alive(number: int) -> bool:
     return True
 
 
-def write_json(path: Path, data: Any) -> None:  # noqa: ANN401
+def write_json(path: Path, data: Any, *, synced: bool = False) -> None:  # noqa: ANN401
     """Write JSON as ``write_text`` writes a text."""
-    write_text(path, json.dumps(data, indent=2, sort_keys=True, default=str) + "\n")
+    text = json.dumps(data, indent=2, sort_keys=True, default=str) + "\n"
+    write_text(path, text, synced=synced)
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -147,6 +200,11 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, RecursionError):
         return None
     return data if isinstance(data, dict) else None
+
+
+def _cut_off(metadata: Mapping[str, Any]) -> bool:
+    opened = metadata.get("open")
+    return opened is not None and opened != boot_id()
 
 
 @dataclass(frozen=True)
@@ -172,14 +230,27 @@ class Entry:
     def metadata(self) -> dict[str, Any] | None:
         """The entry's metadata, or None if the entry isn't there or can't be used.
 
-        It can't be if it is known to be damaged, has another entry's name, or a seal that is none.
+        It can't be if it is known to be damaged, has another entry's name, or a seal that is none,
+        or if the machine went down while it was written to.
         """
         data = self.raw
+        if _cut_off(data):
+            return None
         if data.get("format") == FORMAT and self._lacks_seal(data):
             return None
         if data.get("format") not in range(OLDEST, FORMAT + 1) or data.get("damage"):
             return None
         return data if data.get("entry", self.name) == self.name else None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether somebody writes to it (see ``Store.open``), or was killed while writing."""
+        return self.raw.get("open") is not None
+
+    @property
+    def was_cut_off(self) -> bool:
+        """Whether the machine was started again while somebody wrote to it: see ``boot_id``."""
+        return _cut_off(self.raw)
 
     def _lacks_seal(self, data: dict[str, Any]) -> bool:
         from rbuild.seal import Seal  # noqa: PLC0415 - not needed to show help
@@ -299,38 +370,64 @@ class Store:
         if sealed:
             data["seal"] = _seal(entry.room, partial)
         write_json(partial / METADATA, data)
+        # What can be seen after a power cut is whole.
+        sync_below(partial)
         if entry.path.exists():
             self.remove(entry)
         partial.rename(entry.path)
+        sync_path(entry.path.parent)
         # Before the lock is let go, so that no `clean` comes between.
         self._hold(entry)
 
     def update(self, entry: Entry, /, **changes: Any) -> None:  # noqa: ANN401
         """Change fields of a published entry's metadata."""
-        write_json(entry.path / METADATA, {**entry.raw, **changes})
+        write_json(entry.path / METADATA, {**entry.raw, **changes}, synced=True)
 
-    def open(self, entry: Entry) -> None:
-        """Break an entry's seal, since it is going to be written to; the caller holds its lock."""
+    def open(self, entry: Entry) -> bool:
+        """Break an entry's seal, since it is going to be written to; the caller holds its lock.
+
+        Returns whether it was open already, since its last writer was killed: then any file may
+        be half written.
+        """
+        was_open = entry.is_open
         self._relied.pop(entry.path, None)
         self._checked.difference_update([one for one in self._checked if one[0] == entry.path])
-        if entry.seal is not None:
-            self.update(entry, seal=None)
+        self.update(entry, seal=None, open=boot_id())
+        return was_open
 
     def close(self, entry: Entry, /, **changes: Any) -> None:  # noqa: ANN401
         """Seal an entry that was opened, and change fields of its metadata."""
-        self.update(entry, seal=_seal(entry.room, entry.path), **changes)
+        found = _seal(entry.room, entry.path)
+        sync_below(entry.path)
+        self.update(entry, seal=found, open=None, **changes)
+
+    def rest(self, entry: Entry) -> None:
+        """Say that whoever opened an entry has come to an end; it stays unsealed."""
+        sync_below(entry.path)
+        self.update(entry, open=None)
 
     @contextmanager
-    def writing(self, entry: Entry) -> Iterator[None]:
-        """Write to an entry while the body runs; sealed or not, it is as it was afterwards."""
+    def writing(self, entry: Entry) -> Iterator[bool]:
+        """Write to an entry while the body runs; sealed or not, it is as it was afterwards.
+
+        The body is given what ``open`` returns.  If it was ended instead of coming to its end, or
+        an earlier writer was, the entry stays open.
+        """
         self.check()
         was_sealed = entry.seal is not None
-        self.open(entry)
+        was_open = self.open(entry)
+        has_ended = True
         try:
-            yield
+            yield was_open
+        except BaseException as error:
+            has_ended = ended_by_itself(error)
+            raise
         finally:
-            if was_sealed and entry.path.exists():
-                self.close(entry)
+            if has_ended and entry.path.exists() and not was_open:
+                if was_sealed:
+                    self.close(entry)
+                else:
+                    self.rest(entry)
 
     def rely(self, entry: Entry) -> dict[str, Any] | None:
         """Find an entry that is going to be read: ``check`` looks whether it is intact."""

@@ -86,8 +86,8 @@ def _verified(entries: list[Entry], store: Store) -> dict[Path, dict[str, Any]]:
                 # Whoever works on it meanwhile has opened it, or it was removed.
                 if entry.seal != seal:
                     continue
-            elif entry.metadata is not None or entry.is_newer:
-                continue  # one that is written to, or of another rbuild
+            elif entry.metadata is not None or entry.is_newer or entry.was_cut_off:
+                continue  # one that is or was written to, or of another rbuild
             else:
                 faults = ["it isn't an entry that rbuild made"]
             found[entry.path] = {"damage": several(faults)} if faults else {"damage": None}
@@ -149,6 +149,7 @@ def _row(entry: Entry) -> dict[str, Any]:
     state = next((one for one in known if one and isinstance(one, str)), "")
     if entry.room is not Room.RUNS and not metadata:
         state = "newer" if entry.is_newer else "damaged" if entry.raw.get("damage") else "unusable"
+        state = "cut off" if entry.was_cut_off else state
     return {
         "name": entry.name,
         "room": entry.room.value,

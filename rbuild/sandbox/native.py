@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from rbuild.environment import Environment
 from rbuild.sandbox import Bind
-from rbuild.store import digest, remove_tree
+from rbuild.store import digest, remove_tree, sync_path
 
 PROGRAM_FOLDERS = ("/usr/bin", "/usr/sbin")
 LINKS_MAX = 40
@@ -78,6 +78,7 @@ def _linked(origin: Path, files: Sequence[Bind], shelf: Path, stamp: str) -> Pat
         for path in origin.iterdir():
             os.link(natives.get(path.name, path), aside / path.name, follow_symlinks=False)
         aside.chmod(0o755)
+        sync_path(aside)
         aside.rename(place)
     except OSError:
         if aside is not None:
