@@ -209,6 +209,10 @@ def prepare_in_tree(
             return found
         session.store.need_space(SPACE_NEEDED, "A kernel's output directory")
         bring()
+        if any(sha256_file(overlay / name) != content for name, content in kconfig):
+            raise BuildFailed(
+                f"A Kconfig of {origin} was changed while it was copied.", hint="Run it again."
+            )
         session.store.check()
         partial = session.store.partial(entry)
         build = partial / "build"

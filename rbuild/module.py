@@ -273,12 +273,12 @@ def in_tree_kdir(kdir: Kdir, session: Session) -> tuple[Path, Kdir]:
 def _build(place: Workplace, kdir: Kdir, folder: Path, session: Session) -> Result:
     """Build what changed since the result in ``folder``; where nothing did, wait for no one."""
     script = folder / SCRIPT
-    if (found := _unchanged(kdir, folder, _inputs(kdir, place))) is not None:
+    if (found := _unchanged(kdir.entry, folder, _inputs(kdir, place))) is not None:
         session.script = place.reproducer(script)
         return found
     with session.store.lock(kdir.entry):
         inputs = _inputs(kdir, place)
-        if (found := _unchanged(kdir, folder, inputs)) is not None:
+        if (found := _unchanged(kdir.entry, folder, inputs)) is not None:
             session.script = place.reproducer(script)
             return found
         folder.mkdir(parents=True, exist_ok=True)
@@ -306,7 +306,7 @@ def _build_locked(place: Workplace, kdir: Kdir, inputs: dict[str, Any], folder: 
                 _keep_as_left(left, place.outputs)
             raise
     _keep_as_left(left, place.outputs)
-    return _remember(kdir, folder, copied, place.products(), made)
+    return _remember(kdir.entry, folder, copied, place.products(), made)
 
 
 @contextlib.contextmanager
@@ -573,14 +573,14 @@ def _fingerprint(content: bytes, mode: int) -> str:
     return f"{found} x" if mode & 0o100 else found
 
 
-def _unchanged(kdir: Kdir, work: Path, inputs: dict[str, Any]) -> Result | None:
+def _unchanged(entry: Entry, work: Path, inputs: dict[str, Any]) -> Result | None:
     """Return the last build's result if its inputs were these and its products are intact."""
     state = read_json(work / STATE)
     if state is None or state.get("inputs") != inputs:
         return None
     kept = Kept(state)
     try:
-        modules = tuple(_built(one, kdir.entry) for one in kept.parts("modules"))
+        modules = tuple(_built(one, entry) for one in kept.parts("modules"))
         if not all(one.path.is_file() and sha256_file(one.path) == one.sha256 for one in modules):
             return None
         return Result(modules, Phase.from_json(kept.part("phase").data))
@@ -603,10 +603,10 @@ def _built(kept: Kept, entry: Entry) -> Built:
 
 
 def _remember(
-    kdir: Kdir, work: Path, inputs: dict[str, Any], modules: tuple[Built, ...], made: Made
+    entry: Entry, work: Path, inputs: dict[str, Any], modules: tuple[Built, ...], made: Made
 ) -> Result:
     phase = Phase("module", made.usage, ccache=made.ccache)
-    root = kdir.entry.path
+    root = entry.path
     kept = [{**vars(one), "path": str(one.path.relative_to(root))} for one in modules]
     write_json(work / STATE, {"inputs": inputs, "modules": kept, "phase": phase.as_json()})
     return Result(modules, phase)

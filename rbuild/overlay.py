@@ -24,7 +24,7 @@ from rbuild.kernel import Kdir
 from rbuild.process import Usage
 from rbuild.sandbox import KDIR, MODULE
 from rbuild.session import Phase, Session
-from rbuild.store import digest, read_json, remove_tree, sha256_file, write_json
+from rbuild.store import Entry, digest, read_json, remove_tree, sha256_file, write_json
 
 PLUGIN = re.compile(r"^\s*/plugin/\s*;", re.M)
 """What makes a device tree's source an overlay's."""
@@ -112,10 +112,10 @@ def compile_overlays(kdir: Kdir, path: Path, session: Session) -> Result:
     found = sources(path.resolve())
     folder = kdir.entry.path / "overlays" / f"{path.resolve().stem}-{digest(str(path.resolve()))}"
     inputs = _inputs(kdir, found)
-    if (known := _unchanged(kdir, folder, inputs)) is not None:
+    if (known := _unchanged(kdir.entry, folder, inputs)) is not None:
         return known
     with session.store.lock(kdir.entry):
-        if (known := _unchanged(kdir, folder, inputs)) is not None:
+        if (known := _unchanged(kdir.entry, folder, inputs)) is not None:
             return known
         build = folder / "build"
         (folder / STATE).unlink(missing_ok=True)
@@ -308,7 +308,7 @@ def _inputs(kdir: Kdir, found: list[Path]) -> dict[str, Any]:
     }
 
 
-def _unchanged(kdir: Kdir, folder: Path, inputs: dict[str, Any]) -> Result | None:
+def _unchanged(entry: Entry, folder: Path, inputs: dict[str, Any]) -> Result | None:
     """Return the last result if its inputs were these and its products are intact."""
     state = read_json(folder / STATE)
     if state is None or state.get("inputs") != inputs:
@@ -318,7 +318,7 @@ def _unchanged(kdir: Kdir, folder: Path, inputs: dict[str, Any]) -> Result | Non
         overlays = tuple(
             Overlay(
                 one.text("name"),
-                one.path("path", kdir.entry),
+                one.path("path", entry),
                 one.text("sha256"),
                 one.count("size_bytes"),
             )

@@ -47,7 +47,7 @@ from rbuild.sandbox.engine import (
     tried,
     ulimits,
 )
-from rbuild.store import Room, Store, read_json, remove_tree, write_json
+from rbuild.store import Room, Store, digest, read_json, remove_tree, write_json
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -368,7 +368,9 @@ class Docker:
         """Return how files get into this engine's containers: found out once for each engine."""
         known = self.store.root / ENGINES
         mine = f"{self.engine_id} {os.getuid()}"
-        shared = _shares(read_json(known), mine)
+        # It depends on where the Store is: a copy of this file may be elsewhere.
+        place = digest(str(self.store.root.resolve()))
+        shared = _shares(read_json(known), mine, place)
         if shared is None:
             # Named as what interrupted runs leave, so that `clean` removes it, too.
             probe = self.store.entry(Room.RUNS, "engines", "probe")
@@ -378,7 +380,8 @@ class Docker:
                     shared = self._shares_files(name, platform, folder)
                 finally:
                     remove_tree(folder)
-                write_json(known, {**(read_json(known) or {}), mine: {"shares_files": shared}})
+                answer = {"shares_files": shared, "store": place}
+                write_json(known, {**(read_json(known) or {}), mine: answer})
         if shared:
             return Shared()
         from rbuild.sandbox.volumes import Volumes  # noqa: PLC0415 - only for engines elsewhere
@@ -535,10 +538,11 @@ class _Container:
             self._api.resize(self._name, rows, columns)
 
 
-def _shares(known: Mapping[str, Any] | None, mine: str) -> bool | None:
-    """Return whether an engine shares files, as it was kept; None if that isn't known."""
+def _shares(known: Mapping[str, Any] | None, mine: str, place: str) -> bool | None:
+    """Return whether an engine shares files, as it was kept for ``place``; None if it wasn't."""
     try:
-        return Kept(known or {}).part(mine).flag("shares_files")
+        kept = Kept(known or {}).part(mine)
+        return kept.flag("shares_files") if kept.text("store") == place else None
     except ValueError:
         return None
 

@@ -27,7 +27,7 @@ from tests.faults.lab import Lab
 SEED = 7
 PARTS = (
     *("kills", "signals", "concurrency", "resources", "escape", "beside", "staleness"),
-    *("fuzz", "soak"),
+    *("powercut", "fuzz", "soak"),
 )
 FAULTS_SHOWN = 3
 TOLD_EVERY_S = 30.0
@@ -189,6 +189,17 @@ def staleness(tell: Callable[[str], None]) -> Part:
     return Part("staleness", sum(counts.values()), faults, 0, [counts])
 
 
+def powercut(options: argparse.Namespace, lab: Lab, tell: Callable[[str], None]) -> Part:
+    """Empty what builds have left, as a power cut may, and build again."""
+    from tests.faults.powercut import cut
+
+    cuts = list(cut(lab, tell))
+    faults = [f"{one.of}: {fault}" for one in cuts for fault in one.faults]
+    return Part(
+        "powercut", sum(one.tried for one in cuts), faults, 0, [asdict(one) for one in cuts]
+    )
+
+
 def soak(options: argparse.Namespace, lab: Lab, tell: Callable[[str], None]) -> Part:
     """Build and boot many times in a row."""
     from tests.faults.soak import soak as run
@@ -223,6 +234,7 @@ OWN = {
     "resources": resources,
     "escape": escape,
     "beside": beside,
+    "powercut": powercut,
     "soak": soak,
 }
 

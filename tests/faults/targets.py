@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import runpy
+import shutil
 import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -66,7 +67,7 @@ from rbuild.sandbox.manifest import Item, Type
 from rbuild.sandbox.volumes import Parcel
 from rbuild.session import Session
 from rbuild.source import Tree
-from rbuild.store import METADATA, Room, Store, sha256_file
+from rbuild.store import METADATA, Entry, Room, Store, boot_id, sha256_file
 
 from .mutate import JSON, YAML
 
@@ -298,15 +299,19 @@ def of_metadata(folder: Path) -> Try:
 
 
 def _states() -> list[bytes]:
-    product = CORPUS / "Makefile"
     state, other = (json.loads(one) for one in corpus("state.json", "overlay-state.json"))
     for one in (*state["modules"], *other["overlays"]):
-        one |= {"path": str(product), "sha256": sha256_file(product)}
+        one |= {"path": PRODUCT, "sha256": sha256_file(CORPUS / PRODUCT)}
     other["inputs"] = state["inputs"]
     both = {**state, "overlays": other["overlays"]}
     kept = [json.dumps(one).encode() for one in (state, other, both)]
-    return [*kept, *corpus("configured.json", "sought.json", "estimates.json"), ENGINES_SEED]
+    start = json.loads((CORPUS / "configured.json").read_text()) | {"boot": boot_id()}
+    kept.append(json.dumps(start).encode())
+    return [*kept, *corpus("sought.json", "estimates.json"), ENGINES_SEED]
 
+
+PRODUCT = "Makefile"
+"""A file of the corpus that the records of builds name."""
 
 ENGINES_SEED = json.dumps({f"here {os.getuid()}": {"shares_files": True}}).encode()
 
@@ -316,6 +321,8 @@ def of_state(folder: Path) -> Try:
     place = store_in(folder / "store")
     path = folder / "store" / "state.json"
     path.parent.mkdir()
+    entry = Entry(Room.KDIRS, "x", path.parent)
+    shutil.copyfile(CORPUS / PRODUCT, path.parent / PRODUCT)
     others = (kernel.CONFIGURED, estimates.FILE, "engines.json")
     for name in others:
         (path.parent / name).symlink_to(path)
@@ -326,11 +333,11 @@ def of_state(folder: Path) -> Try:
 
     def try_it(content: bytes) -> None:
         path.write_bytes(content)
-        if (built := module._unchanged(path.parent, inputs)) is not None:
+        if (built := module._unchanged(entry, path.parent, inputs)) is not None:
             json.dumps([one.as_json() for one in built.modules])
             json.dumps(built.phase.as_json())
             ",".join([one.depends for one in built.modules])
-        if (compiled := overlay._unchanged(path.parent, inputs)) is not None:
+        if (compiled := overlay._unchanged(entry, path.parent, inputs)) is not None:
             json.dumps([one.as_json() for one in compiled.overlays])
         if (start := kernel._started(path.parent, seeded=True)) is not None:
             json.dumps([one.as_json() for one in start.phases])

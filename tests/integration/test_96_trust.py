@@ -12,6 +12,7 @@ import pytest
 from tests.faults.concurrency import crowd
 from tests.faults.kills import Killer, Phase, phases
 from tests.faults.lab import CHECKOUT, Lab, Seen
+from tests.faults.powercut import modules
 from tests.faults.resources import GROUPS, disks, hang, memory, mirrors
 from tests.faults.soak import soak
 
@@ -69,6 +70,12 @@ def test_ten_at_once_do_the_work_once(lab: Lab) -> None:
     found = crowd(lab, cleaning=False, kernel=False)
     assert found.is_clean, found
     assert found.waited > 0
+
+
+def test_what_a_power_cut_takes_of_a_modules_build_is_built_again(lab: Lab) -> None:
+    found = modules(lab)
+    assert found.faults == []
+    assert found.tried > 10
 
 
 def test_a_row_of_builds_grows_nothing(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

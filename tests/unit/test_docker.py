@@ -29,7 +29,7 @@ from rbuild.process import LINE_MOST
 from rbuild.sandbox import Bind, Job, Sandbox, image
 from rbuild.sandbox.docker import ENGINES, Docker, Limits, _lines
 from rbuild.sandbox.engine import PASSING, Owner, remove_orphans, unreachable
-from rbuild.store import METADATA, Room, Store, write_json
+from rbuild.store import METADATA, Room, Store, digest, write_json
 
 from .conftest import Host
 
@@ -112,7 +112,8 @@ def store(tmp_path: Path) -> Store:
     (entry / "root/etc/hostname").write_text("x\n")
     write_json(entry / METADATA, {"format": 1, "created": 1.5, "architecture": "arm64"})
     made = Store(root, Console(verbosity=-1))
-    write_json(root / ENGINES, {f"E {os.getuid()}": {"shares_files": True}})
+    place = digest(str(root.resolve()))
+    write_json(root / ENGINES, {f"E {os.getuid()}": {"shares_files": True, "store": place}})
     return made
 
 
