@@ -205,9 +205,9 @@ def test_what_is_used_is_not_removed_from_the_disk(store: Store) -> None:
 
 def test_a_killed_writers_file_is_swept(store: Store) -> None:
     entry = published(store)
-    (entry.path / ".metadata.json.4194305").write_text("half")
+    (entry.path / ".rbuild-4194305-0123456789abcdef").write_text("half")
     store.update(entry, version="8")
-    assert not list(entry.path.glob(".metadata.json.*"))
+    assert not list(entry.path.glob(".rbuild-*"))
 
 
 def test_a_killed_rbuilds_scratch_is_swept(store: Store) -> None:
