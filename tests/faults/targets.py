@@ -277,7 +277,7 @@ def of_metadata(folder: Path) -> Try:
             str(sorted(made.packages.items()))
             f"{made.seconds + made.created:.2f}"
         if (kdir := kernel._found(entries[Room.KDIRS], slim, tree, ready, session)) is not None:
-            kernel._intact(kdir)
+            kernel._is_built(kdir)
             boot.needed_modules((), kdir)
             json.dumps([one.as_json() for one in kdir.phases])
             f"{kdir.release} {kdir.config_sha256}".split()
