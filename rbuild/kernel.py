@@ -450,12 +450,24 @@ def _base_config(profile: Profile) -> str:
     base = profile.config.base
     if TARGET.fullmatch(base):
         return base
+    target = (
+        "It is a configuration target of the kernel's, such as defconfig, or a .config file, with "
+        "lines such as CONFIG_SPI=y."
+    )
     try:
-        return profile.read(base, "config.base").rstrip("\n") + "\n"
+        text = profile.read(base, "config.base")
     except UsageError as error:
-        target = "It is a configuration target of the kernel's, such as defconfig, or a file."
         error.hint = error.hint or target
         raise
+    if "\0" in text or not read_config(text):
+        path = profile.path.parent / base
+        what = "is empty" if not text.strip() else "has no line that sets a CONFIG_ option"
+        raise UsageError(
+            f"{profile.path}: config.base: {path} is no configuration: it "
+            f"{'is binary' if chr(0) in text else what}.",
+            hint=target,
+        )
+    return text.rstrip("\n") + "\n"
 
 
 def _found(

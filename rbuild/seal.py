@@ -11,6 +11,7 @@ Two questions can be asked: ``changed`` reads no file's content and takes a frac
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from rbuild import process
+from rbuild.errors import ProcessFailed
 from rbuild.store import METADATA, SEALED, sha256_file
 
 MANIFEST = "manifest"
@@ -103,7 +105,8 @@ def changed(entry: Path, found: Seal, without: re.Pattern[str] | None = None) ->
 def damage(entry: Path, found: Seal, tell: Callable[[int], None] = lambda _: None) -> list[str]:
     """Return what is not as it was sealed, by its content, too; [] if all is.
 
-    ``tell`` is called with the number of files that were read so far.
+    ``tell`` is called with the number of files that were read so far.  Raises PermissionError for
+    what can't be read, which says nothing of what it holds.
     """
     then = _read(entry, found)
     if then is None:
@@ -114,6 +117,7 @@ def damage(entry: Path, found: Seal, tell: Callable[[int], None] = lambda _: Non
     wanted = {one: content for content, one in then if one in same}
     for number, (one, content) in enumerate(_sums(entry / found.folder, wanted), 1):
         if content != wanted[one]:
+            _must_be_readable(entry / found.folder, one)
             faults.append(f"{_shown(one)} has another content than was sealed")
         if number % 1000 == 0:
             tell(number)
@@ -125,7 +129,19 @@ def _records(folder: Path, without: Collection[str]) -> list[bytes]:
     starts = [f"./{name}" for name in _tops(folder) if name not in without]
     if not starts:
         return []
-    return sorted(process.output(["find", *starts, *FORM], cwd=folder).split(b"\0")[:-1])
+    try:
+        return sorted(process.output(["find", *starts, *FORM], cwd=folder).split(b"\0")[:-1])
+    except ProcessFailed as error:
+        if "Permission denied" not in error.detail:
+            raise
+        raise PermissionError(errno.EACCES, "Permission denied", str(folder)) from error
+
+
+def _must_be_readable(folder: Path, record: bytes) -> None:
+    """Raise PermissionError for a file that can't be read: what it holds isn't known."""
+    path = folder / os.fsdecode(_name(record))
+    if record.startswith(b"f ") and not os.access(path, os.R_OK):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
 
 def _tops(folder: Path) -> list[str]:
@@ -189,6 +205,8 @@ def _read(entry: Path, found: Seal) -> list[tuple[bytes, bytes]] | None:
     """Return (SHA-256, record) of each line of the manifest; None if it isn't what was sealed."""
     try:
         text = (entry / MANIFEST).read_bytes()
+    except PermissionError:
+        raise
     except OSError:
         return None
     if hashlib.sha256(text).hexdigest() != found.manifest:

@@ -21,6 +21,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import chain
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -194,9 +195,14 @@ def write_json(path: Path, data: Any, *, synced: bool = False) -> None:  # noqa:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """Return the JSON object in a file, or None if it isn't there or isn't one."""
+    """Return the JSON object in a file, or None if it isn't there or isn't one.
+
+    Raises PermissionError if it can't be read.
+    """
     try:
         data = json.loads(path.read_text())
+    except PermissionError:
+        raise
     except (OSError, ValueError, RecursionError):
         return None
     return data if isinstance(data, dict) else None
@@ -550,6 +556,29 @@ class Store:
                 hint=FREE_SPACE,
             )
 
+    def denied(self, error: PermissionError) -> InfrastructureError | None:
+        """Return what to say of something of the Store's that this user may not read or write.
+
+        None if the error isn't of something in the Store.
+        """
+        path = Path(os.path.abspath(error.filename or self.root))  # noqa: PTH100 - no links
+        if not path.is_relative_to(self.root):
+            return None
+        name = _user(os.geteuid())
+        strange = _of_another(self.root, path)
+        if strange is None:
+            return InfrastructureError(
+                f"{path} can't be read or written: {error.strerror}.",
+                hint=f"`sudo chown -R {name}: {self.root} && chmod -R u+rwX {self.root}` mends it, "
+                "or name another place with --cache-dir.",
+            )
+        return InfrastructureError(
+            f"{strange} belongs to {_owner(strange)}, and {path} can't be read or written: more "
+            "than one user has used this cache directory.",
+            hint=f"`sudo chown -R {name}: {self.root}` gives it to you alone; or name another "
+            "place with --cache-dir or RBUILD_CACHE_DIR.",
+        )
+
     def new_run(self, command: str) -> Path:
         """Create and return the folder for the logs and results of one run."""
         self._make_room(Room.RUNS)
@@ -648,11 +677,34 @@ def _why(folder: Path, error: OSError) -> str:
     return f"{reason}, and it belongs to {_owner(folder)}"
 
 
-def _owner(folder: Path) -> str:
+def _owner(path: Path) -> str:
+    name = _user(path.lstat().st_uid)
+    return f"the user {name}" if name.isdecimal() else name
+
+
+def _user(number: int) -> str:
+    """Return a user's name; the number itself if nobody here has it."""
+    import pwd  # noqa: PLC0415 - for an error only
+
     try:
-        return folder.owner()
+        return pwd.getpwuid(number).pw_name
     except KeyError:
-        return f"the user {folder.stat().st_uid}"
+        return str(number)
+
+
+def _of_another(root: Path, path: Path) -> Path | None:
+    """Return the first thing from ``root`` to ``path``, or below it, that is another user's."""
+    above = [one for one in reversed(path.parents) if one.is_relative_to(root)]
+    below = (
+        Path(folder, name)
+        for folder, folders, files in os.walk(path)
+        for name in sorted([*folders, *files])
+    )
+    for one in chain(above, [path], below):
+        with suppress(OSError):
+            if one.lstat().st_uid != os.geteuid():
+                return one
+    return None
 
 
 def _seal(room: Room, folder: Path) -> dict[str, Any] | None:

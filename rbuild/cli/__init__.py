@@ -212,6 +212,9 @@ def _attempt(arguments: list[str]) -> int:
                 if made is not None and error.exit_code == BuildFailed.exit_code:
                     error.result = {**error.result, "reproduce": made.reproduce()}
                 raise
+            except PermissionError as error:
+                app = context.find_object(App)
+                raise (None if app is None else app.store.denied(error)) or error from error
     except click.exceptions.Exit as end:
         return end.exit_code
     return result if isinstance(result, int) else 0

@@ -277,3 +277,29 @@ def test_any_yaml_is_a_profile_or_a_usage_error(tmp_path_factory, data: object) 
         definition.load(path, profile.Profile)
     except UsageError as error:
         assert str(path) in error.message
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "it is empty"),
+        (b"\n \n", "it is empty"),
+        (b"# my notes\nSPI=y\n", "it has no line that sets a CONFIG_ option"),
+        (b"CONFIG_SPI=y\0\n", "it is binary"),
+        (b"\x7fELF\xff\xfe", "can't be read"),
+    ],
+)
+def test_a_base_that_is_no_configuration(host: Host, content: bytes, words: str) -> None:
+    base = host.folder / "my.config"
+    base.write_bytes(content)
+    path = host.write_profile(
+        f"name: x\nsource: {{directory: {host.tree}}}\npatches: false\n"
+        "config: {base: my.config}\n"
+    )
+    found = host("kernel", "--profile", path, code=2)
+    assert f"{path}: config.base: " in found.err
+    assert str(base) in found.err
+    assert words in found.err
+    assert "such as defconfig, or a .config file, with lines such as CONFIG_SPI=y" in found.err
+    base.write_text("# CONFIG_SPI is not set\n")
+    host("kernel", "--profile", path)
