@@ -25,14 +25,14 @@ MOST_OF_A_FILE = 512 * 1024**2
 UNPACK = """\
 set -e -o pipefail
 ulimit -f $(($3 / 1024))
-case "$(head -c 6 "$1" | od -An -tx1 | tr -d ' ')" in
+case "$(head -c 6 -- "$1" | od -An -tx1 | tr -d ' ')" in
     fd377a585a00) unpack="xz -dc" ;;
     1f8b*) unpack="gzip -dc" ;;
     425a68*) unpack="bzip2 -dc" ;;
     28b52ffd*) unpack="zstd -dc" ;;
     *) unpack="cat" ;;
 esac
-$unpack "$1" | {
+$unpack -- "$1" | {
     head -c "$2"
     if [ "$(head -c 1 | wc -c)" != 0 ]; then echo "rbuild: too much" >&2; exit 1; fi
 } | tar -x --strip-components=1 -C "$4" -f -
