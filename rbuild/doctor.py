@@ -19,6 +19,7 @@ from rbuild import architecture, binfmt, environment, process
 from rbuild.architecture import Architecture
 from rbuild.console import size
 from rbuild.errors import HostLacks, InfrastructureError, ProcessFailed
+from rbuild.sandbox import cgroup, seccomp
 from rbuild.store import Store
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ def examine(store: Store) -> list[Finding]:
         _program("git", "fetches kernels from git", ["git", "--version"], optional=True),
         _keyring(),
         _namespaces(),
+        _bounds(),
         *_emulation(),
         _program(
             "qemu-system-aarch64",
@@ -90,7 +92,7 @@ def examine(store: Store) -> list[Finding]:
     ]
     user = _user()
     if user is not None:
-        found.insert(6, _subordinate_ids(user))
+        found.insert(7, _subordinate_ids(user))
     return found
 
 
@@ -185,6 +187,24 @@ def _keyring() -> Finding:
         f"apt-get install {package}",
         (package,),
     )
+
+
+def _bounds() -> Finding:
+    """Tell whether a build's processes and system calls are bounded."""
+    name = "bounds of a build"
+    if not seccomp.is_known():
+        machine = os.uname().machine
+        return Finding(name, State.WARNING, f"no filter of system calls is known for {machine}")
+    if cgroup.is_exempt():
+        with cgroup.bounded() as group:
+            if group is None:
+                return Finding(
+                    name,
+                    State.WARNING,
+                    "root can't make a cgroup here: a build may have any number of processes",
+                    "run rbuild as an ordinary user, or where /sys/fs/cgroup can be written",
+                )
+    return Finding(name, State.OK, f"{cgroup.max_tasks()} processes, common socket families")
 
 
 def _namespaces() -> Finding:

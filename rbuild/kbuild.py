@@ -20,6 +20,7 @@ from rbuild.errors import FREE_SPACE, BuildFailed, InfrastructureError, ProcessF
 from rbuild.process import Usage
 from rbuild.provision import Ready
 from rbuild.sandbox import KDIR, MODULE, SRC, Bind, Job
+from rbuild.sandbox.cgroup import max_tasks
 from rbuild.session import CacheUse, Session
 from rbuild.source import IN_TREE_FOLDER, Tree
 from rbuild.store import full, is_full
@@ -231,6 +232,11 @@ def _hung(error: TimedOut, title: str, last: str, log: Path) -> BuildFailed:
     )
 
 
+NO_FORK = re.compile(
+    r"(?i)(fork|spawn|thread|clone)[^\n]*resource temporarily unavailable|cannot fork"
+)
+"""What programs say that can't start a process or thread (EAGAIN, fork(2)), rustc and QEMU too."""
+
 UNWRITTEN = re.compile(r"^\*\*\* Error (during|while) .*configuration", re.M)
 """What Kconfig says when it can't write what it made."""
 
@@ -260,6 +266,11 @@ def explain(
             hint=FREE_SPACE,
         )
     hint = None
+    if NO_FORK.search("\n".join(error.tail)):
+        hint = (
+            f"No process or thread could be started: a build may have {max_tasks()} of them. "
+            "Fewer jobs at once (-j) need fewer."
+        )
     if error.returncode < 0:
         hint = f"It was ended by signal {-error.returncode}; 9 may mean that memory ran out."
     return BuildFailed(f"{title} failed.", detail=words, log=log, hint=hint)

@@ -83,11 +83,13 @@ def run(
     stdin: IO[bytes] | None = None,
     ends: bytes = b"\n",
     unwanted: Callable[[], bool] | None = None,
+    descriptors: Sequence[int] = (),
 ) -> Completed:
     """Run a program to its end, its stdout and stderr together, line by line.
 
     The program gets no standard input but ``stdin``, a file, and a session of its own, so that
     Ctrl-C reaches rbuild alone, which then ends the program.  Each byte in ``ends`` ends a line.
+    It keeps the open ``descriptors``.
     Raises HostLacks if the program isn't there, TimedOut if it had to be ended for its limits,
     Unwanted if ``unwanted`` came to say so, and, with ``check``, ProcessFailed if it ends with a
     status other than 0.
@@ -98,7 +100,8 @@ def run(
         log.flush()
     tail: deque[str] = deque(maxlen=TAIL_LINES)
     started = time.monotonic()
-    child = _start(words, env=env, cwd=cwd, stdin=subprocess.DEVNULL if stdin is None else stdin)
+    source = subprocess.DEVNULL if stdin is None else stdin
+    child = _start(words, env=env, cwd=cwd, stdin=source, descriptors=descriptors)
     assert child.stdout is not None
     try:
         for line in _lines(child.stdout, limits, ends, unwanted):
@@ -140,9 +143,9 @@ def output(argv: Sequence[str], *, cwd: Path | None = None) -> bytes:
     return found
 
 
-def attached(argv: Sequence[str]) -> int:
+def attached(argv: Sequence[str], descriptors: Sequence[int] = ()) -> int:
     """Run a program on rbuild's own standard streams; return its exit status."""
-    with subprocess.Popen(list(argv)) as child:
+    with subprocess.Popen(list(argv), pass_fds=tuple(descriptors)) as child:
         return child.wait()
 
 
@@ -235,6 +238,7 @@ def _start(
     stdin: int | IO[bytes] | None = subprocess.DEVNULL,
     stdout: int = subprocess.PIPE,
     stderr: int = subprocess.STDOUT,
+    descriptors: Sequence[int] = (),
 ) -> subprocess.Popen[bytes]:
     try:
         return subprocess.Popen(
@@ -245,6 +249,7 @@ def _start(
             stdout=stdout,
             stderr=stderr,
             start_new_session=True,
+            pass_fds=tuple(descriptors),
         )
     except FileNotFoundError as error:
         if error.filename is not None and str(error.filename) != argv[0]:

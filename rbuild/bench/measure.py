@@ -6,13 +6,13 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from rbuild.bench.cgroup import Cgroup, cgroup
 from rbuild.bench.machine import moment
 from rbuild.bench.places import Enter, Place
 from rbuild.bench.plan import Scenario, Turn
 from rbuild.bench.result import PhaseTimes, Product, Sample
 from rbuild.kbuild import Kbuild
 from rbuild.sandbox.bwrap import Bwrap
+from rbuild.sandbox.cgroup import Cgroup, cgroup
 from rbuild.session import Phase
 from rbuild.store import sha256_file
 

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import pty
 import signal
 import sys
 import termios
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import IO, Any
 
 from rbuild import binfmt, process
 from rbuild.errors import HostLacks, ProcessFailed
 from rbuild.process import NO_LIMITS, Completed, Limits
-from rbuild.sandbox import Job, Sandbox, variables_for
+from rbuild.sandbox import Job, Sandbox, cgroup, seccomp, variables_for
 
 REGISTER = (
     f"mount -t binfmt_misc binfmt_misc {binfmt.MOUNT_POINT} && "
@@ -96,8 +97,15 @@ class Bwrap:
         limit was reached, ProcessFailed (with ``check``) where the command failed.
         """
         # A session of its own (process.run) keeps the sandbox from the caller's terminal.
-        argv = self.argv(sandbox, job)
-        done = process.run(argv, on_line=on_line, log=log, check=False, limits=limits)
+        with self._confined(sandbox, job) as (argv, descriptors):
+            done = process.run(
+                argv,
+                on_line=on_line,
+                log=log,
+                check=False,
+                limits=limits,
+                descriptors=descriptors,
+            )
         if done.returncode != 0:
             for line in done.tail[-3:]:
                 if line.startswith(OWN_WORDS):
@@ -116,16 +124,43 @@ class Bwrap:
         The sandbox never holds the caller's terminal, so it can't push characters into it
         (TIOCSTI), and still has job control.
         """
-        argv = self.argv(sandbox, job)
-        if not sys.stdin.isatty():
-            return process.attached(argv)
-        relay = _Terminal()
-        previous = signal.signal(signal.SIGWINCH, relay.resize)
-        try:
-            status = pty.spawn(argv, relay.read)
-        finally:
-            signal.signal(signal.SIGWINCH, previous)
+        with self._confined(sandbox, job) as (argv, descriptors):
+            if not sys.stdin.isatty():
+                return process.attached(argv, descriptors)
+            for one in descriptors:
+                os.set_inheritable(one, True)
+            relay = _Terminal()
+            previous = signal.signal(signal.SIGWINCH, relay.resize)
+            try:
+                status = pty.spawn(argv, relay.read)
+            finally:
+                signal.signal(signal.SIGWINCH, previous)
         return os.waitstatus_to_exitcode(status)
+
+    @contextlib.contextmanager
+    def _confined(self, sandbox: Sandbox, job: Job) -> Iterator[tuple[list[str], list[int]]]:
+        """Yield a job's command line with what can't be pasted, and the descriptors that it needs.
+
+        That is the filter of system calls, and a bound on processes: by a cgroup where one can be
+        made, else by a limit within the user namespace, where only its own processes count against
+        it (since Linux 5.14).  Of root itself the kernel doesn't ask the latter.
+        """
+        argv = self.argv(sandbox, job)
+        cut = len(argv) - len(job.argv) - 1
+        before, own = argv[:cut], argv[cut + 1 :]
+        descriptors: list[int] = []
+        with contextlib.ExitStack() as stack:
+            if seccomp.is_known():
+                descriptors.append(seccomp.open_program())
+                stack.callback(os.close, descriptors[0])
+                before += ["--seccomp", str(descriptors[0])]
+            if not self.prefix:
+                group = stack.enter_context(cgroup.bounded())
+                if group is not None:
+                    before = [*group.prefix(), *before]
+                else:
+                    own = ["prlimit", f"--nproc={cgroup.max_tasks()}", "--", *own]
+            yield [*before, "--", *own], descriptors
 
 
 def _before(sandbox: Sandbox) -> list[str]:

@@ -33,10 +33,11 @@ from rbuild.environment import Rootfs
 from rbuild.errors import HostLacks, InfrastructureError, ProcessFailed, TimedOut, UsageError
 from rbuild.kept import Kept
 from rbuild.process import LINE_MOST, TAIL_LINES, Completed, Usage
-from rbuild.sandbox import Job, Sandbox, image, variables_for
+from rbuild.sandbox import Job, Sandbox, image, seccomp, variables_for
 from rbuild.sandbox.archive import User
 from rbuild.sandbox.bwrap import CAPABILITIES
 from rbuild.sandbox.carrier import Carrier, Shared, bind_mounts
+from rbuild.sandbox.cgroup import max_tasks
 from rbuild.sandbox.engine import (
     CANNOT_RUN,
     Owner,
@@ -54,9 +55,32 @@ if TYPE_CHECKING:
 
 TMPFS = {"/tmp": "rw,exec,nosuid,nodev,mode=1777"}  # noqa: S108 - the sandbox's own
 
-KEEPER = r"""
+FILTER = r"""
 use POSIX ();
+my $filter = pack 'H*', shift @ARGV;
+my %prctl = (x86_64 => 157, aarch64 => 167, armv7l => 172, armv8l => 172);
+my $set = $prctl{(POSIX::uname())[4]};
+syscall($set, 22, 2, pack('S x![L!] P', length($filter) / 8, $filter), 0, 0) if defined $set;
+"""
+"""Filters system calls by its first argument, from here on (PR_SET_SECCOMP), besides the engine's
+own profile.  QEMU refuses that to emulated programs: they have the engine's profile only."""
+
+PLAIN = (
+    FILTER
+    + r"""
+exec {$ARGV[0]} @ARGV;
+print STDERR "$ARGV[0]: $!\n";
+POSIX::_exit(127);
+"""
+)
+"""PID 1 of a container on the user's terminal: becomes its arguments."""
+
+KEEPER = (
+    """
 my $mark = shift @ARGV;
+"""
+    + FILTER
+    + r"""
 open STDERR, '>&', \*STDOUT;
 my $watch = fork // die;
 if (!$watch) {
@@ -87,6 +111,7 @@ my $asked = $number{$machine};
 syswrite STDOUT, "\0$mark $status @used\n";
 POSIX::_exit(0);
 """
+)
 """PID 1 of a container: runs its arguments, with stdout and stderr in one stream, and says at the
 end how they ended and what they used (getrusage(2) of its children).  Once its own input ends,
 since rbuild did, so does the container."""
@@ -169,6 +194,7 @@ class Docker:
         words += ["--network", options["network_mode"], "--user", options["user"]]
         words += ["--read-only"] if options["read_only"] else []
         words += ["--log-driver", options["log_config"]["Type"]]
+        words += ["--pids-limit", str(options["pids_limit"])]
         for limit in options["ulimits"]:
             words += ["--ulimit", f"{limit['Name']}={limit['Soft']}:{limit['Hard']}"]
         words += [word for name in options["cap_drop"] for word in ("--cap-drop", name)]
@@ -207,7 +233,7 @@ class Docker:
         mark = f"rbuild-{uuid.uuid4().hex}"
         tail: deque[str] = deque(maxlen=TAIL_LINES)
         ending: list[str] = []
-        command = ["/usr/bin/perl", "-e", KEEPER, mark, *argv]
+        command = ["/usr/bin/perl", "-e", KEEPER, mark, seccomp.program().hex(), *argv]
         started = time.monotonic()
         with self._container(sandbox, job, command, log=log) as container:
             for line in _lines(container.output(limits), mark, ending):
@@ -228,9 +254,8 @@ class Docker:
     def interactive(self, sandbox: Sandbox, job: Job) -> int:
         """Run a job on the user's terminal, through one that the engine makes."""
         terminal = sys.stdin.isatty() and sys.stdout.isatty()
-        with self._container(
-            sandbox, job, list(job.argv), attached=True, terminal=terminal
-        ) as container:
+        command = ["/usr/bin/perl", "-e", PLAIN, seccomp.program().hex(), *job.argv]
+        with self._container(sandbox, job, command, attached=True, terminal=terminal) as container:
             container.relay()
             return container.wait()
 
@@ -355,6 +380,7 @@ class Docker:
             "security_opt": ["no-new-privileges"],
             "mem_limit": self.limits.memory_bytes,
             "nano_cpus": nano,
+            "pids_limit": max_tasks(),
             "log_config": {"Type": "none"},
             "ulimits": ulimits(),
         }

@@ -139,6 +139,8 @@ if what == "interface":
 if what == "raw":
     one = socket.socket(socket.AF_PACKET, socket.SOCK_RAW); one.settimeout(1)
     sure([name for _, name in socket.if_nameindex() if name != "lo"])
+if what == "control":
+    one, other = socket.socketpair(); one.send(b"x"); sure(other.recv(1) == b"x")
 if what == "keyring":
     KEYCTL_SEARCH, SESSION, USER, READ = 10, -3, -4, 11
     number = {"x86_64": 250, "aarch64": 219}[os.uname().machine]

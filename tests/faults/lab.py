@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from rbuild.bench.cgroup import NAME
-from rbuild.bench.cgroup import ROOT as GROUPS
+from rbuild.sandbox.cgroup import NAME
+from rbuild.sandbox.cgroup import ROOT as GROUPS
 
 CHECKOUT = Path(__file__).parents[2]
 PR_SET_CHILD_SUBREAPER = 36

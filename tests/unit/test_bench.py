@@ -8,18 +8,20 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from rbuild import elf
+from rbuild import doctor, elf
 from rbuild.bench import compare, identity, machine
 from rbuild.bench import report as words
-from rbuild.bench.cgroup import Cgroup, cgroup
 from rbuild.bench.places import change_a_line, main_source
 from rbuild.bench.plan import Mode, Plan, Scenario, Target, modes, turns
 from rbuild.errors import BuildFailed, UsageError
 from rbuild.module import driver_source, sync
 from rbuild.profile import IN_KERNEL, Driver
+from rbuild.sandbox import seccomp
+from rbuild.sandbox.cgroup import Cgroup, bounded, cgroup, is_exempt, max_tasks
 
 
 @pytest.mark.parametrize(
@@ -146,6 +148,95 @@ def test_what_a_killed_bench_left_is_removed_by_the_next(tmp_path: Path) -> None
         assert not left.exists()
     assert others.exists()
     assert working.exists()
+
+
+def fake_groups(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have each group that is made in this folder have a bound on its processes, as in a cgroup."""
+    plain, remove = Path.mkdir, Path.rmdir
+
+    def mkdir(path: Path, *words: Any, **options: Any) -> None:
+        plain(path, *words, **options)
+        if path.is_relative_to(root) and path.name.startswith("rbuild-"):
+            (path / "pids.max").write_text("max\n")
+
+    def rmdir(path: Path) -> None:
+        (path / "pids.max").unlink(missing_ok=True)
+        remove(path)
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    monkeypatch.setattr(Path, "rmdir", rmdir)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+
+
+@pytest.mark.parametrize(
+    ("files", "own", "place"),
+    [
+        ({"pids/own/x": ""}, "8:pids:/own\n4:memory:/other\n0::/\n", "pids/own"),
+        ({"cgroup.controllers": "pids"}, "0::/\n", "."),
+        ({"cgroup.controllers": "pids", "a/b/memory.max": "max\n"}, "0::/a/b\n", "a"),
+        ({"cgroup.controllers": "pids", "a/b/memory.max": "1000\n"}, "0::/a/b\n", None),
+        ({"cgroup.controllers": "pids", "a/b/cpu.max": "50000 100000\n"}, "0::/a/b\n", None),
+        ({}, "8:pids:/own\n", None),
+    ],
+)
+def test_a_builds_processes_are_bounded(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    files: dict[str, str],
+    own: str,
+    place: str | None,
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    told = tmp_path / "told"
+    told.write_text(own)
+    fake_groups(tmp_path, monkeypatch)
+    with bounded(tmp_path, told) as group:
+        if place is None:
+            assert group is None
+            return
+        assert group is not None
+        (folder,) = group.folders
+        assert folder.parent == tmp_path / place
+        assert int((folder / "pids.max").read_text()) == max_tasks() >= 4096
+        # What can be reached from inside isn't the bound itself.
+        assert group.prefix()[-2] == str(folder / "inside")
+        left = folder.with_name(f"rbuild-{1 << 30}-1") / "inside"
+        left.mkdir(parents=True)
+        with bounded(tmp_path, told):
+            assert not left.parent.exists()
+    assert not list(tmp_path.rglob("rbuild-*"))
+
+
+def test_doctor_says_where_root_is_not_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr("rbuild.sandbox.cgroup._bounding", lambda *_: None)
+    monkeypatch.setattr("rbuild.sandbox.cgroup.is_exempt", lambda: True)
+    assert doctor._bounds().state is doctor.State.WARNING
+    monkeypatch.setattr("rbuild.sandbox.cgroup.is_exempt", lambda: False)
+    assert doctor._bounds().state is doctor.State.OK
+    monkeypatch.setattr(seccomp, "MACHINES", frozenset())
+    assert "no filter" in doctor._bounds().text
+
+
+@pytest.mark.parametrize(("text", "exempt"), [("0 0 4294967295", True), ("0 1000 1", False)])
+def test_root_of_a_user_namespace_is_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, exempt: bool
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    (tmp_path / "map").write_text(f"         {text}\n")
+    assert is_exempt(tmp_path / "map") == exempt
+
+
+def test_an_ordinary_user_has_no_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_groups(tmp_path, monkeypatch)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    (tmp_path / "cgroup.controllers").touch()
+    with bounded(tmp_path, tmp_path / "cgroup.controllers") as group:
+        assert group is None
 
 
 def test_without_cgroups_there_is_none(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from rbuild import memory, store
 from rbuild.errors import BuildFailed, InfrastructureError, ProcessFailed
 from rbuild.kbuild import explain
 from rbuild.module import sync
+from rbuild.sandbox.cgroup import max_tasks
 from tests.unit.conftest import Host
 
 # Time.
@@ -66,6 +67,24 @@ def test_a_kill_for_want_of_memory_is_said_as_such(line: str) -> None:
 def test_an_error_while_another_program_was_killed_is_an_error() -> None:
     line = "init/main.c:3:1: error: unknown type name 'Killed'"
     assert isinstance(explain(failure(line), "x", Path("log"), ran_out=True), BuildFailed)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "make[2]: fork: Resource temporarily unavailable",
+        "/bin/sh: 1: Cannot fork",
+        "qemu: qemu_thread_create: Resource temporarily unavailable",
+        "clang: error: unable to execute command: posix_spawn failed: "
+        "Resource temporarily unavailable",
+    ],
+)
+def test_a_bound_on_processes_is_told(line: str) -> None:
+    found = explain(failure(line), "Building", Path("log"))
+    assert isinstance(found, BuildFailed)
+    assert f"a build may have {max_tasks()} of them" in (found.hint or "")
+    other = explain(failure("read: Resource temporarily unavailable"), "x", Path("log"))
+    assert "of them" not in (other.hint or "")
 
 
 def test_the_hosts_counter_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
