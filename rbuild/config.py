@@ -2,18 +2,22 @@
 
 A value is looked for on the command line, in the option's environment variable, in the project's
 file, in the user's, and is else the option's default.  Each field stands for one variable: an
-option takes a field if it has that variable (see ``Defaults`` in rbuild.cli.defaults).
+option takes a field if it has that variable (see ``Defaults`` in rbuild.cli.defaults).  A project's
+file sets harmless values; others count once the user trusts it (see rbuild.trust).
 """
 
 from __future__ import annotations
 
 import os
+import re
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rbuild import textfile, trust
 from rbuild.errors import UsageError
 from rbuild.home import at_home
 
@@ -51,6 +55,34 @@ USER_ONLY = {
 }
 """Fields that a project, which others may have written, can't set, each with the reason."""
 
+NEEDS_TRUST = {
+    "runtime": "it says what separates a build from your files",
+    "memory": "it replaces a limit of yours",
+    "cpus": "it replaces a limit of yours",
+}
+"""Fields that a project sets only if its file is trusted, each with the reason."""
+
+NAMES_ONLY = {
+    "profile": "a profile's file says what is downloaded and built",
+    "environment": "a definition's file says what is installed, and what runs with which variables",
+    "machine": "a machine's file says what QEMU is called with",
+}
+"""Fields in which a project can name what comes with rbuild; anything else needs trust."""
+
+HARMLESS = {
+    "driver": "all of them come with rbuild",
+    "jobs": "a build can start as many processes by itself",
+    "ccache": "the result has the same bytes",
+    "runs": "Ctrl-C ends a benchmark that takes too long",
+    "warmup": "Ctrl-C ends a benchmark that takes too long",
+}
+"""Fields that every project can set, each with the reason."""
+
+BUILT_IN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
+"""The name of a profile, an environment or a machine that comes with rbuild."""
+
+DEFINITIONS = (".yaml", ".yml")
+
 
 class Scope(StrEnum):
     """Whose file it is."""
@@ -61,12 +93,17 @@ class Scope(StrEnum):
 
 @dataclass(frozen=True)
 class Layer:
-    """A configuration file: its values as options take them, and the line of each."""
+    """A configuration file: its values as options take them, and the line of each.
+
+    ``withheld`` are the fields of a project's file that don't count, each with the reason.
+    """
 
     scope: Scope
     path: Path
     values: Mapping[str, Any] = field(default_factory=dict)
     lines: Mapping[str, int] = field(default_factory=dict)
+    withheld: Mapping[str, str] = field(default_factory=dict)
+    verdict: trust.Verdict = field(default_factory=lambda: trust.Verdict(is_trusted=True))
 
 
 @dataclass(frozen=True)
@@ -101,19 +138,20 @@ def project_file(start: Path | None = None) -> Path | None:
         return None
     home = Path.home()
     for folder in (here, *here.parents):
-        if (folder / NAME).is_file():
+        if _is_there(folder / NAME):
             return folder / NAME
         if folder == home or (folder / ".git").exists():
             break
     return None
 
 
-def is_trusted(path: Path) -> bool:
-    """Tell whether a project's file is the caller's own or root's, not some other user's."""
-    trusted = {0, os.getuid()}
-    if os.getuid() == 0 and (behind := os.environ.get("SUDO_UID", "")).isdigit():
-        trusted.add(int(behind))
-    return path.stat().st_uid in trusted
+def _is_there(path: Path) -> bool:
+    """Tell whether there is a file or a link, wherever that leads."""
+    try:
+        mode = path.lstat().st_mode
+    except OSError:
+        return False
+    return stat.S_ISREG(mode) or stat.S_ISLNK(mode)
 
 
 def layers() -> tuple[list[Layer], list[str]]:
@@ -125,23 +163,34 @@ def layers() -> tuple[list[Layer], list[str]]:
     notes: list[str] = []
     project, user = project_file(), user_file()
     if project is not None and project != user:
-        if is_trusted(project):
+        try:
             found.append(load(project, Scope.PROJECT))
-        else:
-            notes.append(f"{project} is another user's: it was ignored.")
+        except trust.RefusedFileError as error:
+            notes.append(error.message)
     if user.is_file():
-        found.append(load(user, Scope.USER))
+        try:
+            found.append(load(user, Scope.USER))
+        except trust.RefusedFileError as error:
+            if os.environ.get(CONFIG_VARIABLE):
+                raise
+            notes.append(error.message)
     elif os.environ.get(CONFIG_VARIABLE):
         raise UsageError(f"{CONFIG_VARIABLE}={user}: there is no such file.")
     return found, notes
 
 
-def load(path: Path, scope: Scope) -> Layer:
-    """Read one file; raises UsageError with file, line and field."""
+def load(path: Path, scope: Scope, content: bytes | None = None) -> Layer:
+    """Read one file; raises UsageError with file, line and field.
+
+    Raises RefusedFileError, before anything of it is shown, where others may have written it.
+    """
     # Most runs have no file, and these take a while to import.
     from rbuild.settings import read  # noqa: PLC0415
 
-    settings, lines = read(path)
+    if content is None:
+        content = _content(path, scope)
+    with textfile.pinned({path.absolute(): content}.get):
+        settings, lines = read(path)
     given = {name: getattr(settings, name) for name in settings.model_fields_set}
     if scope is Scope.PROJECT:
         for name, why in USER_ONLY.items():
@@ -151,7 +200,45 @@ def load(path: Path, scope: Scope) -> Layer:
                     hint=f"Put it into your own file, {user_file()}, or set {VARIABLES[name]}.",
                 )
     values = {name: value for name, value in _plain(settings, path, lines).items() if name in given}
-    return Layer(scope, path, values, lines)
+    if scope is Scope.USER:
+        return Layer(scope, path, values, lines)
+    asked = {
+        name: reason for name in values if (reason := needs_trust(name, getattr(settings, name)))
+    }
+    verdict = trust.check(path, content)
+    return Layer(scope, path, values, lines, {} if verdict.is_trusted else asked, verdict)
+
+
+def _content(path: Path, scope: Scope) -> bytes:
+    try:
+        if scope is Scope.USER:
+            return trust.read_user_file(path)
+        return trust.read_project_file(path)
+    except OSError as error:
+        raise UsageError(f"{path} can't be read: {error.strerror or error}.") from error
+
+
+def needs_trust(name: str, value: object) -> str | None:
+    """Return why a project's value of a field counts only if its file is trusted; None: it does."""
+    if name in HARMLESS:
+        return None
+    if name in NAMES_ONLY and isinstance(value, str) and _is_built_in(name, value):
+        return None
+    return NAMES_ONLY.get(name) or NEEDS_TRUST[name]
+
+
+def _is_built_in(name: str, value: str) -> bool:
+    plain = _without_level(name, value)
+    return (
+        "/" not in value
+        and BUILT_IN.fullmatch(plain) is not None
+        and not plain.endswith(DEFINITIONS)
+    )
+
+
+def _without_level(name: str, value: str) -> str:
+    """Return an environment's name or path without its level, such as `hybrid` of `hybrid:all`."""
+    return value.rpartition(":")[0] or value if name == "environment" else value
 
 
 def resolved(files: list[Layer]) -> dict[str, Origin]:
@@ -160,7 +247,74 @@ def resolved(files: list[Layer]) -> dict[str, Origin]:
         name: Origin(value, layer, layer.lines.get(name, 1))
         for layer in reversed(files)
         for name, value in layer.values.items()
+        if name not in layer.withheld
     }
+
+
+def withheld(files: list[Layer]) -> dict[str, Origin]:
+    """Return the values that don't count since their file isn't trusted."""
+    return {
+        name: Origin(layer.values[name], layer, layer.lines.get(name, 1))
+        for layer in files
+        for name in layer.withheld
+    }
+
+
+def pins(files: list[Layer]) -> dict[Path, bytes]:
+    """Return the content of all files that the trusted ones lead to, as it was compared."""
+    return {path: content for layer in files for path, content in layer.verdict.texts.items()}
+
+
+def trust_project(path: Path) -> tuple[Layer, dict[Path, str]]:
+    """Record that the user trusts a project's file; return it, and the SHA-256 of all its files.
+
+    Raises UsageError where it, or a file that it leads to, is wrong, or isn't the project's own.
+    """
+    content = _content(path, Scope.PROJECT)
+    layer = load(path, Scope.PROJECT, content)
+    reader = _Reader(path)
+    with textfile.pinned(reader):
+        for name in NAMES_ONLY:
+            if name in layer.values:
+                _read_all(name, layer.values[name])
+    return layer, trust.record(path, {path: content, **reader.files})
+
+
+class _Reader:
+    """Reads files of a project, and keeps what it has read; rbuild's own are none of those."""
+
+    def __init__(self, path: Path) -> None:
+        from rbuild import data  # noqa: PLC0415 - for this only
+
+        self.files: dict[Path, bytes] = {}
+        self._root = trust.project_root(path)
+        self._own = [Path(os.path.realpath(data.folder(name))) for name in ("profiles", "rootfs")]
+
+    def __call__(self, path: Path) -> bytes | None:
+        if any(Path(os.path.realpath(path)).is_relative_to(folder) for folder in self._own):
+            return None
+        if path not in self.files:
+            self.files[path] = trust.read_named(path, self._root)
+        return self.files[path]
+
+
+def _read_all(name: str, value: str) -> None:
+    """Read what a field names, and every file that this leads to."""
+    from rbuild import architecture, definition, environment, kernel, profile  # noqa: PLC0415
+
+    if name == "environment":
+        environment.load(value)
+    elif name == "machine" and "/" in value:
+        definition.load(Path(value), architecture.Machine)
+    elif name == "profile":
+        found = profile.load(value)
+        found.fragments()
+        if not kernel.TARGET.fullmatch(found.config.base):
+            found.read(found.config.base, "config.base")
+        for source in found.source:
+            if source.key is not None:
+                found.key_content(source)
+        _read_all("machine", found.machine_name)
 
 
 def _plain(settings: Settings, path: Path, lines: Mapping[str, int]) -> dict[str, Any]:
@@ -172,7 +326,7 @@ def _plain(settings: Settings, path: Path, lines: Mapping[str, int]) -> dict[str
     values = settings.model_dump(mode="json", exclude_none=True)
     for name in ("profile", "environment", "machine"):
         value = values.get(name, "")
-        if "/" in value or value.endswith((".yaml", ".yml")):
+        if "/" in value or _without_level(name, value).endswith(DEFINITIONS):
             values[name] = placed(name)
     if "cache_dir" in values:
         values["cache_dir"] = placed("cache_dir")

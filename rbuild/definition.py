@@ -143,6 +143,12 @@ def read(path: Path) -> tuple[yaml.Node | None, Any]:
         raise UsageError(f"{path}: not valid YAML: {error}.") from error
 
 
+def beside(path: Path, name: str) -> str:
+    """Return a name as it is, or a YAML file's path as seen from ``path``, which names it."""
+    is_path = "/" in name or Path(name).suffix in {".yaml", ".yml"}
+    return str(path.parent / name) if is_path else name
+
+
 def is_there(path: Path) -> bool:
     """Tell whether a file is there; one of a name that none can have isn't."""
     try:

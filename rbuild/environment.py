@@ -411,8 +411,11 @@ def _read(name: str, variants: tuple[Path, ...] = ()) -> RootfsDefinition | Hybr
         if not definition.is_there(path):
             raise UsageError(f"There is no environment {name!r}.{nearest(name, names())}")
     found = definition.load(path, _model(path), under=_extended(path))
-    if not isinstance(found, VariantDefinition):
+    if isinstance(found, RootfsDefinition):
         return found
+    found = found.model_copy(update={"base": definition.beside(path, found.base)})
+    if isinstance(found, HybridDefinition):
+        return found.model_copy(update={"native": definition.beside(path, found.native)})
     if path.resolve() in variants:
         raise UsageError(f"{path}: base: {path.stem} is a variant of itself.")
     return _varied(found, path, (*variants, path.resolve()))

@@ -34,6 +34,8 @@ FILES = {
     "~/.cache/rbuild": "The cache directory: environments, kernel trees, builds and logs "
     "($XDG_CACHE_HOME, --cache-dir). `rbuild status` lists it, `rbuild clean` empties it.",
     "rbuild.yaml": "A project's configuration, in this folder or one above: `rbuild config`.",
+    "~/.local/state/rbuild/trusted": "Which projects' configuration you trust: `rbuild config "
+    "trust` ($XDG_STATE_HOME).",
     "~/.config/rbuild/rbuild.yaml": "Your own configuration ($XDG_CONFIG_HOME, $RBUILD_CONFIG).",
     "profiles/*.yaml": "The profiles, beside rbuild's code: what is built.",
     "profiles/machines/*.yaml": "The machines that QEMU can be.",

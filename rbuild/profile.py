@@ -228,6 +228,11 @@ class Profile(Strict):
         """The file that it came from."""
         return self._path
 
+    @property
+    def machine_name(self) -> str:
+        """The machine's name, or the absolute path of its file."""
+        return definition.beside(self.path, self.machine)
+
     @field_validator("architecture")
     @classmethod
     def _known(cls, value: str) -> str:

@@ -7,13 +7,20 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import BinaryIO
 
 from rbuild.errors import RbuildError, UsageError
 
 CHUNK = 1 << 20
+
+Lookup = Callable[[Path], bytes | None]
+"""Returns the content that counts for an absolute path; None: what is on the disk."""
+
+_LOOKUP: ContextVar[Lookup | None] = ContextVar("rbuild.textfile.lookup", default=None)
 
 KINDS = {
     stat.S_IFDIR: "a folder",
@@ -22,6 +29,16 @@ KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
+
+
+@contextmanager
+def pinned(lookup: Lookup) -> Iterator[None]:
+    """Let files that ``lookup`` knows be read as it says, whatever happens to them on the disk."""
+    token = _LOOKUP.set(lookup)
+    try:
+        yield
+    finally:
+        _LOOKUP.reset(token)
 
 
 def read_text(
@@ -57,8 +74,14 @@ def read_bytes(
     error: type[RbuildError] = UsageError,
     check: Callable[[Path], None] | None = None,
 ) -> bytes:
-    """Return the content of a regular file of at most ``limit`` bytes; raise as ``read_text``."""
+    """Return the content of a regular file of at most ``limit`` bytes; raise as ``read_text``.
+
+    What is ``pinned`` is returned as it is.
+    """
+    lookup = _LOOKUP.get()
     try:
+        if lookup is not None and (content := lookup(path.absolute())) is not None:
+            return content
         with open_regular(path, check) as file:
             return read_all(file, limit)
     except (OSError, ValueError) as fault:

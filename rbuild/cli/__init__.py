@@ -17,10 +17,10 @@ from typing import Any
 
 import click
 
-from rbuild import __version__
+from rbuild import __version__, textfile
 from rbuild.cli.defaults import WITHOUT, Defaults
 from rbuild.cli.typo import Group
-from rbuild.config import VARIABLES
+from rbuild.config import VARIABLES, pins
 from rbuild.console import Console, abandon, visible
 from rbuild.errors import (
     FREE_SPACE,
@@ -51,7 +51,7 @@ COMMANDS = {
     "status": "Show what is provisioned and built, with sizes and ages.",
     "clean": "Remove what the cache directory holds.",
     "profiles": "List profiles; show one resolved, or their JSON Schema.",
-    "config": "Show values from configuration files, and their origins.",
+    "config": "Show values from configuration files; trust a project's file.",
     "completion": "Make bash, zsh or fish complete rbuild's command line.",
     "man": "Print the manual page; --install lets man(1) find it.",
 }
@@ -153,6 +153,9 @@ def _heed(ctx: click.Context, console: Console) -> None:
         raise defaults.fault
     if defaults.fault is not None and command != "config":  # which says it itself
         console.warn(defaults.fault.message)
+    if texts := pins(defaults.files):
+        # Files may change while a command runs: what was trusted is what it reads.
+        ctx.with_resource(textfile.pinned(texts.get))
     engine = defaults.found.get("docker_host")
     variable = VARIABLES["docker_host"]
     if engine is not None and variable not in os.environ:

@@ -134,7 +134,7 @@ def command(
 
     if path is None:
         made.settled.update(driver=wanted, kind=how)
-    machine = architecture.machine(machine_name or found.machine, found.architecture)
+    machine = architecture.machine(machine_name or found.machine_name, found.architecture)
     made.settled.update(machine_name=machine.model, suites=() if tests else chosen)
     prepared = kdir_for(found, env, made)
     must_boot(prepared, machine)

@@ -10,10 +10,10 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from rbuild import config
+from rbuild import config, trust
 from rbuild.cli import COMMANDS, App
 from rbuild.cli.typo import Group
-from rbuild.console import joined
+from rbuild.console import joined, visible
 from rbuild.errors import UsageError
 
 EPILOG = """\b
@@ -21,7 +21,7 @@ A value is taken from the first of these that has it:
   1. the command line
   2. the environment variable, such as RBUILD_ENV
   3. the project's file: rbuild.yaml in this folder or one above, up to a
-     repository's root or your home
+     repository's root or your home (in full only if you trust it)
   4. your own file: ~/.config/rbuild/rbuild.yaml, or what RBUILD_CONFIG names
   5. the default
 
@@ -29,6 +29,7 @@ A value is taken from the first of these that has it:
 Examples:
   rbuild config show --origin
   rbuild config path
+  rbuild config trust
   rbuild config schema > rbuild.schema.json
 """
 SHOW_EPILOG = """\b
@@ -41,6 +42,16 @@ PATH_EPILOG = """\b
 Examples:
   rbuild config path
   rbuild --json config path
+"""
+TRUST_EPILOG = """\b
+Examples:
+  cat rbuild.yaml && rbuild config trust
+  rbuild config trust ~/src/my-driver
+"""
+UNTRUST_EPILOG = """\b
+Examples:
+  rbuild config untrust
+  rbuild config untrust ~/src/my-driver/rbuild.yaml
 """
 SCHEMA_EPILOG = """\b
 Examples:
@@ -62,7 +73,7 @@ ELSEWHERE = {
 @click.group(cls=Group, invoke_without_command=True, epilog=EPILOG)
 @click.pass_context
 def command(ctx: click.Context) -> None:
-    """Show values from configuration files, and where each comes from."""
+    """Show values from configuration files; trust a project's file."""
     if ctx.invoked_subcommand is None:
         ctx.invoke(show, origin=False)
 
@@ -71,30 +82,80 @@ def command(ctx: click.Context) -> None:
 @click.option("--origin", is_flag=True, help="Say where each value comes from.")
 @click.pass_obj
 def show(app: App, origin: bool) -> None:
-    """Show the values in force."""
+    """Show the values in force, and what of an untrusted file isn't."""
     files, _ = config.layers()
-    rows = _rows(app, config.resolved(files))
+    rows = _rows(app, files)
     columns = ["field", "value", "from"] if origin else ["field", "value"]
     lines = [[row["field"], str(row["value"]), row["origin"]][: len(columns)] for row in rows]
-    app.console.result(str(app.console.table("", columns, lines)), rows)
+    text = str(app.console.table("", columns, lines))
+    for name, value in config.withheld(files).items():
+        text += "\n" + visible(
+            f"{value.layer.path}:{value.line}: {name}: not used: {value.layer.verdict.reason} "
+            "(`rbuild config trust`)"
+        )
+    app.console.result(text, rows)
 
 
 @command.command(epilog=PATH_EPILOG)
 @click.pass_obj
 def path(app: App) -> None:
-    """Show where configuration files are looked for."""
+    """Show where configuration files are looked for, and which are trusted."""
     project, user = config.project_file(), config.user_file()
     rows = []
     if project is not None and project != user:
-        trusted = config.is_trusted(project)
-        state = _state(project, config.Scope.PROJECT) if trusted else "ignored: another user's"
-        rows.append({"scope": "project", "path": str(project), "state": state})
-    state = _state(user, config.Scope.USER) if user.is_file() else "not there"
-    rows.append({"scope": "user", "path": str(user), "state": state})
+        rows.append(_row(project, config.Scope.PROJECT))
+    if user.is_file():
+        rows.append(_row(user, config.Scope.USER))
+    else:
+        state: dict[str, Any] = {"state": "not there", "trusted": None, "ignored": []}
+        rows.append({"scope": "user", "path": str(user), **state})
     text = joined(f"{row['scope']}: {row['path']} ({row['state']})" for row in rows)
     if project is None:
         text = f"project: no {config.NAME} in this folder or above\n{text}"
     app.console.result(text, rows)
+
+
+@command.command("trust", epilog=TRUST_EPILOG)
+@click.argument("file", required=False, type=click.Path(path_type=Path))
+@click.pass_obj
+def trust_file(app: App, file: Path | None) -> None:
+    """Trust a project's file, as it is now, with all files that it names.
+
+    FILE is the project's rbuild.yaml or its folder [default: the one that counts here]. Read it
+    first: it says what is downloaded, installed and run. A change of any of the files needs a new
+    trust.
+    """
+    path = _named(file)
+    if path == config.user_file():
+        raise UsageError(f"{path} is your own: it needs no trust.")
+    layer, digests = config.trust_project(path)
+    needy = [name for name in layer.values if config.needs_trust(name, layer.values[name])]
+    what = ", ".join(needy) or "nothing that needs it"
+    lines = [f"{path}: trusted; it sets {what}."]
+    lines += [f"  {digest}  {one}" for one, digest in digests.items()]
+    app.console.result(
+        joined(lines),
+        {
+            "path": str(path),
+            "fields": needy,
+            "files": {str(one): digest for one, digest in digests.items()},
+            "record": str(trust.record_path(path)),
+        },
+    )
+
+
+@command.command("untrust", epilog=UNTRUST_EPILOG)
+@click.argument("file", required=False, type=click.Path(path_type=Path))
+@click.pass_obj
+def untrust_file(app: App, file: Path | None) -> None:
+    """Trust a project's file no longer.
+
+    FILE is the project's rbuild.yaml or its folder [default: the one that counts here].
+    """
+    path = _named(file)
+    was_trusted = trust.forget(path)
+    words = "is no longer trusted" if was_trusted else "was not trusted"
+    app.console.result(visible(f"{path} {words}."), {"path": str(path), "was_trusted": was_trusted})
 
 
 @command.command(epilog=SCHEMA_EPILOG)
@@ -107,18 +168,42 @@ def schema(app: App) -> None:
     app.console.result(json.dumps(found, indent=2), found)
 
 
-def _state(found: Path, scope: config.Scope) -> str:
+def _named(file: Path | None) -> Path:
+    """Return the path of a project's file as it is found from its folder."""
+    if file is None:
+        found = config.project_file()
+        if found is None:
+            raise UsageError(f"There is no {config.NAME} in this folder or above.")
+        return found
+    path = file / config.NAME if file.is_dir() else file
+    if path.name != config.NAME:
+        raise UsageError(f"{file}: a project's file is called {config.NAME}.")
+    return Path(os.path.realpath(path.parent)) / path.name
+
+
+def _row(path: Path, scope: config.Scope) -> dict[str, Any]:
+    """Return what there is to say of a file: whether it is right, trusted, and used."""
+    row: dict[str, Any] = {"scope": scope.value, "path": str(path), "trusted": False, "ignored": []}
     try:
-        config.load(found, scope)
+        layer = config.load(path, scope)
+    except trust.RefusedFileError as error:
+        return {**row, "state": f"ignored, since it {error.reason}"}
     except UsageError as error:
-        return f"wrong: {error.message}"
-    return "used"
+        return {**row, "state": f"wrong: {error.message}"}
+    state = "used"
+    if layer.withheld:
+        ignored = ", ".join(layer.withheld)
+        state += f" without {ignored}: not trusted, since {layer.verdict.reason}"
+    elif scope is config.Scope.PROJECT and layer.verdict.is_trusted:
+        state += ", trusted"
+    trusted = layer.verdict.is_trusted
+    return {**row, "state": state, "trusted": trusted, "ignored": list(layer.withheld)}
 
 
-def _rows(app: App, found: dict[str, config.Origin]) -> list[dict[str, Any]]:
+def _rows(app: App, files: list[config.Layer]) -> list[dict[str, Any]]:
     outer = click.get_current_context().find_root()
     exported: set[str] = getattr(outer.default_map, "exported", set())
-    defaults = _defaults()
+    defaults, found, withheld = _defaults(), config.resolved(files), config.withheld(files)
     rows = []
     for name, variable in config.VARIABLES.items():
         value, origin = defaults.get(name, ELSEWHERE.get(name, "")), "default"
@@ -130,8 +215,16 @@ def _rows(app: App, found: dict[str, config.Origin]) -> list[dict[str, Any]]:
             value = str(app.store.root)
             if outer.get_parameter_source(name) is ParameterSource.COMMANDLINE:
                 origin = "command line"
-        rows.append({"field": name, "value": value, "variable": variable, "origin": origin})
+        row = {"field": name, "value": value, "variable": variable, "origin": origin}
+        rows.append({**row, "ignored": _ignored(withheld.get(name))})
     return rows
+
+
+def _ignored(origin: config.Origin | None) -> dict[str, Any] | None:
+    if origin is None:
+        return None
+    reason = origin.layer.verdict.reason
+    return {"value": origin.value, "origin": str(origin), "reason": reason}
 
 
 def _defaults() -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import jsonschema
@@ -38,6 +37,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Files:
     made = Files(tmp_path)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "xdg"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(made.below)
     return made
@@ -69,11 +69,14 @@ def test_what_counts_more(
 def test_options_take_what_files_say(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole way: the values are in force in a build, and the command line counts more."""
     folder = host.write_module()
-    (folder / "rbuild.yaml").write_text(f"profile: {host.profile}\njobs: 7\nccache: false\n")
+    own = host.folder / "own.yaml"
+    own.write_text(f"profile: {host.profile}\n")
+    (folder / "rbuild.yaml").write_text("jobs: 7\nccache: false\n")
     monkeypatch.chdir(folder)
     for variable in (*config.VARIABLES.values(), config.CONFIG_VARIABLE):
         if variable != "RBUILD_CACHE_DIR":
             monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv(config.CONFIG_VARIABLE, str(own))
     said = host("--json", "module", ".").json["reproduce"]["rbuild"]
     assert f"--profile {host.profile} --jobs 7 --no-ccache" in said
     said = host("--json", "module", ".", "-j2").json["reproduce"]["rbuild"]
@@ -141,33 +144,11 @@ def test_above_home_is_not_looked(files: Files, monkeypatch: pytest.MonkeyPatch)
     assert config.project_file() is None
 
 
-def test_another_user_s_file_is_ignored(
-    files: Files, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    files.project.write_text("environment: chroot\n")
-    monkeypatch.delenv("SUDO_UID", raising=False)
-    monkeypatch.setattr(config, "is_trusted", lambda path: False)
-    assert shown(capsys)["environment"] == ("cross", "default")
-    assert run(["config", "path"]) == 0
-    found = capsys.readouterr()
-    assert f"{files.project} (ignored: another user's)" in found.out
-    assert "it was ignored" in found.err
-
-
-@pytest.mark.root
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
-def test_who_is_trusted(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
-    files.project.write_text("")
-    monkeypatch.delenv("SUDO_UID", raising=False)
-    assert config.is_trusted(files.project)
-    os.chown(files.project, 12345, -1)
-    assert not config.is_trusted(files.project)
-    monkeypatch.setenv("SUDO_UID", "12345")
-    assert config.is_trusted(files.project)
-
-
 def test_paths_are_relative_to_their_file(files: Files, capsys: pytest.CaptureFixture[str]) -> None:
     files.project.write_text("profile: boards/mine.yaml\nmachine: virt\nenvironment: hybrid:all\n")
+    (files.project.parent / "boards").mkdir()
+    (files.project.parent / "boards/mine.yaml").write_text("name: x\nsource: {directory: /x}\n")
+    assert run(["config", "trust"]) == 0
     found = shown(capsys)
     assert found["profile"][0] == str(files.project.parent / "boards/mine.yaml")
     assert found["machine"][0] == "virt"
