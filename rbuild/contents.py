@@ -17,6 +17,7 @@ from pathlib import Path
 
 from rbuild import process
 from rbuild.errors import ProcessFailed, UsageError
+from rbuild.folders import GONE, VANISHED
 from rbuild.store import sha256_file
 
 THREADS = 4
@@ -60,7 +61,7 @@ def content(folder: Path, index: Path | None = None) -> str:
     """Return what identifies a folder's content: names, kinds, modes, link targets and bytes.
 
     With ``index``, a file of this function's own, only what may have changed since is read.
-    Raises UsageError for a file that can't be read, or that goes while it is.
+    What goes while it is looked at is left out.  Raises UsageError for a file that can't be read.
     """
     now = time.time()
     records = _records(folder)
@@ -72,6 +73,7 @@ def content(folder: Path, index: Path | None = None) -> str:
     }
     if changed := [one for one in records if one.is_file and one.path not in sums]:
         sums |= _sums(folder, changed)
+        records = [one for one in records if not one.is_file or one.path in sums]
     if index is not None and (changed or len(sums) != len(known)):
         _write(index, [one for one in records if one.is_file], sums, now)
     whole = hashlib.sha256()
@@ -86,7 +88,7 @@ def _records(folder: Path) -> list[Record]:
     if not tops:
         return []
     try:
-        raw = process.output(["find", *tops, "-printf", FORM], cwd=folder)
+        raw = process.output(["find", *tops, "-printf", FORM], cwd=folder, excused=GONE)
     except ProcessFailed as error:
         raise UsageError(f"{folder} can't be read.", detail=error.detail) from error
     fields = raw.split(b"\0")[:-1]
@@ -95,17 +97,19 @@ def _records(folder: Path) -> list[Record]:
 
 
 def _sums(folder: Path, records: list[Record]) -> Iterator[tuple[bytes, bytes]]:
-    """Yield the path and the SHA-256 of each file."""
+    """Yield the path and the SHA-256 of each file; nothing for one that has gone meanwhile."""
 
-    def read(record: Record) -> tuple[bytes, bytes]:
+    def read(record: Record) -> tuple[bytes, bytes] | None:
         path = folder / os.fsdecode(record.path)
         try:
             return record.path, sha256_file(path).encode()
         except OSError as error:
+            if error.errno in VANISHED:
+                return None
             raise UsageError(f"{path} can't be read: {error.strerror}.") from error
 
     with ThreadPoolExecutor(THREADS) as pool:
-        yield from pool.map(read, records, chunksize=64)
+        yield from filter(None, pool.map(read, records, chunksize=64))
 
 
 def _read(index: Path) -> dict[bytes, tuple[bytes, bytes]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -21,6 +22,9 @@ BELOW = OPEN | os.O_NOFOLLOW
 
 VANISHED = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 """What the kernel says of a folder that is gone, or another thing by now."""
+
+GONE = re.compile(": No such file or directory$")
+"""What find(1) says of a thing that vanishes while it looks, in the C locale."""
 
 MAX_DEPTH = 100
 """Levels of folders that sources have, and that a build may leave; a kernel's has about ten."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -17,11 +18,16 @@ from rbuild.store import Entry
 
 
 def created_s(entry: Entry) -> float:
-    """Return when an entry was made, in seconds since the epoch: as it says, or as its folder."""
+    """Return when an entry was made, in seconds since the epoch: as it says, or as its folder.
+
+    One that has just been removed is as old as can be.
+    """
     try:
         return Kept(entry.metadata or {}).number("created")
     except ValueError:
-        return entry.path.stat().st_mtime
+        with suppress(OSError):
+            return entry.path.stat().st_mtime
+        return 0.0
 
 
 @dataclass(frozen=True)

@@ -129,17 +129,24 @@ def capture(argv: Sequence[str | Path], *, env: Mapping[str, str] | None = None)
     return run(argv, env=env).text.strip()
 
 
-def output(argv: Sequence[str], *, cwd: Path | None = None) -> bytes:
-    """Return all that a program of the host's prints, as it is; raise as ``run`` does."""
-    child = _start(tuple(argv), cwd=cwd, stderr=subprocess.STDOUT)
+def output(
+    argv: Sequence[str], *, cwd: Path | None = None, excused: re.Pattern[str] | None = None
+) -> bytes:
+    """Return all that a program of the host's prints, as it is; raise as ``run`` does.
+
+    One that fails with nothing but lines in which ``excused`` is found has not failed.
+    """
+    env = {**os.environ, "LC_ALL": "C"}
+    child = _start(tuple(argv), env=env, cwd=cwd, stderr=subprocess.PIPE)
     try:
-        found, _ = child.communicate()
+        found, complaints = child.communicate()
     except BaseException:
         terminate(child)
         raise
     if child.returncode != 0:
-        tail = found.decode("utf-8", "replace").splitlines()[-TAIL_LINES:]
-        raise ProcessFailed(tuple(argv), child.returncode, tuple(tail))
+        lines = complaints.decode("utf-8", "replace").splitlines()
+        if excused is None or not lines or not all(excused.search(line) for line in lines):
+            raise ProcessFailed(tuple(argv), child.returncode, tuple(lines[-TAIL_LINES:]))
     return found
 
 

@@ -17,12 +17,14 @@ import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rbuild import process
 from rbuild.errors import ProcessFailed
+from rbuild.folders import GONE, VANISHED
 from rbuild.store import METADATA, SEALED, sha256_file
 
 MANIFEST = "manifest"
@@ -33,6 +35,11 @@ TWO_DEEP = ("usr", "arch")
 """Folders whose own folders are parts: nearly all of a rootfs is in one."""
 
 THREADS = 4
+
+UNREAD = hashlib.sha256(b"").hexdigest().encode()
+"""The content, in a manifest, of a file that couldn't be read when it was sealed, or was empty."""
+
+EMPTY_FILE = re.compile(rb"f \S+ 0 ")
 
 FORM = (
     *("(", "-type", "f", "-printf", r"f %m %s %T@ %p\0", ")"),
@@ -73,7 +80,7 @@ class Seal:
 def seal(entry: Path, folder: str) -> Seal:
     """Write the manifest of a folder of an entry (``.``: all of it) into the entry."""
     records = _records(entry / folder, ())
-    sums = dict(_sums(entry / folder, records))
+    sums = dict(_sealed(entry / folder, records))
     manifest = b"".join(sums[one] + b" " + one + b"\0" for one in records)
     (entry / MANIFEST).write_bytes(manifest)
     return Seal(
@@ -88,7 +95,8 @@ def seal(entry: Path, folder: str) -> Seal:
 def changed(entry: Path, found: Seal, without: re.Pattern[str] | None = None) -> list[str]:
     """Return what is not as it was sealed, by names, sizes, times and modes; [] if all is.
 
-    Parts whose whole name matches ``without`` are not looked at.
+    Parts whose whole name matches ``without`` are not looked at.  Raises OSError for what can't
+    be read.
     """
     skipped = {name for name in found.parts if without is not None and without.fullmatch(name)}
     now = _records(entry / found.folder, skipped)
@@ -105,8 +113,8 @@ def changed(entry: Path, found: Seal, without: re.Pattern[str] | None = None) ->
 def damage(entry: Path, found: Seal, tell: Callable[[int], None] = lambda _: None) -> list[str]:
     """Return what is not as it was sealed, by its content, too; [] if all is.
 
-    ``tell`` is called with the number of files that were read so far.  Raises PermissionError for
-    what can't be read, which says nothing of what it holds.
+    ``tell`` is called with the number of files that were read so far.  Raises OSError for
+    what can't be read, unless something else is wrong.
     """
     then = _read(entry, found)
     if then is None:
@@ -115,12 +123,19 @@ def damage(entry: Path, found: Seal, tell: Callable[[int], None] = lambda _: Non
     faults = _named({one for _, one in then}, set(now))
     same = set(now)
     wanted = {one: content for content, one in then if one in same}
+    unread = []
     for number, (one, content) in enumerate(_sums(entry / found.folder, wanted), 1):
-        if content != wanted[one]:
-            _must_be_readable(entry / found.folder, one)
+        if isinstance(content, OSError):
+            if content.errno in VANISHED:
+                faults.append(f"{_shown(one)} is missing")
+            elif wanted[one] != UNREAD:
+                unread.append(content)
+        elif content != wanted[one] and (wanted[one] != UNREAD or EMPTY_FILE.match(one)):
             faults.append(f"{_shown(one)} has another content than was sealed")
         if number % 1000 == 0:
             tell(number)
+    if unread and not faults:
+        raise unread[0]
     return faults
 
 
@@ -130,32 +145,32 @@ def _records(folder: Path, without: Collection[str]) -> list[bytes]:
     if not starts:
         return []
     try:
-        return sorted(process.output(["find", *starts, *FORM], cwd=folder).split(b"\0")[:-1])
+        found = process.output(["find", *starts, *FORM], cwd=folder, excused=GONE)
+    except FileNotFoundError:
+        return []
     except ProcessFailed as error:
-        if "Permission denied" not in error.detail:
-            raise
-        raise PermissionError(errno.EACCES, "Permission denied", str(folder)) from error
-
-
-def _must_be_readable(folder: Path, record: bytes) -> None:
-    """Raise PermissionError for a file that can't be read: what it holds isn't known."""
-    path = folder / os.fsdecode(_name(record))
-    if record.startswith(b"f ") and not os.access(path, os.R_OK):
-        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        denied = errno.EACCES if "Permission denied" in error.detail else errno.EIO
+        raise OSError(denied, os.strerror(denied), str(folder)) from error
+    return sorted(found.split(b"\0")[:-1])
 
 
 def _tops(folder: Path) -> list[str]:
     """Return the names of a folder's parts, as they are now."""
     found: list[str] = []
-    if not folder.is_dir():
-        return found
-    for path in folder.iterdir():
-        if path.name in OWN:
-            continue
-        if path.name in TWO_DEEP and path.is_dir() and not path.is_symlink():
-            found += [f"{path.name}/{one.name}" for one in path.iterdir()]
-        else:
-            found.append(path.name)
+    try:
+        paths = list(folder.iterdir())
+    except OSError as error:
+        if error.errno in VANISHED:
+            return found
+        raise
+    with suppress(FileNotFoundError, NotADirectoryError):
+        for path in paths:
+            if path.name in OWN:
+                continue
+            if path.name in TWO_DEEP and path.is_dir() and not path.is_symlink():
+                found += [f"{path.name}/{one.name}" for one in path.iterdir()]
+            else:
+                found.append(path.name)
     return found
 
 
@@ -181,20 +196,31 @@ def _digests(records: Iterable[bytes]) -> dict[str, str]:
     return {name: found.hexdigest()[:32] for name, found in sorted(parts.items())}
 
 
-def _sums(folder: Path, records: Iterable[bytes]) -> Iterable[tuple[bytes, bytes]]:
+def _sealed(folder: Path, records: Iterable[bytes]) -> Iterable[tuple[bytes, bytes]]:
+    """Yield what ``_sums`` does; what can't be read counts as empty.
+
+    A rootfs has such files, to an ordinary user.
+    """
+    for record, content in _sums(folder, records):
+        if isinstance(content, OSError) and not isinstance(content, PermissionError):
+            raise content
+        yield record, UNREAD if isinstance(content, OSError) else content
+
+
+def _sums(folder: Path, records: Iterable[bytes]) -> Iterable[tuple[bytes, bytes | OSError]]:
     """Yield each record with the SHA-256 of the file's content, or of the record where it's none.
 
-    A file that can't be read (a rootfs has such, to an ordinary user) counts as empty.
+    Where it can't be read, that is the error.
     """
 
-    def content(record: bytes) -> tuple[bytes, bytes]:
+    def content(record: bytes) -> tuple[bytes, bytes | OSError]:
         path = folder / os.fsdecode(_name(record))
         try:
             if record.startswith(b"f "):
                 return record, sha256_file(path).encode()
             text = os.fsencode(path.readlink()) if record.startswith(b"l ") else record
-        except PermissionError:
-            text = b""
+        except OSError as error:
+            return record, error
         return record, hashlib.sha256(text).hexdigest().encode()
 
     with ThreadPoolExecutor(THREADS) as pool:
@@ -202,13 +228,16 @@ def _sums(folder: Path, records: Iterable[bytes]) -> Iterable[tuple[bytes, bytes
 
 
 def _read(entry: Path, found: Seal) -> list[tuple[bytes, bytes]] | None:
-    """Return (SHA-256, record) of each line of the manifest; None if it isn't what was sealed."""
+    """Return (SHA-256, record) of each line of the manifest; None if it isn't what was sealed.
+
+    Raises OSError if it can't be read.
+    """
     try:
         text = (entry / MANIFEST).read_bytes()
-    except PermissionError:
+    except OSError as error:
+        if error.errno in VANISHED | {errno.EISDIR}:
+            return None
         raise
-    except OSError:
-        return None
     if hashlib.sha256(text).hexdigest() != found.manifest:
         return None
     lines = (line.split(b" ", 1) for line in text.split(b"\0")[:-1])

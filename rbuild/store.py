@@ -34,6 +34,7 @@ from rbuild.errors import (
     ProcessFailed,
     ended_by_itself,
 )
+from rbuild.folders import VANISHED
 from rbuild.folders import freed_size as freed_size  # noqa: PLC0414
 from rbuild.folders import remove_tree as remove_tree  # noqa: PLC0414
 from rbuild.folders import tree_size as tree_size  # noqa: PLC0414
@@ -197,14 +198,16 @@ def write_json(path: Path, data: Any, *, synced: bool = False) -> None:  # noqa:
 def read_json(path: Path) -> dict[str, Any] | None:
     """Return the JSON object in a file, or None if it isn't there or isn't one.
 
-    Raises PermissionError if it can't be read.
+    Raises OSError if it can't be read.
     """
     try:
         data = json.loads(path.read_text())
-    except PermissionError:
-        raise
-    except (OSError, ValueError, RecursionError):
+    except (ValueError, RecursionError):
         return None
+    except OSError as error:
+        if error.errno in VANISHED | {errno.EISDIR, errno.ENAMETOOLONG}:
+            return None
+        raise
     return data if isinstance(data, dict) else None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -12,8 +13,9 @@ import click
 
 from rbuild.cli import App
 from rbuild.console import Step, duration, several, size, visible
+from rbuild.errors import InfrastructureError
 from rbuild.kept import created_s
-from rbuild.seal import damage
+from rbuild.seal import Seal, damage
 from rbuild.store import SEALED, Entry, Room, Store, tree_size
 
 EPILOG = """\b
@@ -41,6 +43,8 @@ def command(app: App, verify: bool) -> int:
     """
     entries = [entry for room in Room for entry in app.store.entries(room)]
     checked = _verified(entries, app.store) if verify else {}
+    # What `rbuild clean` removes meanwhile is nothing to tell of.
+    entries = [entry for entry in entries if entry.path.is_dir()]
     rows = [_row(entry) | checked.get(entry.path, {}) for entry in entries]
     rows += _of_the_engine(app.store)
     total = sum(row["size_bytes"] for row in rows if row["room"] not in OF_AN_ENGINE)
@@ -66,10 +70,18 @@ def command(app: App, verify: bool) -> int:
     damaged = [row for row in rows if row.get("damage")]
     for row in damaged:
         app.console.warn(f"{row['name']} is damaged: {row['damage']}.")
+    unread = [row for row in rows if row.get("unread")]
+    for row in unread:
+        app.console.warn(f"{row['name']} wasn't verified: {row['unread']}.")
     if verify:
-        text += f"\n{len(checked)} entries were verified, {len(damaged)} are damaged."
+        count = sum("damage" in row for row in rows)
+        text += f"\n{count} entries were verified, {len(damaged)} are damaged."
+        if unread:
+            text += f" {len(unread)} can't be read."
     app.console.result(text, {"root": str(app.store.root), "size_bytes": total, "entries": rows})
-    return int(bool(damaged))
+    if damaged:
+        return 1
+    return InfrastructureError.exit_code if unread else 0
 
 
 def _verified(entries: list[Entry], store: Store) -> dict[Path, dict[str, Any]]:
@@ -80,23 +92,47 @@ def _verified(entries: list[Entry], store: Store) -> dict[Path, dict[str, Any]]:
     done = 0
     with store.console.step("Verifying what is sealed", total=whole) as step:
         for entry, seal in sealed:
-            if seal is not None:
-                faults = damage(entry.path, seal, partial(_tell, step, entry.name, done))
-                done += seal.files
-                # Whoever works on it meanwhile has opened it, or it was removed.
-                if entry.seal != seal:
-                    continue
-            elif entry.metadata is not None or entry.is_newer or entry.was_cut_off:
-                continue  # one that is or was written to, or of another rbuild
-            else:
-                faults = ["it isn't an entry that rbuild made"]
+            before = _identity(entry)
+            try:
+                if seal is not None:
+                    faults = damage(entry.path, seal, partial(_tell, step, entry.name, done))
+                    done += seal.files
+                elif entry.metadata is not None or entry.is_newer or entry.was_cut_off:
+                    continue  # one that is or was written to, or of another rbuild
+                else:
+                    faults = ["it isn't an entry that rbuild made"]
+            except OSError as error:
+                fault = f"{error.filename} can't be read: {error.strerror}"
+                found[entry.path] = {"unread": fault, "state": "unreadable"}
+                continue
+            # Whoever works on it meanwhile has opened it, or it was removed.
+            if before is None or before != _identity(entry):
+                continue
             found[entry.path] = {"damage": several(faults)} if faults else {"damage": None}
             if faults:
                 found[entry.path]["state"] = "damaged"
-            if faults and entry.metadata is not None:
-                with store.lock(entry):
-                    store.update(entry, damage=several(faults))
+                _mark(entry, before, several(faults), store)
     return found
+
+
+def _identity(entry: Entry) -> tuple[int, Seal | None] | None:
+    """Return what tells an entry from another in its place; None if it isn't there."""
+    try:
+        return entry.path.stat().st_ino, entry.seal
+    except OSError:
+        return None
+
+
+def _mark(entry: Entry, before: tuple[int, Seal | None], faults: str, store: Store) -> None:
+    """Write into a damaged entry that it is, unless it was removed or mended meanwhile.
+
+    In somebody else's cache directory it is only told.
+    """
+    if entry.metadata is None:
+        return
+    with suppress(InfrastructureError, PermissionError), store.lock(entry):
+        if _identity(entry) == before:
+            store.update(entry, damage=faults)
 
 
 def _tell(step: Step, name: str, before: int, done: int) -> None:

@@ -16,7 +16,7 @@ from rbuild import folders, outputs
 from rbuild.errors import UsageError
 from rbuild.module import inputs_list, sync
 
-DEEP = 3000
+DEEP = 1200
 """More levels than Python's recursion limit, and, with these names, a path beyond PATH_MAX."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -9,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from rbuild import seal
+from rbuild import process, seal
+from rbuild.cli import run, status
 from rbuild.console import Console
-from rbuild.errors import Damaged, NewerFormat
+from rbuild.errors import Damaged, NewerFormat, ProcessFailed
+from rbuild.folders import GONE
 from rbuild.store import FORMAT, Entry, Room, Store, freed_size, tree_size
 from tests.unit.conftest import Host
 
@@ -351,3 +354,142 @@ def test_what_is_in_use_stays(host: Host) -> None:
     assert tree.is_dir()
     store.release()
     assert host("--json", "clean", "--what", "trees").json["removed"] == [tree.name]
+
+
+# Verifying what somebody removes, or what can't be read.
+
+
+def vanish_before(store: Store, entry: Entry, real, *args):
+    store.remove(entry)
+    return real(*args)
+
+
+def vanish_after(store: Store, entry: Entry, real, *args):
+    faults = real(*args)
+    store.remove(entry)
+    return faults
+
+
+def vanish_between(store: Store, entry: Entry, real, *args):
+    found = seal._records
+
+    def records(*args) -> list[bytes]:
+        now = found(*args)
+        store.remove(entry)
+        return now
+
+    seal._records = records
+    try:
+        return real(*args)
+    finally:
+        seal._records = found
+
+
+def vanish_and_come_back(store: Store, entry: Entry, real, *args):
+    edit(entry.path / "src/Makefile")
+    faults = real(*args)
+    assert faults
+    store.remove(entry)
+    published(store)
+    return faults
+
+
+@pytest.mark.parametrize("how", [vanish_before, vanish_between, vanish_after, vanish_and_come_back])
+def test_what_goes_while_it_is_verified_is_not_damaged(
+    store: Store, monkeypatch: pytest.MonkeyPatch, capsys, how
+) -> None:
+    entry = published(store)
+    published(store, "other")
+    real = status.damage
+
+    def damage(path: Path, *args):
+        return how(store, entry, real, path, *args) if path == entry.path else real(path, *args)
+
+    monkeypatch.setattr(status, "damage", damage)
+    assert run(["--cache-dir", str(store.root), "--json", "status", "--verify"]) == 0
+    rows = json.loads(capsys.readouterr().out)["entries"]
+    back = how is vanish_and_come_back
+    assert len(rows) == 1 + back
+    assert not any(row.get("damage") or row["state"] == "damaged" for row in rows)
+    assert (entry.metadata is not None) == back
+    assert entry.raw.get("damage") is None
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO])
+def test_what_cant_be_read_is_not_damaged(
+    store: Store, monkeypatch: pytest.MonkeyPatch, capsys, number: int
+) -> None:
+    entry = published(store)
+    real = seal.sha256_file
+
+    def sha256_file(path: Path) -> str:
+        if path.name == "spi.c":
+            raise OSError(number, os.strerror(number), str(path))
+        return real(path)
+
+    monkeypatch.setattr(seal, "sha256_file", sha256_file)
+    assert run(["--cache-dir", str(store.root), "--json", "status", "--verify"]) == 4
+    found = capsys.readouterr()
+    (row,) = json.loads(found.out)["entries"]
+    assert row["state"] == "unreadable"
+    assert "damage" not in row
+    assert f"drivers/spi/spi.c can't be read: {os.strerror(number)}" in found.err
+    store.rely(entry)
+    with pytest.raises(OSError, match=os.strerror(number)):
+        store.check()
+    # What was seen to be wrong is damage all the same.
+    edit(entry.path / "src/Makefile")
+    assert run(["--cache-dir", str(store.root), "--json", "status", "--verify"]) == 1
+
+
+def test_what_couldnt_be_read_when_it_was_sealed_is_not_damaged(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An ordinary user's rootfs, which root verifies."""
+    real = seal.sha256_file
+
+    def sha256_file(path: Path) -> str:
+        if path.name == "spi.c":
+            raise PermissionError
+        return real(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(seal, "sha256_file", sha256_file)
+        entry = published(store)
+    assert entry.seal is not None
+    assert seal.damage(entry.path, entry.seal) == []
+    flip(entry.path / "src/Makefile")
+    assert seal.damage(entry.path, entry.seal) != []
+
+
+@pytest.mark.parametrize("name", ["metadata.json", "manifest"])
+def test_an_entry_whose_record_cant_be_read_stays(
+    store: Store, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    entry = published(store)
+    store.rely(entry)
+    real = Path.open
+
+    def deny(self: Path, *args, **kwargs):
+        if self.name == name:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", deny)
+    with pytest.raises(PermissionError):
+        store.find(entry)
+        edit(entry.path / "src/Makefile")
+        store.check()
+    assert run(["--cache-dir", str(store.root), "--json", "status", "--verify"]) == 4
+    assert entry.path.exists()
+
+
+def test_find_may_miss_what_vanishes(tmp_path: Path) -> None:
+    """Each part is named to find(1), and another may have gone by then."""
+    (tmp_path / "one").write_text("x")
+    found = process.output(["find", "one", "two"], cwd=tmp_path, excused=GONE)
+    assert found == b"one\n"
+    with pytest.raises(ProcessFailed):
+        process.output(["find", "one", "two"], cwd=tmp_path)
+    with pytest.raises(ProcessFailed):
+        process.output(["find", "one", "-nonsense"], cwd=tmp_path, excused=GONE)
