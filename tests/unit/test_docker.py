@@ -427,7 +427,7 @@ def test_dockerfiles_have_what_the_definition_has() -> None:
     for package in found.base.definition.all_packages:
         assert f" {package} " in text
     assert "--no-install-recommends" in text
-    assert "mkdir -p /src /kdir /module" in text
+    assert "mkdir -p -- /src /kdir /module" in text
 
 
 def test_limits_are_for_docker_alone(host: Host) -> None:
