@@ -13,18 +13,22 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from rbuild import fdt, process
+from rbuild import fdt, process, root, textfile
 from rbuild.errors import BuildFailed, HostLacks, ProcessFailed, UsageError
 from rbuild.fdt import Node
 from rbuild.kbuild import Kbuild
 from rbuild.kernel import Kdir
 from rbuild.overlay import Fitted, compile_device_trees, own_folder
+from rbuild.root import Root
 from rbuild.session import Session
 from rbuild.source import Tree
 from rbuild.store import remove_tree
 
 BINDINGS = "Documentation/devicetree/bindings"
 """Where a kernel tree has its bindings."""
+
+BINDING_MOST = 4 << 20
+"""The bytes of the largest binding."""
 
 ID = re.compile(r"^\$id: *[\"']?http://devicetree\.org/schemas/(?P<path>[^#\s\"']+)#?", re.M)
 REFERENCE = re.compile(r"\$ref: *[\"']?(?P<path>[^#\s\"']+\.yaml)", re.M)
@@ -34,15 +38,19 @@ EXAMPLE_FLAGS = re.compile(r"^override DTC_FLAGS := *((?:.*\\\n)*.*)", re.M)
 """What dtc is told for bindings' examples, in the Makefile of the kernel's bindings."""
 
 
-def beside(source: Path) -> list[Path]:
-    """Return the bindings in an overlay's folder."""
+def beside(source: Path, own: Root | None = None) -> list[Path]:
+    """Return the bindings in an overlay's folder; raises UsageError for one out of ``own``."""
+    own = own or root.of(source)
     folder = source if source.is_dir() else source.resolve().parent
-    return [one for one in sorted(folder.glob("*.yaml")) if _is_binding(one)]
+    found = [one for one in sorted(folder.glob("*.yaml")) if one.is_file()]
+    for one in found:
+        own.check(one)
+    return [one for one in found if _is_binding(one)]
 
 
-def known(source: Path) -> list[Path]:
+def known(source: Path, own: Root | None = None) -> list[Path]:
     """Return the bindings in an overlay's folder, and ours where it has none of that place."""
-    found = {_place(one): one for one in (*beside(own_folder()), *beside(source))}
+    found = {_place(one): one for one in (*beside(own_folder()), *beside(source, own))}
     return list(found.values())
 
 
@@ -275,13 +283,17 @@ def _bring(
     return [schemas / place for place in meant], schemas
 
 
+def _read(path: Path) -> str:
+    return textfile.read_text(path, limit=BINDING_MOST, decoding="replace")
+
+
 def _is_binding(path: Path) -> bool:
-    return ID.search(path.read_text(encoding="utf-8", errors="replace")) is not None
+    return ID.search(_read(path)) is not None
 
 
 def _place(binding: Path) -> str:
     """Return where a binding belongs below the kernel's bindings, by its $id."""
-    found = ID.search(binding.read_text(encoding="utf-8", errors="replace"))
+    found = ID.search(_read(binding))
     if found is None or ".." in found["path"].split("/"):
         raise UsageError(
             f"{binding} is not a binding.",
@@ -300,7 +312,7 @@ def _naming(folder: Path, compatibles: Sequence[str]) -> list[Path]:
 
 def _names(binding: Path, compatibles: Iterable[str]) -> bool:
     """Tell whether a binding, its examples aside, has one of the compatibles as a whole word."""
-    text = binding.read_text(encoding="utf-8", errors="replace").partition("\nexamples:")[0]
+    text = _read(binding).partition("\nexamples:")[0]
     return any(
         one in text and re.search(rf"(?<![\w,.-]){re.escape(one)}(?![\w,.-])", text)
         for one in compatibles
@@ -310,7 +322,7 @@ def _names(binding: Path, compatibles: Iterable[str]) -> bool:
 def _references(path: Path, place: str) -> list[str]:
     """Return where the bindings are that one refers to."""
     found = []
-    for match in REFERENCE.finditer(path.read_text(encoding="utf-8", errors="replace")):
+    for match in REFERENCE.finditer(_read(path)):
         other = match["path"]
         if other.startswith("/schemas/"):
             found.append(other.removeprefix("/schemas/"))

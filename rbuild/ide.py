@@ -22,6 +22,7 @@ from rbuild.export import must_be_writable
 from rbuild.kbuild import Kbuild
 from rbuild.kernel import Kdir
 from rbuild.module import build_out_of_tree, place_of
+from rbuild.root import Root
 from rbuild.sandbox import KDIR, MODULE, SRC, Bind, Job
 from rbuild.session import Phase, Session
 from rbuild.stage import OUT
@@ -99,17 +100,18 @@ class Described:
     failure: BuildFailed | None
 
 
-def describe(kdir: Kdir, source: Path, session: Session) -> Described:
+def describe(kdir: Kdir, source: Path, session: Session, within: Root | None = None) -> Described:
     """Build the module in ``source``, and write down how, for editors.
 
-    A module with faults is described as far as it could be compiled.  Raises UsageError if
-    the folder isn't a module's, BuildFailed if nothing of it could be compiled.
+    A module with faults is described as far as it could be compiled.  ``within`` is where its links
+    may lead to (see ``build_out_of_tree``).  Raises UsageError if the folder isn't a module's,
+    BuildFailed if nothing of it could be compiled.
     """
     source = source.resolve()
     phases: tuple[Phase, ...] = ()
     failure = None
     try:
-        phases = (build_out_of_tree(kdir, source, session).phase,)
+        phases = (build_out_of_tree(kdir, source, session, within).phase,)
     except BuildFailed as error:
         failure = error
     folder = place_of(kdir, source)

@@ -13,12 +13,12 @@ import os
 import re
 import stat
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rbuild import data, folders, outputs
+from rbuild import data, folders, outputs, root, textfile
 from rbuild.ccache import Share
 from rbuild.errors import BuildFailed, UsageError, ended_by_itself
 from rbuild.export import copy
@@ -27,6 +27,7 @@ from rbuild.kept import Kept
 from rbuild.kernel import Kdir, Stage, prepare_in_tree, provenance
 from rbuild.profile import Driver, Kind
 from rbuild.reproduce import SCRIPT, Recipe, write
+from rbuild.root import Root
 from rbuild.sandbox import MODULE, SRC
 from rbuild.session import Phase, Session
 from rbuild.source import IN_TREE_FOLDER, exported_symbols, exports_are_known
@@ -47,6 +48,12 @@ LEFT = "left.json"
 
 SOURCES_MOST = 10_000
 """More files than this below a module's folder are a mistake in the path."""
+
+SOURCE_MOST = 256 << 20
+"""The bytes of the largest file that may be in a module's folder."""
+
+SYMVERS_MOST = 64 << 20
+"""The bytes of the largest Module.symvers: a whole distribution's kernel has 2 MiB."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +110,8 @@ class Workplace:
     """Where a module is built: its sources (brought there by ``sync``), and make's call for it.
 
     ``origin`` is the user's folder, ``sources`` its copy, ``outputs`` where make puts what it
-    builds.  ``kdir`` is what the .ko is checked against.
+    builds.  ``kdir`` is what the .ko is checked against, ``root`` where links of ``origin`` may
+    lead to, if that isn't the folder's own.
     """
 
     kdir: Kdir
@@ -115,10 +123,11 @@ class Workplace:
     targets: tuple[str, ...]
     only: tuple[str, ...] = ()
     module: Path | None = None
+    root: Root | None = None
 
     def sync(self) -> dict[str, str]:
         """Bring the sources to where they are built; return the fingerprint of each."""
-        return sync(self.origin, self.sources, self.only)
+        return sync(self.origin, self.sources, self.only, self.root)
 
     def wipe(self) -> None:
         """Throw away all that make has built.
@@ -145,7 +154,7 @@ class Workplace:
         session = self.kbuild.session
         recipe = Recipe(session.store.root, session.runtime, self.kdir.ready.sandbox)
         job = self.kbuild.job(self.targets, module=self.module, extra=self._extra())
-        files = list(_files(self.origin, self.only))
+        files = list(_files(self.origin, self.only, self.root))
         if self.module is not None:
             lines = recipe.module(self.origin, files, job)
         else:
@@ -193,7 +202,9 @@ def with_own_paths(words: str, origin: Path) -> str:
     return IN_SANDBOX.sub(at_home, words)
 
 
-def out_of_tree(kdir: Kdir, source: Path, folder: Path, session: Session) -> Workplace:
+def out_of_tree(
+    kdir: Kdir, source: Path, folder: Path, session: Session, own: Root | None = None
+) -> Workplace:
     """Return the place in ``folder`` where the module in ``source`` is built against a KDIR.
 
     Raises UsageError if ``source`` isn't the folder of a module.
@@ -204,7 +215,9 @@ def out_of_tree(kdir: Kdir, source: Path, folder: Path, session: Session) -> Wor
     kbuild = Kbuild(session, kdir.ready, kdir.tree, kdir.path, share=share)
     build = folder / "build"
     title = f"Building {source.name} out-of-tree in {kdir.ready.environment.name}"
-    return Workplace(kdir, kbuild, title, source, build, build, ("modules",), module=build)
+    return Workplace(
+        kdir, kbuild, title, source, build, build, ("modules",), module=build, root=own
+    )
 
 
 def in_tree(kdir: Kdir, output: Path, driver: Driver, overlay: Path, session: Session) -> Workplace:
@@ -236,15 +249,18 @@ def build_driver(kdir: Kdir, driver: Driver, kind: Kind, session: Session) -> Re
     return build_out_of_tree(kdir, driver_source(driver), session)
 
 
-def build_out_of_tree(kdir: Kdir, source: Path, session: Session) -> Result:
+def build_out_of_tree(
+    kdir: Kdir, source: Path, session: Session, own: Root | None = None
+) -> Result:
     """Build the module in ``source``, a folder with a Kbuild or Makefile, against a KDIR.
 
-    Raises UsageError if the folder isn't a module's, BuildFailed with the compiler's words or
-    with what is wrong with the .ko.
+    Links in it may lead to what is below ``own``, by default the folder's own root.  Raises
+    UsageError if the folder isn't a module's, or has a link that leads elsewhere, BuildFailed with
+    the compiler's words or with what is wrong with the .ko.
     """
     source = source.resolve()
     folder = place_of(kdir, source)
-    place = out_of_tree(kdir, source, folder, session)
+    place = out_of_tree(kdir, source, folder, session, own)
     return _build(place, kdir, folder, session)
 
 
@@ -387,7 +403,10 @@ def _available(kdir: Kdir) -> tuple[str, frozenset[str]]:
         return "source", exported_symbols(kdir.tree)
     for path in (kdir.path / "rust").glob("exports_*_generated.h"):
         crates |= set(
-            re.findall(r"EXPORT_SYMBOL_RUST_GPL\((\w+)\)", path.read_text(errors="replace"))
+            re.findall(
+                r"EXPORT_SYMBOL_RUST_GPL\((\w+)\)",
+                textfile.read_text(path, limit=SYMVERS_MOST, decoding="replace", error=BuildFailed),
+            )
         )
     return "source", exported_symbols(kdir.tree) | crates
 
@@ -405,7 +424,14 @@ def _symvers(path: Path) -> frozenset[str]:
     """Return the symbols of a Module.symvers (Documentation/kbuild/modules.rst, section 6)."""
     if not path.is_file():
         return frozenset()
-    fields = (line.split("\t") for line in path.read_text(errors="replace").splitlines())
+    text = textfile.read_text(
+        path,
+        limit=SYMVERS_MOST,
+        where="The build's list of symbols",
+        decoding="replace",
+        error=BuildFailed,
+    )
+    fields = (line.split("\t") for line in text.splitlines())
     return frozenset(line[1] for line in fields if len(line) > 1)
 
 
@@ -421,30 +447,46 @@ def _must_be_module(source: Path) -> None:
         raise UsageError(f"{source} is a kernel tree, not a module.")
 
 
-def _files(source: Path, only: tuple[str, ...] = ()) -> Iterator[Path]:
+def _files(source: Path, only: tuple[str, ...] = (), own: Root | None = None) -> Iterator[Path]:
     """Yield the input files below a folder, relative to it, in order.
 
     Links are followed; what is neither a file nor a folder, such as an editor's lock that links
-    to nothing, is no input.
+    to nothing, is no input.  Raises UsageError for a link that leads out of ``own``.
     """
-    count = 0
+    own = own or root.of(source)
+    count = visited = 0
+    # Where each folder really is: a path of many links takes long to resolve.
+    places = {source: source.resolve()}
     for folder, subfolders, names in os.walk(source, followlinks=True, onerror=_must_be_read):
         here = Path(folder)
         top = here == source
+        visited += 1
+        if visited > SOURCES_MOST:
+            raise UsageError(f"{source} has more than {SOURCES_MOST} folders: not a module's.")
         if folders.is_too_deep(here.relative_to(source).as_posix()):
             raise UsageError(f"{source} has folders {folders.TOO_DEEP}: not a module's.")
         kept = sorted(n for n in subfolders if not PRODUCTS.fullmatch(n))
         kept = [n for n in kept if not top or not only or n in only]
-        subfolders[:] = [n for n in kept if not _leads_out(here / n)]
+        places |= {here / n: Path(os.path.realpath(places[here] / n)) for n in kept}
+        subfolders[:] = [n for n in kept if not _leads_out(here / n, places)]
+        for name in subfolders:
+            own.check(here / name, file=places[here / name])
         for name in sorted(names):
             if PRODUCTS.fullmatch(name) or (top and only and name not in only):
                 continue
+            _must_be_within(here / name, own)
             if not (here / name).is_file():
                 continue
             count += 1
             if count > SOURCES_MOST:
                 raise UsageError(f"{source} has more than {SOURCES_MOST} files: not a module's.")
             yield (here / name).relative_to(source)
+
+
+def _must_be_within(path: Path, own: Root) -> None:
+    """Raise UsageError for a link to anything that isn't below ``own``."""
+    if path.is_symlink() and path.exists():
+        own.check(path)
 
 
 def _must_be_read(error: OSError) -> None:
@@ -456,13 +498,14 @@ def _must_be_read(error: OSError) -> None:
         ) from error
 
 
-def _leads_out(folder: Path) -> bool:
+def _leads_out(folder: Path, places: Mapping[Path, Path]) -> bool:
     """Tell whether a linked folder is one of those that led to it, or a kernel's."""
     if not folder.is_symlink():
         return False
-    if any((folder / name).exists() for name in ("init/Kconfig", "include/config")):
+    place = places[folder]
+    if any((place / name).exists() for name in ("init/Kconfig", "include/config")):
         return True
-    return folder.resolve() in {parent.resolve() for parent in folder.parents}
+    return any(place == places.get(parent, parent) for parent in folder.parents)
 
 
 def inputs_list(copy: Path) -> Path:
@@ -473,16 +516,20 @@ def inputs_list(copy: Path) -> Path:
     return copy.with_name(f".{copy.name}-inputs")
 
 
-def sync(source: Path, target: Path, only: tuple[str, ...] = ()) -> dict[str, str]:
+def sync(
+    source: Path, target: Path, only: tuple[str, ...] = (), own: Root | None = None
+) -> dict[str, str]:
     """Make the inputs in ``target`` those of ``source``; what make built there stays.
 
-    Returns the fingerprint of each input as it was copied.
+    Links may lead to what is below ``own``, by default the folder's own root.  Returns the
+    fingerprint of each input as it was copied.
 
     A file is written only if its content differs, and then with the time of now: whatever make
     has built from the old content is older.  What was built in a future that the clock has come
     back from would be newer: it is removed.
     """
-    wanted = {str(path) for path in _files(source, only)}
+    own = own or root.of(source)
+    wanted = {str(path) for path in _files(source, only, own)}
     target.mkdir(parents=True, exist_ok=True)
     # A build that was killed may have left links, and folders that can't be entered.
     outputs.settle(target)
@@ -499,7 +546,7 @@ def sync(source: Path, target: Path, only: tuple[str, ...] = ()) -> dict[str, st
         # If this is interrupted, the next sync must know of all that may be there.
         if known != known | wanted:
             _write_names(listed, known | wanted)
-        brought = {name: _bring(source / name, copy, name) for name in sorted(wanted)}
+        brought = {name: _bring(source / name, copy, name, own) for name in sorted(wanted)}
     if any(is_new for is_new, _ in brought.values()):
         _forget_the_future(target, wanted)
     if known != wanted:
@@ -521,13 +568,13 @@ def _forget_the_future(target: Path, wanted: Collection[str]) -> None:
                 folders.remove_below(visit.descriptor, entry.name)
 
 
-def _bring(new: Path, copy: int, name: str) -> tuple[bool, str | None]:
+def _bring(new: Path, copy: int, name: str, own: Root) -> tuple[bool, str | None]:
     """Make a file's copy, by its path below an open folder, equal to it, unless it is.
 
     Tell whether it was written, and its fingerprint.  A file that has gone meanwhile is no input.
     """
     try:
-        content, mode = new.read_bytes(), new.stat().st_mode & 0o755
+        content, mode = _read(new, own)
     except FileNotFoundError:
         folders.remove_below(copy, name)
         return False, None
@@ -543,6 +590,21 @@ def _bring(new: Path, copy: int, name: str) -> tuple[bool, str | None]:
     return True, fingerprint
 
 
+def _read(path: Path, own: Root) -> tuple[bytes, int]:
+    """Return an input's content and mode, both of the very file that lies below ``own``.
+
+    Raises UsageError if it doesn't lie there or can't be read, FileNotFoundError if it has gone.
+    """
+    try:
+        with own.open(path) as file:
+            mode = os.fstat(file.fileno()).st_mode & 0o755
+            return textfile.read_all(file, SOURCE_MOST), mode
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise UsageError(f"{path} can't be read: {error.strerror or error}.") from error
+
+
 def _read_names(path: Path) -> frozenset[str] | None:
     """Return the names of the inputs that a sync has left; None if that isn't known."""
     return folders.names_of((read_json(path) or {}).get("files"))
@@ -555,15 +617,14 @@ def _write_names(path: Path, names: Collection[str]) -> None:
 def _inputs(kdir: Kdir, place: Workplace) -> dict[str, Any]:
     """Return all that decides what a build makes."""
     source = place.origin
+    own = place.root or root.of(source)
+    files = _files(source, place.only, own)
     return {
         "kdir": kdir.entry.name,
         "created": (kdir.entry.metadata or {}).get("created"),
         # What symbols are checked against: more is known of a kernel once it is built.
         "checked": [place.kdir.entry.name, place.kdir.stage],
-        "files": {
-            str(path): _fingerprint((source / path).read_bytes(), (source / path).stat().st_mode)
-            for path in _files(source, place.only)
-        },
+        "files": {str(path): _fingerprint(*_read(source / path, own)) for path in files},
     }
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,8 @@ from rbuild.kbuild import Kbuild, explain, forget_the_last
 from rbuild.kept import Kept
 from rbuild.kernel import Kdir
 from rbuild.process import Usage
+from rbuild.root import Root
+from rbuild.root import of as root_of
 from rbuild.sandbox import KDIR, MODULE
 from rbuild.session import Phase, Session
 from rbuild.store import Entry, digest, read_json, remove_tree, sha256_file, write_json
@@ -33,6 +34,9 @@ WARNING = re.compile(r"\bWarning \([a-z_0-9]+\): ")
 FAULT = re.compile(r"\b(ERROR|Error|FATAL ERROR|Warning)\b.*: |\berror: ")
 
 STATE = "state.json"
+
+SOURCE_MOST = 16 << 20
+"""The bytes of the largest source of a device tree."""
 
 
 @dataclass(frozen=True)
@@ -71,21 +75,23 @@ def own_folder() -> Path:
     return data.folder("module") / "dts"
 
 
-def sources(path: Path) -> list[Path]:
+def sources(path: Path, own: Root | None = None) -> list[Path]:
     """Return the overlays' sources that a path names: a file, or all of a folder.
 
-    Raises UsageError if there is none, or if two would make the same .dtbo.
+    Links may lead to what is below ``own``, by default the folder's own root.  Raises UsageError if
+    there is no source, if one can't or may not be read, or if two would make the same .dtbo.
     """
+    own = own or root_of(path)
     if path.is_dir():
         found = [one for one in sorted(path.iterdir()) if one.suffix in {".dts", ".dtso"}]
-        found = [one for one in found if _is_overlay(one)]
+        found = [one for one in found if one.is_file() and _is_overlay(one, own)]
         if not found:
             raise UsageError(
                 f"{path} has no overlay: no .dts or .dtso file with the line `/plugin/;`."
             )
     elif path.is_file():
         found = [path]
-        if path.suffix not in {".dts", ".dtso"} or not _is_overlay(path):
+        if path.suffix not in {".dts", ".dtso"} or not _is_overlay(path, own):
             raise UsageError(
                 f"{path} is not an overlay's source.",
                 hint="That is a .dts or .dtso file with the lines `/dts-v1/;` and `/plugin/;`.",
@@ -103,15 +109,17 @@ def name(source: Path) -> str:
     return source.stem.removesuffix("-overlay")
 
 
-def compile_overlays(kdir: Kdir, path: Path, session: Session) -> Result:
+def compile_overlays(kdir: Kdir, path: Path, session: Session, own: Root | None = None) -> Result:
     """Compile the overlay in a file, or all in a folder, with a KDIR's own dtc.
 
-    Nothing is written beside the sources.  Raises UsageError if there is no overlay, BuildFailed
+    Nothing is written beside the sources.  Links may lead to what is below ``own`` (see
+    ``sources``).  Raises UsageError if there is no overlay, BuildFailed
     with dtc's words, also where they are only a warning.
     """
-    found = sources(path.resolve())
+    own = own or root_of(path)
+    found = sources(path.resolve(), own)
     folder = kdir.entry.path / "overlays" / f"{path.resolve().stem}-{digest(str(path.resolve()))}"
-    inputs = _inputs(kdir, found)
+    inputs = _inputs(kdir, found, own)
     if (known := _unchanged(kdir.entry, folder, inputs)) is not None:
         return known
     with session.store.lock(kdir.entry):
@@ -120,7 +128,7 @@ def compile_overlays(kdir: Kdir, path: Path, session: Session) -> Result:
         build = folder / "build"
         (folder / STATE).unlink(missing_ok=True)
         # What is compiled is what was copied, whatever became of the user's files meanwhile.
-        copied = {**inputs, "files": _bring(found, build)}
+        copied = {**inputs, "files": _bring(found, build, own)}
         kbuild = Kbuild(session, kdir.ready, kdir.tree, kdir.path)
         title = f"Compiling {', '.join(f'{name(one)}.dtbo' for one in found)}"
         usage = compile_device_trees(kbuild, build, title)
@@ -271,11 +279,16 @@ def _unfit(overlay: Overlay, base: Path, error: BuildFailed) -> BuildFailed:
     )
 
 
-def _is_overlay(path: Path) -> bool:
-    return PLUGIN.search(path.read_text(encoding="utf-8", errors="replace")) is not None
+def _is_overlay(path: Path, own: Root) -> bool:
+    return PLUGIN.search(_read(path, own).decode("utf-8", "replace")) is not None
 
 
-def _bring(found: list[Path], build: Path) -> dict[str, str]:
+def _read(path: Path, own: Root) -> bytes:
+    """Return a source's content; raises UsageError if it can't or may not be read."""
+    return own.read_bytes(path, limit=SOURCE_MOST)
+
+
+def _bring(found: list[Path], build: Path, own: Root) -> dict[str, str]:
     """Copy sources to where they are compiled, by the names that Kbuild's rule wants.
 
     Returns the SHA-256 of each as it was copied.
@@ -286,7 +299,7 @@ def _bring(found: list[Path], build: Path) -> dict[str, str]:
     places = {path: build / path.name for path in _included(found)}
     places |= {path: build / f"{name(path)}.dtso" for path in found}
     for path, place in places.items():
-        shutil.copyfile(path, place)
+        place.write_bytes(_read(path, own))
     return {path.name: sha256_file(place) for path, place in places.items()}
 
 
@@ -297,14 +310,14 @@ def _included(found: list[Path]) -> list[Path]:
     return [one for one in kept if one not in found]
 
 
-def _inputs(kdir: Kdir, found: list[Path]) -> dict[str, Any]:
+def _inputs(kdir: Kdir, found: list[Path], own: Root) -> dict[str, Any]:
     """Return all that decides what a compilation makes."""
     files = [*found, *_included(found)]
     return {
         "kdir": kdir.entry.name,
         "created": (kdir.entry.metadata or {}).get("created"),
         "sources": [name(one) for one in found],
-        "files": {one.name: hashlib.sha256(one.read_bytes()).hexdigest() for one in files},
+        "files": {one.name: hashlib.sha256(_read(one, own)).hexdigest() for one in files},
     }
 
 

@@ -68,13 +68,13 @@ class Root:
 
 
 def of(folder: Path, hint: str = OPTION) -> Root:
-    """Return the root of a folder: the git work tree that has it, else the folder itself.
+    """Return the root of a folder, or a file's: the git work tree that has it, else the folder.
 
     A work tree that has a home doesn't count, nor does one that everybody may write to: its .git
     says nothing of what belongs together.  An installer may have linked rbuild's own data from
     anywhere.
     """
-    folder = folder.resolve()
+    folder = _folder(folder)
     if _is_own(folder):
         return Root(Path("/"), hint)
     tree = next((one for one in (folder, *folder.parents) if _is_work_tree(one)), folder)
@@ -82,7 +82,7 @@ def of(folder: Path, hint: str = OPTION) -> Root:
 
 
 def named(option: Path | None, folder: Path) -> Root:
-    """Return the root that --root names for a folder, else the folder's own.
+    """Return the root that --root names for a folder or a file, else its own.
 
     Raises UsageError if it isn't a folder that has the other.
     """
@@ -91,11 +91,16 @@ def named(option: Path | None, folder: Path) -> Root:
     if not option.is_dir():
         raise UsageError(f"--root: {option} is not a folder.")
     root = Root(option.resolve())
-    if not folder.resolve().is_relative_to(root.folder):
+    if not _folder(folder).is_relative_to(root.folder):
         raise UsageError(
             f"--root: {option} doesn't have {folder} in it.", hint="Name a folder above it."
         )
     return root
+
+
+def _folder(path: Path) -> Path:
+    path = path.resolve()
+    return path.parent if path.is_file() else path
 
 
 def _is_own(folder: Path) -> bool:

@@ -20,6 +20,8 @@ from rbuild.cli.options import (
     kdir_for,
     kind_options,
     profile_option,
+    root_of,
+    root_option,
     runtime_option,
     session,
     summary,
@@ -52,6 +54,7 @@ Examples:
 
 @click.command(epilog=EPILOG)
 @click.argument("path", required=False, type=click.Path(path_type=Path))
+@root_option
 @kind_options
 @driver_option
 @env_option
@@ -101,6 +104,7 @@ Examples:
 def command(
     app: App,
     path: Path | None,
+    root_folder: Path | None,
     kind: str | None,
     driver: str | None,
     env: str,
@@ -127,6 +131,7 @@ def command(
     for name in tests:
         if name not in (known := names.tests()):
             raise click.UsageError(f"--test: {name!r} is no name of a test.{nearest(name, known)}")
+    own = root_of(path, root_folder)
     made = session(app, "boot", runtime, jobs, ccache=ccache)
     found = profile.load(profile_name)
     wanted, how = Driver(driver or found.driver), Kind(kind or found.kind)
@@ -142,7 +147,7 @@ def command(
     simulator = module.build_out_of_tree(kdir, module.simulator_source(), made)
     if path is not None:
         how = Kind.OUT_OF_TREE
-        result = module.build_out_of_tree(kdir, path, made)
+        result = module.build_out_of_tree(kdir, path, made, own)
     else:
         result = module.build_driver(kdir, wanted, how, made)
     tested = _only(result.modules)

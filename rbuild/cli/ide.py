@@ -15,6 +15,8 @@ from rbuild.cli.options import (
     jobs_option,
     kdir_for,
     profile_option,
+    root_of,
+    root_option,
     runtime_option,
     session,
     summary,
@@ -34,6 +36,7 @@ Examples:
 
 @click.command(epilog=EPILOG)
 @click.argument("path", required=False, type=click.Path(path_type=Path))
+@root_option
 @driver_option
 @env_option
 @profile_option
@@ -50,6 +53,7 @@ Examples:
 def command(
     app: App,
     path: Path | None,
+    root_folder: Path | None,
     driver: str | None,
     env: str,
     profile_name: str,
@@ -68,13 +72,14 @@ def command(
         raise click.UsageError("PATH goes without --driver.")
     if force and output is None:
         raise click.UsageError("--force goes with --output.")
+    own = root_of(path, root_folder)
     made = session(app, "ide", runtime, jobs)
     found = profile.load(profile_name)
     wanted = None if path is not None else Driver(driver or found.driver)
     source = path if wanted is None else module.driver_source(wanted)
     assert source is not None
     kdir = kdir_for(found, env, made)
-    done = describe(kdir, source, made)
+    done = describe(kdir, source, made, own)
     files = (
         list(done.files)
         if output is None

@@ -18,6 +18,8 @@ from rbuild.cli.options import (
     kdir_for,
     kind_options,
     profile_option,
+    root_of,
+    root_option,
     runtime_option,
     session,
     summary,
@@ -38,6 +40,7 @@ Examples:
 
 @click.command(epilog=EPILOG)
 @click.argument("path", required=False, type=click.Path(path_type=Path))
+@root_option
 @kind_options
 @driver_option
 @env_option
@@ -56,6 +59,7 @@ Examples:
 def command(
     app: App,
     path: Path | None,
+    root_folder: Path | None,
     kind: str | None,
     driver: str | None,
     env: str,
@@ -72,6 +76,7 @@ def command(
     """
     if path is not None and (was_typed("driver") or kind == Kind.IN_TREE):
         raise click.UsageError("PATH is built out-of-tree, and goes without --driver.")
+    own = root_of(path, root_folder)
     made = session(app, "module", runtime, jobs, ccache=ccache)
     found = profile.load(profile_name)
     wanted, how = Driver(driver or found.driver), Kind(kind or found.kind)
@@ -81,7 +86,7 @@ def command(
         made.settled.update(driver=wanted, kind=how)
     kdir = kdir_for(found, env, made)
     if path is not None:
-        result = module.build_out_of_tree(kdir, path, made)
+        result = module.build_out_of_tree(kdir, path, made, own)
     else:
         result = module.build_driver(kdir, wanted, how, made)
     places = [one.path for one in result.modules]

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from rbuild import environment, export
+from rbuild import environment, export, root
 from rbuild.cli import SESSION, App
 from rbuild.cli.again import again, command_line
 from rbuild.cli.size import Size
@@ -21,6 +21,7 @@ from rbuild.errors import UsageError
 from rbuild.kernel import Kdir, prepare
 from rbuild.profile import Driver, Kind, Profile
 from rbuild.provision import make_ready, runtime_for
+from rbuild.root import Root
 from rbuild.sandbox import Runtime
 from rbuild.sandbox.docker import Limits
 from rbuild.session import CacheUse, Phase, Session
@@ -114,6 +115,24 @@ class Output(click.Path):
             option = "" if param is None else f"{param.opts[0]}: "
             raise UsageError(f"{option}{error.message}", hint=error.hint) from error
         return path
+
+
+root_option = click.option(
+    "--root",
+    "root_folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Links in PATH may lead anywhere in DIR [default: its git work tree, else PATH].",
+)
+
+
+def root_of(path: Path | None, folder: Path | None) -> Root | None:
+    """Return what --root says of PATH; None without PATH, which our own drivers don't have."""
+    if path is not None:
+        return root.named(folder, path)
+    if folder is not None:
+        raise click.UsageError("--root goes with PATH.")
+    return None
 
 
 timeout_option = click.option(

@@ -15,6 +15,8 @@ from rbuild.cli.options import (
     env_option,
     kdir_for,
     profile_option,
+    root_of,
+    root_option,
     runtime_option,
     session,
     summary,
@@ -23,6 +25,7 @@ from rbuild.cli.options import (
 from rbuild.console import duration, joined, size
 from rbuild.kernel import Kdir
 from rbuild.overlay import Fitted, Overlay
+from rbuild.root import Root
 from rbuild.session import Phase, Session
 
 EPILOG = """\b
@@ -36,6 +39,7 @@ Examples:
 
 @click.command(epilog=EPILOG)
 @click.argument("path", required=False, type=click.Path(path_type=Path))
+@root_option
 @click.option(
     "--param",
     "params",
@@ -58,6 +62,7 @@ Examples:
 def command(
     app: App,
     path: Path | None,
+    root_folder: Path | None,
     params: tuple[str, ...],
     check: bool,
     env: str,
@@ -76,19 +81,20 @@ def command(
     made = session(app, "overlay", runtime, None)
     found = profile.load(profile_name)
     source = path or overlay.own_folder()
-    overlay.sources(source)  # what is no overlay is said before a kernel is prepared
+    own = root_of(path, root_folder)
+    overlay.sources(source, own)  # what is no overlay is said before a kernel is prepared
     kdir = kdir_for(found, env, made)
     if check:
         binding.require(kdir.tree)
-    result = overlay.compile_overlays(kdir, source, made)
+    result = overlay.compile_overlays(kdir, source, made, own)
     overlays = result.overlays
     if values:
         overlays = tuple(overlay.parametrised(one, values) for one in overlays)
     if check:
-        for one in binding.beside(source):
+        for one in binding.beside(source, own):
             binding.check(kdir, one, made)
     if found.device_trees or check:
-        proofs = [_prove(kdir, one, source, made, check=check) for one in overlays]
+        proofs = [_prove(kdir, one, (source, own), made, check=check) for one in overlays]
     else:
         made.console.note(f"The profile {found.name} names no device trees: applied to none.")
         proofs = [_Proof() for _ in overlays]
@@ -119,11 +125,13 @@ class _Proof:
     bindings: tuple[str, ...] = ()
 
 
-def _prove(kdir: Kdir, one: Overlay, source: Path, made: Session, *, check: bool) -> _Proof:
+def _prove(
+    kdir: Kdir, one: Overlay, source: tuple[Path, Root | None], made: Session, *, check: bool
+) -> _Proof:
     fitted = overlay.fit(kdir, one, made)
     used: set[str] = set()
     if check:
-        bindings = binding.known(source)
+        bindings = binding.known(*source)
         for where in fitted:
             used |= set(binding.validate(kdir, where, bindings, made))
     return _Proof(tuple(fitted), tuple(sorted(used)))

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from rbuild import profile, root, textfile
+from rbuild import binding, module, overlay, profile, root, textfile
 from rbuild.console import Console
 from rbuild.download import download
 from rbuild.errors import BuildFailed, InfrastructureError, UsageError
+from rbuild.profile import Driver
 
 from .conftest import Host
 
@@ -275,3 +276,151 @@ class TestDirectory:
         assert not (copy / "Kconfig.local").is_symlink()
         assert not (copy / "pipe").exists()
         assert (copy / "COPYING").is_symlink()
+
+
+class TestModule:
+    @pytest.mark.parametrize("kind", ["file", "folder", "absolute", "chain", "device"])
+    def test_a_link_out_of_its_folder_is_refused(self, kind: str, host: Host) -> None:
+        folder = host.write_module()
+        mkdir(host.folder / "private")
+        secret = host.folder / "private/secret.h"
+        secret.write_text(SECRET)
+        link = folder / "more.h"
+        match kind:
+            case "file":
+                link.symlink_to("../private/secret.h")
+            case "folder":
+                link.symlink_to("../private")
+            case "absolute":
+                link.symlink_to(secret)
+            case "chain":
+                (folder / "other.h").symlink_to("../private/secret.h")
+                link = folder / "other.h"
+                (folder / "a.h").symlink_to("other.h")
+                link = folder / "a.h"
+            case "device":
+                secret = Path("/dev/zero")
+                link.symlink_to(secret)
+        found = host("module", folder, "--profile", host.profile, code=2)
+        target = secret.parent if kind == "folder" else secret
+        assert f"{link} leads to {target}, which is outside of {folder}." in found.err
+        assert "--root DIR" in found.err
+        left = [one for one in host.cache.rglob("*") if one.is_file()]
+        assert not [one for one in left if b"SECRET_OF_THE_USER" in one.read_bytes()]
+
+    def test_the_option_allows_it(self, host: Host) -> None:
+        folder = host.write_module()
+        mkdir(host.folder / "common")
+        (host.folder / "common/more.h").write_text("int y;\n")
+        (folder / "common").symlink_to("../common")
+        host.module(folder, code=2)
+        again = host.module(folder, "--root", host.folder).json["reproduce"]["rbuild"]
+        assert f"--root {host.folder}" in again
+        (copy,) = host.cache.glob("kdirs/*/modules/mine-*/build/common/more.h")
+        assert copy.read_text() == "int y;\n"
+        # What it was allowed for one run, it isn't for the next.
+        host.module(folder, code=2)
+
+    def test_a_work_tree_that_has_it_allows_it(self, host: Host) -> None:
+        folder = host.write_module()
+        (host.folder / "more.h").write_text("int y;\n")
+        (folder / "more.h").symlink_to("../more.h")
+        repository(host.folder)
+        host.module(folder)
+
+    def test_links_in_the_folder_are_followed(self, host: Host) -> None:
+        folder = host.write_module()
+        mkdir(folder / "real")
+        (folder / "real/more.h").write_text("int y;\n")
+        (folder / "link").symlink_to("real")
+        (folder / "more.h").symlink_to(folder / "link/more.h")
+        host.module(folder)
+        (copy,) = host.cache.glob("kdirs/*/modules/mine-*/build")
+        assert (copy / "link/more.h").read_text() == (copy / "more.h").read_text() == "int y;\n"
+
+    def test_what_is_no_file_is_no_input(self, host: Host) -> None:
+        folder = host.write_module()
+        fifo(folder / "pipe.h")
+        (folder / "linked.h").symlink_to("pipe.h")
+        (folder / ".#mine.c").symlink_to("user@host.1234")
+        host.module(folder)
+
+    def test_an_endless_file_is_refused(self, host: Host) -> None:
+        folder = host.write_module()
+        sparse(folder / "image.bin")
+        found = host("module", folder, "--profile", host.profile, code=2)
+        assert f"{folder}/image.bin can't be read: it has {TERABYTE} bytes" in found.err
+
+    def test_folders_that_links_multiply_are_refused(
+        self, host: Host, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(module, "SOURCES_MOST", 200)
+        folder = host.write_module()
+        for number in range(30):
+            mkdir(folder / f"d{number}")
+            for name in ("a", "b"):
+                (folder / f"d{number}" / name).symlink_to(f"../d{number + 1}")
+        mkdir(folder / "d30")
+        found = host("module", folder, "--profile", host.profile, code=2)
+        assert "has more than 200 folders" in found.err
+
+    def test_a_link_that_is_swapped_while_it_is_copied_is_refused(
+        self, host: Host, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        folder = host.write_module()
+        (host.folder / "secret").write_text(SECRET)
+        look = module._must_be_within
+
+        def swap(path: Path, own: root.Root) -> None:
+            look(path, own)
+            if path.name == "mine.c":
+                path.unlink()
+                path.symlink_to("../secret")
+
+        monkeypatch.setattr(module, "_must_be_within", swap)
+        found = host("module", folder, "--profile", host.profile, code=2)
+        assert f"mine.c leads to {host.folder}/secret" in found.err
+
+    @pytest.mark.parametrize("command", ["module", "boot", "ide", "overlay"])
+    def test_the_option_goes_with_a_path(self, command: str, host: Host) -> None:
+        found = host(command, "--root", host.folder, code=2)
+        assert "--root goes with PATH" in found.err
+
+    def test_our_own_drivers_may_be_links(self) -> None:
+        assert root.of(module.driver_source(Driver.C)).folder == Path("/")
+
+
+OVERLAY = '/dts-v1/;\n/plugin/;\n/ { compatible = "x"; };\n'
+
+
+class TestOverlay:
+    def test_a_source_out_of_its_folder_is_refused(self, tmp_path: Path) -> None:
+        folder = mkdir(tmp_path / "mine")
+        (tmp_path / "secret.dtso").write_text(OVERLAY)
+        (folder / "x.dtso").symlink_to("../secret.dtso")
+        with pytest.raises(UsageError, match=r"x\.dtso leads to .*/secret\.dtso"):
+            overlay.sources(folder)
+        # What the user names is what the user means.
+        assert overlay.sources(folder / "x.dtso")
+        assert overlay.sources(folder, root.Root(tmp_path))
+
+    def test_an_included_file_out_of_its_folder_is_refused(self, host: Host) -> None:
+        folder = mkdir(host.folder / "mine")
+        (folder / "x.dtso").write_text(OVERLAY)
+        (host.folder / "secret.h").write_text(SECRET)
+        (folder / "secret.h").symlink_to("../secret.h")
+        found = host("overlay", folder, "--profile", host.profile, code=2)
+        assert f"{folder}/secret.h leads to {host.folder}/secret.h" in found.err
+
+    def test_a_binding_out_of_its_folder_is_refused(self, tmp_path: Path) -> None:
+        folder = mkdir(tmp_path / "mine")
+        (tmp_path / "secret").write_text(SECRET)
+        (folder / "x.yaml").symlink_to("../secret")
+        fifo(folder / "y.yaml")
+        with pytest.raises(UsageError, match=r"x\.yaml leads to"):
+            binding.beside(folder)
+
+    def test_a_fifo_is_no_source(self, tmp_path: Path) -> None:
+        fifo(tmp_path / "x.dtso")
+        with pytest.raises(UsageError, match="has no overlay"):
+            overlay.sources(tmp_path)
