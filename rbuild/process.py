@@ -9,6 +9,7 @@ import select
 import shlex
 import signal
 import subprocess
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +24,9 @@ TAIL_LINES = 400
 
 LINE_MOST = 128 << 10
 """The bytes of the longest line; of one that is longer, or never ends, each such part is a line."""
+
+PIPE_BYTES = 64 << 10
+"""How much is read or moved at once: what a pipe holds."""
 
 GRACE_S = 3.0
 """How long a program that is told to end may take before it is killed."""
@@ -165,39 +169,88 @@ def pipe(
 ) -> None:
     """Run ``producer | consumer``; the stderr of both goes to ``on_line``, line by line.
 
-    Raises ProcessFailed for whichever failed, the producer first.
+    A consumer that ends before its input does, successfully, has had enough, as tar has at the end
+    of an archive that padding follows: the rest is discarded, so that the producer's pipe
+    doesn't break.  Raises ProcessFailed, with its own last lines, for the one
+    that failed first: a consumer that fails breaks the producer's pipe, and a producer that fails
+    cuts short what the consumer reads.
     """
-    tail: deque[str] = deque(maxlen=TAIL_LINES)
-    reader, writer = os.pipe()
+    tails: list[deque[str]] = [deque(maxlen=TAIL_LINES), deque(maxlen=TAIL_LINES)]
     children: list[subprocess.Popen[bytes]] = []
+    early = threading.Event()
     try:
-        with os.fdopen(reader, "rb") as words:
-            with os.fdopen(writer, "wb") as both:
-                first = _start(tuple(producer), env=env, stderr=both.fileno())
-                children.append(first)
-                assert first.stdout is not None
-                with first.stdout as between:
-                    children.append(
-                        _start(
-                            tuple(consumer),
-                            stdin=between,
-                            stdout=subprocess.DEVNULL,
-                            stderr=both.fileno(),
-                        )
-                    )
-            for raw in words:
-                line = plain(raw)
-                tail.append(line)
-                on_line(line)
+        first = _start(tuple(producer), env=env, stderr=subprocess.PIPE)
+        children.append(first)
+        second = _start(
+            tuple(consumer),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        children.append(second)
+        # A daemon: should a stranger keep the pipe open, an interrupt doesn't wait for it.
+        pump = threading.Thread(target=_pump, args=(first, second, early), daemon=True)
+        pump.start()
+        for which, line in _merged(children):
+            tails[which].append(line)
+            on_line(line)
+        pump.join()
         for child in children:
             child.wait()
     except BaseException:
         for child in children:
             terminate(child)
         raise
-    for child, argv in zip(children, (producer, consumer), strict=True):
-        if child.returncode != 0:
-            raise ProcessFailed(tuple(argv), child.returncode, tuple(tail))
+    finally:
+        for child in children:
+            assert child.stderr is not None
+            child.stderr.close()
+    order = ((1, consumer), (0, producer)) if early.is_set() else ((0, producer), (1, consumer))
+    for which, argv in order:
+        if (status := children[which].returncode) != 0:
+            raise ProcessFailed(tuple(argv), status, tuple(tails[which]))
+
+
+def _pump(
+    first: subprocess.Popen[bytes], second: subprocess.Popen[bytes], early: threading.Event
+) -> None:
+    """Give a program's output to another's input; set ``early`` if that one closes it before.
+
+    If it succeeded nevertheless, the rest of the output is read, and discarded.
+    """
+    assert first.stdout is not None
+    assert second.stdin is not None
+    with first.stdout as source:
+        try:
+            with second.stdin as target:
+                while os.splice(source.fileno(), target.fileno(), PIPE_BYTES):
+                    pass
+        except BrokenPipeError:
+            early.set()
+            if second.wait() == 0:
+                while os.read(source.fileno(), PIPE_BYTES):
+                    pass
+
+
+def _merged(children: Sequence[subprocess.Popen[bytes]]) -> Iterator[tuple[int, str]]:
+    """Yield the lines that programs write to their stderr as they come, each with whose it is."""
+    pending: dict[int, bytes] = {}
+    owners: dict[int, int] = {}
+    for which, child in enumerate(children):
+        assert child.stderr is not None
+        owners[child.stderr.fileno()], pending[child.stderr.fileno()] = which, b""
+    while owners:
+        for stream in select.select(list(owners), [], [])[0]:
+            chunk = os.read(stream, PIPE_BYTES)
+            *lines, rest = (pending[stream] + chunk).split(b"\n")
+            if len(rest) > LINE_MOST or (rest and not chunk):
+                lines, rest = [*lines, rest], b""
+            pending[stream] = rest
+            for raw in lines:
+                for line in _parts(raw):
+                    yield owners[stream], line
+            if not chunk:
+                del owners[stream]
 
 
 @contextlib.contextmanager

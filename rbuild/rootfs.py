@@ -324,7 +324,7 @@ class _Watcher:
 
 def _explain(error: ProcessFailed, name: str) -> RbuildError:
     text = "\n".join(error.tail)
-    own = [line for line in error.tail if line.startswith(("E: ", "W: ", "Err:"))]
+    own = [line for line in error.tail if line.startswith(("E: ", "W: ", "Err:", "tar: "))]
     detail = "\n".join(own[-8:] or error.tail[-8:])
     if SPACE_WORDS.search(text):
         return InfrastructureError(
@@ -350,5 +350,9 @@ def _explain(error: ProcessFailed, name: str) -> RbuildError:
             detail=detail,
             hint="Install uidmap and give the user a range in /etc/subuid and /etc/subgid "
             "(`rbuild doctor` checks both).",
+        )
+    if "tar" in error.argv:
+        return InfrastructureError(
+            f"tar failed to unpack {name} (status {error.returncode}).", detail=detail
         )
     return InfrastructureError(f"mmdebstrap failed to provision {name}.", detail=detail)

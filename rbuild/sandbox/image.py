@@ -287,11 +287,18 @@ def _unpack(chunks: Iterator[bytes], root: Path) -> None:
         argv = unpacking(root)
     with process.beside(argv) as child:
         assert child.stdin is not None
-        for chunk in chunks:
-            child.stdin.write(chunk)
-        child.stdin.close()
+        assert child.stdout is not None
+        # tar ends before its input does at the archive's end, or if it fails.
+        with suppress(BrokenPipeError):
+            for chunk in chunks:
+                child.stdin.write(chunk)
+        with suppress(BrokenPipeError):
+            child.stdin.close()
+        words = [process.plain(line) for line in child.stdout]
         if child.wait() != 0:
-            raise InfrastructureError(f"The exported image can't be unpacked at {root}.")
+            raise InfrastructureError(
+                f"The exported image can't be unpacked at {root}.", detail="\n".join(words[-20:])
+            )
     if os.geteuid() != 0:
         settle(root)
 

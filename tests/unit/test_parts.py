@@ -301,6 +301,71 @@ def test_both_ends_of_a_pipe_are_heard() -> None:
         process.pipe(["sleep", "60"], ["no-such-program"], print)
 
 
+LATE = """\
+import os, sys, time
+archive, late = sys.argv[1], sys.argv[2]
+with open(archive, "rb") as file:
+    os.write(1, file.read())
+for _ in range(1000):
+    if os.path.exists(late):
+        break
+    time.sleep(0.01)
+time.sleep(0.2)
+try:
+    for _ in range(200):
+        os.write(1, bytes(1024))
+except BrokenPipeError as error:
+    sys.exit(f"W: creating tarball failed: {error.strerror}")
+"""
+"""Writes an archive, and its padding when a file is there."""
+
+
+def test_a_consumer_that_has_enough_breaks_no_pipe(tmp_path: Path) -> None:
+    """As tar at the end of an archive, if it doesn't read the padding, which comes late."""
+    archive, late = tmp_path / "archive", tmp_path / "late"
+    archive.write_bytes(b"x" * 4096)
+    lines: list[str] = []
+    producer = [sys.executable, "-c", LATE, str(archive), str(late)]
+    consumer = ["sh", "-c", f"head -c 4096 >{tmp_path}/read; touch {late}"]
+    process.pipe(producer, consumer, lines.append)
+    assert lines == []
+    assert (tmp_path / "read").read_bytes() == archive.read_bytes()
+
+
+def test_who_fails_first_is_the_cause_in_its_own_words(tmp_path: Path) -> None:
+    archive, late = tmp_path / "archive", tmp_path / "late"
+    archive.write_bytes(b"x" * 4096)
+    producer = [sys.executable, "-c", LATE, str(archive), str(late)]
+    consumer = ["sh", "-c", f"echo tar: Unaligned block >&2; touch {late}; exit 2"]
+    lines: list[str] = []
+    with pytest.raises(ProcessFailed) as caught:
+        process.pipe(producer, consumer, lines.append)
+    assert (caught.value.argv[0], caught.value.returncode) == ("sh", 2)
+    assert caught.value.tail == ("tar: Unaligned block",)
+    assert "W: creating tarball failed: Broken pipe" in lines
+    # A producer that fails leaves the consumer without the rest.
+    with pytest.raises(ProcessFailed) as caught:
+        process.pipe(
+            ["sh", "-c", "echo x; echo E: no mirror >&2; exit 5"],
+            ["sh", "-c", "cat >&2; echo tar: Unexpected EOF >&2; exit 2"],
+            lines.append,
+        )
+    assert (caught.value.returncode, caught.value.tail) == (5, ("E: no mirror",))
+
+
+def test_a_pipe_carries_all_and_long_lines_come_in_parts(tmp_path: Path) -> None:
+    lines: list[str] = []
+    size = 3 << 20
+    process.pipe(
+        ["head", "-c", str(size), "/dev/zero"],
+        ["sh", "-c", f"wc -c >{tmp_path}/size; head -c 300000 /dev/zero | tr '\\0' x >&2"],
+        lines.append,
+    )
+    assert int((tmp_path / "size").read_text()) == size
+    assert "".join(lines) == "x" * 300000
+    assert len(lines) > 1
+
+
 def test_a_missing_program() -> None:
     with pytest.raises(HostLacks, match="no-such-program"):
         run(["no-such-program"])

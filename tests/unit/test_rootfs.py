@@ -11,7 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from rbuild import process, rootfs
+from rbuild.errors import InfrastructureError, ProcessFailed
 from rbuild.rootfs import settle, unpacking
+from rbuild.sandbox import image
 
 
 def packed(modes: dict[str, int]) -> bytes:
@@ -78,3 +81,45 @@ def test_temporary_folders_that_lead_elsewhere_are_left_alone(tmp_path: Path) ->
     settle(root)
     for path in (outside, outside / "tmp"):
         assert stat.S_IMODE(path.stat().st_mode) == 0o700
+
+
+def test_padding_that_comes_late_breaks_no_pipe(tmp_path: Path) -> None:
+    """tar reads whole records of 20 blocks up to the archive's end, and not what follows.
+
+    What mmdebstrap writes is its own entries of /dev before the archive of a tar, which is padded
+    to whole records, so that some blocks may follow the record that the archive ends in.
+    """
+    root, archive = tmp_path / "root", tmp_path / "archive"
+    root.mkdir()
+    archive.write_bytes(packed({"etc/": 0o755, "etc/hostname": 0o644}))
+    assert archive.stat().st_size == tarfile.RECORDSIZE
+    script = 'cat "$1"; until [ -e "$2" ]; do sleep 0.01; done; sleep 0.5; head -c 7680 /dev/zero'
+    producer = ["sh", "-ec", script, "sh", str(archive), str(root / "etc/hostname")]
+    lines: list[str] = []
+    process.pipe(producer, unpacking(root), lines.append)
+    assert lines == []
+    assert (root / "etc/hostname").exists()
+
+
+@pytest.mark.parametrize("padding", [0, 1 << 20])
+def test_an_exported_image_ends_before_its_stream(tmp_path: Path, padding: int) -> None:
+    root = tmp_path / "root"
+    image._unpack(iter([packed({"etc/": 0o755}), *[bytes(1024)] * (padding >> 10)]), root)
+    assert (root / "etc").is_dir()
+
+
+def test_an_export_that_is_no_tar_is_told_in_tars_words(tmp_path: Path) -> None:
+    with pytest.raises(InfrastructureError, match="can't be unpacked") as caught:
+        image._unpack(iter([b"x" * 1024] * 4096), tmp_path / "root")
+    assert "does not look like a tar archive" in caught.value.detail
+
+
+def test_tars_own_words_are_told(tmp_path: Path) -> None:
+    """Of the tar that unpacks, and of the one that mmdebstrap runs."""
+    words = ("tar: Unaligned block (100 bytes) in archive", "tar: Error is not recoverable")
+    outer = rootfs._explain(ProcessFailed(tuple(unpacking(tmp_path)), 2, words), "cross")
+    assert outer.message == "tar failed to unpack cross (status 2)."
+    assert outer.detail == "\n".join(words)
+    words = ("tar: ./x: Cannot open: Permission denied", "done", "E: tar failed: 512")
+    inner = rootfs._explain(ProcessFailed(("mmdebstrap",), 1, words), "cross")
+    assert inner.detail == f"{words[0]}\n{words[2]}"
