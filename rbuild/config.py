@@ -17,12 +17,12 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rbuild import textfile, trust
-from rbuild.errors import UsageError
+from rbuild.errors import RefusedFileError, UsageError
 from rbuild.home import at_home
 
 if TYPE_CHECKING:
     from rbuild.settings import Settings
+    from rbuild.trust import Verdict
 
 NAME = "rbuild.yaml"
 CONFIG_VARIABLE = "RBUILD_CONFIG"
@@ -103,7 +103,8 @@ class Layer:
     values: Mapping[str, Any] = field(default_factory=dict)
     lines: Mapping[str, int] = field(default_factory=dict)
     withheld: Mapping[str, str] = field(default_factory=dict)
-    verdict: trust.Verdict = field(default_factory=lambda: trust.Verdict(is_trusted=True))
+    verdict: Verdict | None = None
+    """Whether a project's file is trusted; the user's own needs no verdict."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,11 @@ class Origin:
     value: Any
     layer: Layer
     line: int
+
+    @property
+    def distrust(self) -> str:
+        """Why the file isn't trusted, if it isn't."""
+        return "" if self.layer.verdict is None else self.layer.verdict.reason
 
     def __str__(self) -> str:
         return f"{self.layer.scope} file {self.layer.path}:{self.line}"
@@ -165,12 +171,12 @@ def layers() -> tuple[list[Layer], list[str]]:
     if project is not None and project != user:
         try:
             found.append(load(project, Scope.PROJECT))
-        except trust.RefusedFileError as error:
+        except RefusedFileError as error:
             notes.append(error.message)
     if user.is_file():
         try:
             found.append(load(user, Scope.USER))
-        except trust.RefusedFileError as error:
+        except RefusedFileError as error:
             if os.environ.get(CONFIG_VARIABLE):
                 raise
             notes.append(error.message)
@@ -185,6 +191,7 @@ def load(path: Path, scope: Scope, content: bytes | None = None) -> Layer:
     Raises RefusedFileError, before anything of it is shown, where others may have written it.
     """
     # Most runs have no file, and these take a while to import.
+    from rbuild import textfile, trust  # noqa: PLC0415
     from rbuild.settings import read  # noqa: PLC0415
 
     if content is None:
@@ -210,6 +217,8 @@ def load(path: Path, scope: Scope, content: bytes | None = None) -> Layer:
 
 
 def _content(path: Path, scope: Scope) -> bytes:
+    from rbuild import trust  # noqa: PLC0415 - see load
+
     try:
         if scope is Scope.USER:
             return trust.read_user_file(path)
@@ -262,7 +271,8 @@ def withheld(files: list[Layer]) -> dict[str, Origin]:
 
 def pins(files: list[Layer]) -> dict[Path, bytes]:
     """Return the content of all files that the trusted ones lead to, as it was compared."""
-    return {path: content for layer in files for path, content in layer.verdict.texts.items()}
+    verdicts = [layer.verdict for layer in files if layer.verdict is not None]
+    return {path: content for verdict in verdicts for path, content in verdict.texts.items()}
 
 
 def trust_project(path: Path) -> tuple[Layer, dict[Path, str]]:
@@ -270,6 +280,8 @@ def trust_project(path: Path) -> tuple[Layer, dict[Path, str]]:
 
     Raises UsageError where it, or a file that it leads to, is wrong, or isn't the project's own.
     """
+    from rbuild import textfile, trust  # noqa: PLC0415 - see load
+
     content = _content(path, Scope.PROJECT)
     layer = load(path, Scope.PROJECT, content)
     reader = _Reader(path)
@@ -284,17 +296,18 @@ class _Reader:
     """Reads files of a project, and keeps what it has read; rbuild's own are none of those."""
 
     def __init__(self, path: Path) -> None:
-        from rbuild import data  # noqa: PLC0415 - for this only
+        from rbuild import data, trust  # noqa: PLC0415 - for this only
 
         self.files: dict[Path, bytes] = {}
         self._root = trust.project_root(path)
+        self._read = trust.read_named
         self._own = [Path(os.path.realpath(data.folder(name))) for name in ("profiles", "rootfs")]
 
     def __call__(self, path: Path) -> bytes | None:
         if any(Path(os.path.realpath(path)).is_relative_to(folder) for folder in self._own):
             return None
         if path not in self.files:
-            self.files[path] = trust.read_named(path, self._root)
+            self.files[path] = self._read(path, self._root)
         return self.files[path]
 
 

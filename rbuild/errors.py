@@ -72,6 +72,14 @@ class UsageError(RbuildError):
     exit_code = 2
 
 
+class RefusedFileError(UsageError):
+    """A file isn't read because of whose it is or where it leads; nothing of it is shown."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path} {reason}: it is not read.")
+        self.reason = reason
+
+
 class NotGranted(UsageError):  # noqa: N818
     """Kconfig refused what a profile asks for; the .config that it made instead is there."""
 

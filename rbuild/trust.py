@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from rbuild import root
-from rbuild.errors import UsageError
+from rbuild.errors import RefusedFileError, UsageError
 from rbuild.root import Root
 from rbuild.textfile import open_regular, read_all
 
@@ -32,14 +32,6 @@ MAX_LINKS = 40
 """Maximum number of symbolic links in a path, as in Linux (path_resolution(7))."""
 
 FORMAT = 1
-
-
-class RefusedFileError(UsageError):
-    """A file isn't read because of whose it is or where it leads; nothing of it is shown."""
-
-    def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(f"{path} {reason}: it is not read.")
-        self.reason = reason
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from typing import Any
 
 import click
 
-from rbuild import __version__, textfile
+from rbuild import __version__
 from rbuild.cli.defaults import WITHOUT, Defaults
 from rbuild.cli.typo import Group
 from rbuild.config import VARIABLES, pins
@@ -154,6 +154,8 @@ def _heed(ctx: click.Context, console: Console) -> None:
     if defaults.fault is not None and command != "config":  # which says it itself
         console.warn(defaults.fault.message)
     if texts := pins(defaults.files):
+        from rbuild import textfile  # noqa: PLC0415 - most runs have no such file
+
         # Files may change while a command runs: what was trusted is what it reads.
         ctx.with_resource(textfile.pinned(texts.get))
     engine = defaults.found.get("docker_host")

@@ -14,7 +14,7 @@ from rbuild import config, trust
 from rbuild.cli import COMMANDS, App
 from rbuild.cli.typo import Group
 from rbuild.console import joined, visible
-from rbuild.errors import UsageError
+from rbuild.errors import RefusedFileError, UsageError
 
 EPILOG = """\b
 A value is taken from the first of these that has it:
@@ -90,7 +90,7 @@ def show(app: App, origin: bool) -> None:
     text = str(app.console.table("", columns, lines))
     for name, value in config.withheld(files).items():
         text += "\n" + visible(
-            f"{value.layer.path}:{value.line}: {name}: not used: {value.layer.verdict.reason} "
+            f"{value.layer.path}:{value.line}: {name}: not used: {value.distrust} "
             "(`rbuild config trust`)"
         )
     app.console.result(text, rows)
@@ -186,17 +186,17 @@ def _row(path: Path, scope: config.Scope) -> dict[str, Any]:
     row: dict[str, Any] = {"scope": scope.value, "path": str(path), "trusted": False, "ignored": []}
     try:
         layer = config.load(path, scope)
-    except trust.RefusedFileError as error:
+    except RefusedFileError as error:
         return {**row, "state": f"ignored, since it {error.reason}"}
     except UsageError as error:
         return {**row, "state": f"wrong: {error.message}"}
     state = "used"
-    if layer.withheld:
+    if layer.withheld and layer.verdict is not None:
         ignored = ", ".join(layer.withheld)
         state += f" without {ignored}: not trusted, since {layer.verdict.reason}"
-    elif scope is config.Scope.PROJECT and layer.verdict.is_trusted:
+    elif layer.verdict is not None and layer.verdict.is_trusted:
         state += ", trusted"
-    trusted = layer.verdict.is_trusted
+    trusted = layer.verdict is None or layer.verdict.is_trusted
     return {**row, "state": state, "trusted": trusted, "ignored": list(layer.withheld)}
 
 
@@ -223,8 +223,7 @@ def _rows(app: App, files: list[config.Layer]) -> list[dict[str, Any]]:
 def _ignored(origin: config.Origin | None) -> dict[str, Any] | None:
     if origin is None:
         return None
-    reason = origin.layer.verdict.reason
-    return {"value": origin.value, "origin": str(origin), "reason": reason}
+    return {"value": origin.value, "origin": str(origin), "reason": origin.distrust}
 
 
 def _defaults() -> dict[str, Any]:

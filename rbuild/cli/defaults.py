@@ -49,7 +49,7 @@ def _refuse(name: str, option: str, origin: config.Origin) -> NoReturn:
     layer = origin.layer
     raise UsageError(
         f"{layer.path}:{origin.line}: {name}: not used, since the file isn't trusted: "
-        f"{layer.verdict.reason}. It needs trust, since {layer.withheld[name]}.",
+        f"{origin.distrust}. It needs trust, since {layer.withheld[name]}.",
         hint=f"Read the file and what it names, then run `rbuild config trust`; or give {option}.",
     )
 

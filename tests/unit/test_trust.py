@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from rbuild import config, environment, profile, trust
+from rbuild.errors import RefusedFileError
 from rbuild.settings import Settings
 
 from .conftest import Host
@@ -539,7 +540,7 @@ def test_a_file_that_is_replaced_by_a_link_meanwhile(
 
     monkeypatch.setattr(Path, "lstat", race)
     for read in (trust.read_project_file, trust.read_user_file):
-        with pytest.raises(trust.RefusedFileError, match="was replaced"):
+        with pytest.raises(RefusedFileError, match="was replaced"):
             read(project.file)
         project.file.unlink()
         project.file.write_text("jobs: 1\n")
