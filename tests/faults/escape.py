@@ -49,7 +49,7 @@ ATTEMPTS = {
     "a secret in the environment": 'env | grep -q "$SECRET_NAME"',
     "a secret in another process": 'cat /proc/*/environ | tr "\\0" "\\n" | grep -q "$SECRET_NAME"',
     "a secret in a command line": 'cat /proc/*/cmdline | tr "\\0" " " | grep -q "$VICTIM_MARK"',
-    "a key of the session's keyring": "python3 $TOOL keyring",
+    "a key of the session's keyring": "perl $CALLS keyring",
     # The network.
     "loopback, IPv4": "python3 $TOOL tcp 127.0.0.1 $PORT",
     "loopback, IPv6": "python3 $TOOL tcp ::1 $PORT6",
@@ -65,10 +65,10 @@ ATTEMPTS = {
     "see a process of the host": 'grep -qs "$VICTIM_MARK" /proc/[0-9]*/cmdline',
     "kill a process of the host": 'kill -9 "$VICTIM"; false',
     "kill PID 1": "kill -9 1; false",
-    "trace a process of the host": 'python3 $TOOL ptrace "$VICTIM"',
-    "enter the namespaces of PID 1": "python3 $TOOL setns /proc/1/ns/mnt",
-    "shared memory of the host": 'python3 $TOOL shm "$SHMKEY"',
-    "type into the terminal": "python3 $TOOL tiocsti",
+    "trace a process of the host": 'perl $CALLS ptrace "$VICTIM"',
+    "enter the namespaces of PID 1": "perl $CALLS setns /proc/1/ns/mnt",
+    "shared memory of the host": 'perl $CALLS shm "$SHMKEY"',
+    "type into the terminal": "perl $CALLS tiocsti",
     # Writing outside.
     "write into the tree": "echo pwned >>/src/Makefile",
     "write into the KDIR": "echo pwned >>/kdir/.config",
@@ -82,8 +82,8 @@ ATTEMPTS = {
     "mount the host's disk": "mount -t ext4 /dev/vda /tmp || mount -t ext4 /dev/sda1 /tmp",
     "a user namespace of its own": "unshare --user --map-root-user --mount sh -c "
     "'mount -o remount,rw,bind /src && echo pwned >>/src/Makefile'",
-    "leave the root": 'python3 $TOOL chroot "$CANARY"',
-    "a handle of the host's root": "python3 $TOOL handle",
+    "leave the root": 'perl $CALLS chroot "$CANARY"',
+    "a handle of the host's root": "perl $CALLS handle",
     # The kernel.
     "core_pattern": "echo core-of-rbuild >/proc/sys/kernel/core_pattern",
     "sysrq": "echo h >/proc/sysrq-trigger",
@@ -91,14 +91,26 @@ ATTEMPTS = {
     "the clock": 'date -s "@$(date +%s)"',
     "the kernel's log": "test -c /dev/kmsg && echo pwned >/dev/kmsg",
     "the kernel's memory": "head -c 1 /dev/mem || head -c 1 /dev/kmem || head -c 64 /proc/kcore",
-    "load a module": "python3 $TOOL module",
+    "load a module": "perl $CALLS module",
     "binfmt_misc": "mount -t binfmt_misc none /tmp && echo ':pwned:M::PWNED::/bin/sh:C' >/tmp/register; "
     "echo ':pwned:M::PWNED::/bin/sh:C' >/proc/sys/fs/binfmt_misc/register; false",
     "a control group's release agent": "mkdir -p /tmp/cg && mount -t cgroup -o memory cgroup /tmp/cg "
     "&& echo /bin/sh >/tmp/cg/release_agent",
     "a device of its own": "mknod /tmp/disk b 254 0 && head -c 1 /tmp/disk || "
     "mknod /tmp/disk b 8 0 && head -c 1 /tmp/disk",
-    "reboot": "python3 $TOOL reboot",
+    "reboot": "perl $CALLS reboot",
+    "a socket to the machine's host": "perl $CALLS socket 40",
+    "a socket of the kernel's ciphers": "perl $CALLS socket 38",
+    "a socket by another interface": "perl $CALLS x32",
+    "io_uring, which makes sockets too": "perl $CALLS uring",
+    "a module of a socket family": "for family in 9 15 21 29 30 31 42 44; do "
+    "perl $CALLS socket $family && exit 0; done; false",
+    # More than the bound, and few enough for the host.
+    "6000 processes": "perl $CALLS processes 6000",
+    "6000 processes in a namespace": "unshare --user --map-root-user perl $CALLS processes 6000",
+    "raise its own bound": "unshare --user --mount --cgroup sh -c 'mkdir /tmp/bound; "
+    "mount -t cgroup2 none /tmp/bound || mount -t cgroup -o pids none /tmp/bound; "
+    "echo max >/tmp/bound/pids.max' && perl $CALLS processes 6000",
     # Staying, and leaving things behind.
     "stay as a daemon": "setsid sh -c 'trap \"\" HUP TERM; exec sleep 7531' >/dev/null 2>&1 </dev/null & false",
     "stay with stdout open": "setsid sh -c 'trap \"\" HUP TERM; exec sleep 7532' & false",
@@ -119,9 +131,8 @@ ATTEMPTS = {
 """What is tried: the shell's words, true if it succeeded as far as the attacker can tell."""
 
 TOOL = r"""
-import ctypes, os, socket, struct, sys
+import os, socket, sys
 what, *words = sys.argv[1:]
-libc = ctypes.CDLL(None, use_errno=True)
 def sure(value):
     sys.exit(0 if value else 1)
 if what == "tcp":
@@ -141,57 +152,85 @@ if what == "raw":
     sure([name for _, name in socket.if_nameindex() if name != "lo"])
 if what == "control":
     one, other = socket.socketpair(); one.send(b"x"); sure(other.recv(1) == b"x")
-if what == "keyring":
-    KEYCTL_SEARCH, SESSION, USER, READ = 10, -3, -4, 11
-    number = {"x86_64": 250, "aarch64": 219}[os.uname().machine]
-    for ring in (SESSION, USER, -5):
-        key = libc.syscall(number, KEYCTL_SEARCH, ring, b"user", b"rbuild-canary", 0)
-        if key > 0:
-            sure(True)
-    sure(False)
-if what == "ptrace":
-    sure(libc.ptrace(16, int(words[0]), 0, 0) == 0)
-if what == "setns":
-    sure(os.readlink(words[0]) != os.readlink("/proc/self/ns/mnt")
-         and libc.setns(os.open(words[0], os.O_RDONLY), 0) == 0)
-if what == "shm":
-    sure(libc.shmget(int(words[0]), 0, 0) >= 0)
-if what == "tiocsti":
-    import fcntl, termios
-    for number in range(3):
-        try:
-            fcntl.ioctl(number, termios.TIOCSTI, b"x"); sure(True)
-        except OSError:
-            pass
-    with open("/dev/tty", "rb+", buffering=0) as tty:
-        fcntl.ioctl(tty, termios.TIOCSTI, b"x")
-    sure(True)
-if what == "chroot":
-    os.mkdir("/tmp/jail"); top = os.open("/", os.O_RDONLY); os.chroot("/tmp/jail"); os.fchdir(top)
-    for _ in range(64):
-        os.chdir("..")
-    os.chroot("."); sure(os.path.exists(words[0]))
-if what == "handle":
-    handle = struct.pack("IiIII", 8, 1, 2, 0, 0)
-    where = os.open("/module", os.O_RDONLY)
-    got = libc.open_by_handle_at(where, handle, os.O_RDONLY)
-    sure(got >= 0)
-if what == "module":
-    number = {"x86_64": 175, "aarch64": 105}[os.uname().machine]
-    libc.syscall(number, b"no module", 9, b"")
-    sure(ctypes.get_errno() == 8)
-if what == "reboot":
-    sure(libc.reboot(0) == 0)
 sys.exit(1)
 """
-"""What is easier said in Python; a shell's test of its own status tells how it went."""
+"""What is easier said in Python (which has no ctypes there); its status tells how it went."""
+
+CALLS = r"""
+use POSIX ();
+my ($what, @words) = @ARGV;
+my $at = (POSIX::uname())[4] eq 'aarch64' ? 1 : 0;
+my %number = (
+    getpid => [39, 172], keyctl => [250, 219], ptrace => [101, 117], setns => [308, 268],
+    shmget => [29, 194], open_by_handle_at => [304, 265], init_module => [175, 105],
+    reboot => [169, 142], io_uring_setup => [425, 425],
+);
+sub call { my $name = shift; return syscall($number{$name}[$at], @_) }
+sub sure { exit($_[0] ? 0 : 1) }
+sure(call('getpid') == $$) if $what eq 'control';
+if ($what eq 'keyring') {
+    my ($type, $key) = ("user", "rbuild-canary");
+    for my $ring (-3, -4, -5) { sure(1) if call('keyctl', 10, $ring, $type, $key, 0) > 0 }
+}
+sure(call('ptrace', 16, $words[0] + 0, 0, 0) == 0) if $what eq 'ptrace';
+if ($what eq 'setns') {
+    open my $file, '<', $words[0] or sure(0);
+    sure(readlink($words[0]) ne readlink('/proc/self/ns/mnt') && call('setns', fileno $file, 0) == 0);
+}
+sure(call('shmget', $words[0] + 0, 0, 0) >= 0) if $what eq 'shm';
+if ($what eq 'tiocsti') {
+    open my $tty, '+<', '/dev/tty';
+    for my $file (*STDIN, *STDOUT, *STDERR, $tty) {
+        my $byte = 'x';
+        sure(1) if defined $file && ioctl $file, 0x5412, $byte;
+    }
+}
+if ($what eq 'chroot') {
+    mkdir '/tmp/jail';
+    chdir '/';
+    my $jailed = chroot '/tmp/jail';
+    chdir '..' for 1 .. 64;
+    sure($jailed && chroot('.') && -e $words[0]);
+}
+if ($what eq 'handle') {
+    my $handle = pack 'IiIII', 8, 1, 2, 0, 0;
+    open my $where, '<', '/module/Kbuild';
+    sure(call('open_by_handle_at', fileno $where, $handle, 0) >= 0);
+}
+if ($what eq 'module') {
+    my ($image, $options) = ("no module", "");
+    call('init_module', $image, 9, $options);
+    sure($!{ENOEXEC});
+}
+sure(call('reboot', 0xfee1dead, 672274793, 0, 0) == 0) if $what eq 'reboot';
+if ($what eq 'socket') {
+    for my $kind (1, 2, 3, 5) { sure(1) if socket my $one, $words[0], $kind, 0 }
+    # The kernel takes an int: what is above it doesn't hide a family.
+    sure(syscall($at ? 198 : 41, (1 << 32) + $words[0], 1, 0) >= 0);
+}
+sure(syscall(0x40000000 + 41, 40, 1, 0) >= 0) if $what eq 'x32' && !$at;
+if ($what eq 'uring') { my $setup = "\0" x 120; sure(call('io_uring_setup', 4, $setup) >= 0) }
+if ($what eq 'processes') {
+    my @made;
+    while (@made < $words[0]) {
+        my $one = fork;
+        last unless defined $one;
+        if (!$one) { sleep 300; POSIX::_exit(0) }
+        push @made, $one;
+    }
+    kill 'KILL', @made;
+    sure(@made == $words[0]);
+}
+exit 1;
+"""
+"""What is a system call, in Perl: each rootfs has all of it."""
 
 KBUILD = """\
 obj-m += evil.o
 $(obj)/evil.o: $(src)/evil.c attack
 .PHONY: attack
 attack:
-\t-@timeout 120 sh $(src)/attack.sh >/module/said.txt 2>&1 </dev/null
+\t-@timeout 240 sh $(src)/attack.sh >/module/said.txt 2>&1 </dev/null
 """
 
 
@@ -309,13 +348,16 @@ def attack(folder: Path, variables: dict[str, str]) -> Path:
         '#include <linux/module.h>\nMODULE_LICENSE("GPL");\nMODULE_DESCRIPTION("evil");\n'
     )
     (folder / "tool.py").write_text(TOOL)
+    (folder / "calls.pl").write_text(CALLS)
     lines = [f"{name}='{value}'" for name, value in variables.items()]
     # Not exported: what is in the environment is what got in.
-    lines += ["TOOL=/module/tool.py", ": >/module/succeeded.txt"]
+    lines += ["TOOL=/module/tool.py", "CALLS=/module/calls.pl", ": >/module/succeeded.txt"]
     for name, words in ATTEMPTS.items():
         quoted = name.replace("'", "'\\''")
         lines.append(f"({words}\n) && echo '{quoted}' >>/module/succeeded.txt")
-    lines.append("echo all >>/module/succeeded.txt")
+    # An attempt whose own tool doesn't run there says nothing.
+    control = "python3 $TOOL control && perl $CALLS control"
+    lines.append(f"{control} && echo all >>/module/succeeded.txt")
     (folder / "attack.sh").write_text("\n".join(lines) + "\n")
     return folder
 

@@ -301,7 +301,11 @@ class Lab:
         }
         groups = {
             str(path)
-            for path in [*GROUPS.glob("rbuild-*"), *GROUPS.glob("*/rbuild-*")]
+            for path in [
+                *GROUPS.glob("rbuild-*"),
+                *GROUPS.glob("*/rbuild-*"),
+                *GROUPS.glob("pids/**/rbuild-*"),
+            ]
             if (found := NAME.fullmatch(path.name)) and not Path("/proc", found[1]).exists()
         }
         states = (
