@@ -6,6 +6,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from rbuild import folders
+from rbuild.errors import UsageError
 from rbuild.kernel import TARGET
 from rbuild.profile import Profile
 from rbuild.signature import armoured
@@ -49,9 +51,15 @@ def pack(found: Profile) -> Packed:
 
 
 def unpack(packed: Packed, folder: Path) -> Path:
-    """Write a packed profile into a folder; return the profile's path."""
-    for name, text in packed.files:
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+    """Write a packed profile into a folder; return the profile's path.
+
+    Raises UsageError if a file's name leads out of the folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with folders.opened(folder) as below:
+        for name, text in packed.files:
+            try:
+                folders.write_below(below, name, text.encode(), 0o644)
+            except ValueError as error:
+                raise UsageError(f"A packed profile has a file named {name!a}.") from error
     return folder / packed.files[0][0]

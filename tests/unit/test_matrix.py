@@ -549,3 +549,11 @@ def test_no_scheduler_is_no_traceback(bare: Host, monkeypatch: pytest.MonkeyPatc
 )
 def test_json_that_no_rbuild_says_is_all_log(result: str) -> None:
     assert task._parted(f"said\n{result}\n") == (f"said\n{result}\n", {})
+
+
+@pytest.mark.parametrize("name", ["../x", "/x", "a/../../x", "a//x", ""])
+def test_a_packed_profile_writes_only_into_its_folder(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "away"
+    with pytest.raises(UsageError, match="A packed profile has a file named"):
+        unpack(Packed((("p.yaml", ""), (name, "text"))), folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["away"]
