@@ -17,7 +17,7 @@ from pathlib import Path
 
 from rbuild import process
 from rbuild.errors import ProcessFailed, UsageError
-from rbuild.folders import GONE, VANISHED
+from rbuild.folders import GONE, MAX_DEPTH, TOO_DEEP, VANISHED, is_too_deep
 from rbuild.store import sha256_file
 
 THREADS = 4
@@ -93,7 +93,11 @@ def _records(folder: Path) -> list[Record]:
         raise UsageError(f"{folder} can't be read.", detail=error.detail) from error
     fields = raw.split(b"\0")[:-1]
     rows = zip(*[iter(fields)] * FIELDS_IN_FORM, strict=True)
-    return sorted((Record(*row) for row in rows), key=lambda record: record.path)
+    records = sorted((Record(*row) for row in rows), key=lambda record: record.path)
+    long = (one.path for one in records if len(one.path) > MAX_DEPTH)
+    if any(is_too_deep(os.fsdecode(path)) for path in long):
+        raise UsageError(f"{folder} has something {TOO_DEEP}: no kernel's source has.")
+    return records
 
 
 def _sums(folder: Path, records: list[Record]) -> Iterator[tuple[bytes, bytes]]:

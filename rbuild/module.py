@@ -415,7 +415,8 @@ def _listed(folder: Path) -> list[Path]:
     """Return the modules that make has just built in a folder, not those of builds before it."""
     order = folder / "modules.order"
     if not order.is_file():
-        return sorted(folder.rglob("*.ko"))
+        found = sorted(folder.rglob("*.ko"))
+        return [outputs.named(folder, str(path.relative_to(folder))) for path in found]
     names = listed(order, root=f"{MODULE}/")
     return sorted({outputs.named(folder, name).with_suffix(".ko") for name in names})
 

@@ -7,10 +7,11 @@ with another owner's rights, or a device, would be there for whoever comes upon 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import re
 import stat
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +21,12 @@ from rbuild.sandbox import KDIR, SRC
 
 KBUILDS_OWN = {"source": SRC, "build": KDIR}
 """Links that Kbuild itself makes, in an output directory and among installed modules."""
+
+CHANGED = folders.VANISHED | {errno.EINVAL, errno.EISDIR}
+"""What the kernel says of a thing that another build has removed or replaced meanwhile."""
+
+NAME = re.compile(r"[^\s\x00-\x1f\x7f-\x9f]+")
+"""A product's path: Kbuild's lists are of words, and so are those of packages and boards."""
 
 
 def settle(folder: Path) -> list[str]:
@@ -41,9 +48,13 @@ def settle(folder: Path) -> list[str]:
         if visit.steps and mode & 0o6000:
             os.fchmod(visit.descriptor, mode & 0o1777)
         for entry in visit.files:
-            with suppress(FileNotFoundError):
-                if fault := _settled(visit, entry, folder):
-                    faults.append(f"{_shown(visit.path(entry.name))} {fault}")
+            try:
+                fault = _settled(visit, entry, folder)
+            except OSError as error:
+                if error.errno not in CHANGED:
+                    raise
+            else:
+                faults += [f"{_shown(visit.path(entry.name))} {fault}"] if fault else []
     return faults
 
 
@@ -87,9 +98,16 @@ def _content(visit: folders.Visit, entry: os.DirEntry[str]) -> str:
 def named(folder: Path, name: str) -> Path:
     """Return the file of a folder that a build names.  Raises BuildFailed if it isn't in it."""
     path = folder / name
+    must_be_plain(name)
     if Path(name).is_absolute() or not path.resolve().is_relative_to(folder.resolve()):
         raise BuildFailed(f"The build names {name!a} as its product, which is out of its folder.")
     return path
+
+
+def must_be_plain(name: str) -> None:
+    """Raise BuildFailed for a path that can't stand in a list of words or of lines."""
+    if not NAME.fullmatch(name):
+        raise BuildFailed(f"The build names {name!a} as its product, which is no product's name.")
 
 
 def _settled(visit: folders.Visit, entry: os.DirEntry[str], folder: Path) -> str | None:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from rbuild import apt, contents, data, git, outputs, process
+from rbuild import apt, contents, data, folders, git, outputs, process
 from rbuild.console import Step, several
 from rbuild.errors import (
     BuildFailed,
@@ -273,7 +271,7 @@ def _link(source: Path, target: Path) -> None:
         process.run(["cp", "-al", "--", str(source), str(target)])
     except ProcessFailed:
         if target.exists():
-            shutil.rmtree(target)
+            remove_tree(target)
         try:
             process.run(["cp", "-a", "--reflink=auto", "--", str(source), str(target)])
         except ProcessFailed as error:
@@ -342,7 +340,7 @@ def _fetch_debian(
             detail="\n".join(error.tail[-6:]),
             hint="Check the free space, then run it again.",
         ) from error
-    shutil.rmtree(work)
+    remove_tree(work)
 
 
 def _fetch_tarball(
@@ -596,7 +594,9 @@ def _exports(content: bytes) -> set[str]:
 
 def _sources(root: Path) -> list[str]:
     found = []
-    for folder, subfolders, files in os.walk(root):
-        subfolders[:] = [name for name in subfolders if name != "Documentation"]
-        found += [f"{folder}/{name}" for name in files if name.endswith((".c", ".S", ".h"))]
+    for visit in folders.walk(root):
+        visit.folders[:] = [name for name in visit.folders if name != "Documentation"]
+        folder = root / visit.path()
+        names = [entry.name for entry in visit.files]
+        found += [f"{folder}/{name}" for name in names if name.endswith((".c", ".S", ".h"))]
     return found

@@ -19,7 +19,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rbuild.errors import InfrastructureError, UsageError
+from rbuild import folders, outputs
+from rbuild.console import several
+from rbuild.errors import BuildFailed, InfrastructureError, UsageError
 from rbuild.kbuild import Kbuild
 from rbuild.kernel import Kdir, Stage
 from rbuild.profile import Kind
@@ -170,6 +172,7 @@ def install_modules(kdir: Kdir, modules: Sequence[Extra], folder: Path, session:
     job = kbuild.job(["modules_install"], extra=[f"INSTALL_MOD_PATH={OUT}"])
     _run(kbuild, list(job.argv), root, "Installing the modules")
     installed = root / "lib/modules" / kdir.release
+    _must_be_plain(root, installed)
     # These lead to where the kernel was built.
     for name in ("build", "source"):
         (installed / name).unlink(missing_ok=True)
@@ -184,7 +187,22 @@ def install_modules(kdir: Kdir, modules: Sequence[Extra], folder: Path, session:
     found.parent.mkdir()
     installed.rename(found)
     remove_tree(root)
+    # What led to another part of ``root``.
+    if faults := outputs.settle(found):
+        raise BuildFailed(f"The modules can't be taken from where they are: {several(faults)}.")
     return found
+
+
+def _must_be_plain(root: Path, installed: Path) -> None:
+    """Raise BuildFailed for what can't be taken from where a kernel's Makefile has installed.
+
+    On the board, names stand in lists that have a line or a word for each.
+    """
+    if installed.resolve() != root.resolve() / installed.relative_to(root):
+        raise BuildFailed(f"The kernel's {installed.relative_to(root)} is a link.")
+    for visit in folders.walk(installed):
+        for name in [*visit.folders, *(entry.name for entry in visit.files)]:
+            outputs.must_be_plain(visit.path(name))
 
 
 def _run(kbuild: Kbuild, argv: Sequence[str], out: Path, title: str) -> None:

@@ -34,7 +34,7 @@ from rbuild.errors import (
     ProcessFailed,
     ended_by_itself,
 )
-from rbuild.folders import VANISHED
+from rbuild.folders import VANISHED, walk
 from rbuild.folders import freed_size as freed_size  # noqa: PLC0414
 from rbuild.folders import remove_tree as remove_tree  # noqa: PLC0414
 from rbuild.folders import tree_size as tree_size  # noqa: PLC0414
@@ -699,9 +699,9 @@ def _of_another(root: Path, path: Path) -> Path | None:
     """Return the first thing from ``root`` to ``path``, or below it, that is another user's."""
     above = [one for one in reversed(path.parents) if one.is_relative_to(root)]
     below = (
-        Path(folder, name)
-        for folder, folders, files in os.walk(path)
-        for name in sorted([*folders, *files])
+        path / visit.path(name)
+        for visit in walk(path)
+        for name in sorted([*visit.folders, *(entry.name for entry in visit.files)])
     )
     for one in chain(above, [path], below):
         with suppress(OSError):

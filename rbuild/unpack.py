@@ -7,10 +7,9 @@ leaves is then treated as a build's outputs are (see ``outputs``).
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
-from rbuild import outputs
+from rbuild import folders, outputs
 from rbuild.console import several, size
 from rbuild.errors import InfrastructureError, ProcessFailed
 from rbuild.provision import Ready
@@ -66,11 +65,11 @@ def _linked(target: Path) -> list[str]:
     """Return the names of files that are linked from elsewhere: tar makes links of files, too."""
     inside: dict[int, list[str]] = {}
     links: dict[int, int] = {}
-    for folder, _, names in os.walk(target):
-        for name in names:
-            status = os.lstat(os.path.join(folder, name))  # noqa: PTH118 - a hot loop
+    for visit in folders.walk(target):
+        for entry in visit.files:
+            status = entry.stat(follow_symlinks=False)
             if status.st_nlink > 1:
-                inside.setdefault(status.st_ino, []).append(name)
+                inside.setdefault(status.st_ino, []).append(entry.name)
                 links[status.st_ino] = status.st_nlink
     return [
         f"{names[0]!a} is linked from elsewhere"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import datetime
 import json
 import shlex
-import shutil
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,7 @@ from rbuild.cli.options import (
 )
 from rbuild.cli.typo import Choice
 from rbuild.errors import BecameSlower
+from rbuild.folders import remove_tree
 from rbuild.profile import IN_KERNEL, Driver, Profile
 
 if TYPE_CHECKING:
@@ -311,7 +312,8 @@ def _measured(plan: Plan, found: Profile, made: Session) -> Report:
         )
         return assemble(plan, found, grounds, findings, occasion)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):
+            remove_tree(folder)
 
 
 def _log_tail(made: Session) -> tuple[str, ...]:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
 from rbuild.errors import InfrastructureError
+from rbuild.folders import walk
 
 NANO = 1_000_000_000
 
@@ -64,35 +66,39 @@ class Difference:
 
 
 def scan(folder: Path) -> dict[str, Item]:
-    """Return the manifest of a folder of the host's."""
-    return dict(_below(str(folder), ""))
+    """Return the manifest of a folder of the host's, each folder before what is in it.
+
+    What vanishes meanwhile, a lock or an editor's file, is left out.  Raises OSError for a folder
+    that can't be read.
+    """
+
+    def denied(_: str, error: OSError) -> None:
+        raise error
+
+    found = {}
+    for visit in walk(folder, failed=denied):
+        visit.folders.sort()
+        for name in visit.folders:
+            with suppress(FileNotFoundError):
+                status = os.lstat(name, dir_fd=visit.descriptor)
+                found[visit.path(name)] = Item(Type.FOLDER, stat.S_IMODE(status.st_mode) & 0o777)
+        for entry in visit.files:
+            with suppress(FileNotFoundError):
+                status = entry.stat(follow_symlinks=False)
+                if item := item_of(entry.name, status, folder=visit.descriptor):
+                    found[visit.path(entry.name)] = item
+    return found
 
 
-def _below(folder: str, prefix: str) -> Iterator[tuple[str, Item]]:
-    try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except FileNotFoundError:
-        return
-    for entry in entries:
-        try:
-            item = item_of(Path(entry.path), entry.stat(follow_symlinks=False))
-        except FileNotFoundError:
-            continue  # a lock or an editor's file that has just gone
-        if item is not None:
-            yield prefix + entry.name, item
-            if item.type is Type.FOLDER:
-                yield from _below(entry.path, f"{prefix}{entry.name}/")
-
-
-def item_of(path: Path, status: os.stat_result) -> Item | None:
-    """Return what lstat(2) says of a path as an item; None if it is none."""
+def item_of(path: str | Path, status: os.stat_result, *, folder: int | None = None) -> Item | None:
+    """Return what lstat(2) says of a path, from an open folder, as an item; None if it is none."""
     mode = stat.S_IMODE(status.st_mode) & 0o777
     if stat.S_ISREG(status.st_mode):
         return Item(Type.FILE, mode, status.st_size, status.st_mtime_ns)
     if stat.S_ISDIR(status.st_mode):
         return Item(Type.FOLDER, mode)
     if stat.S_ISLNK(status.st_mode):
-        return Item(Type.LINK, target=str(path.readlink()))
+        return Item(Type.LINK, target=os.readlink(path, dir_fd=folder))
     return None
 
 
@@ -147,6 +153,15 @@ def difference(wanted: Manifest, there: Manifest) -> Difference:
     ]
     # Before a folder goes, what is in it.
     return Difference(written, tuple(sorted(removed, reverse=True)))
+
+
+def topmost(names: Iterable[str]) -> list[str]:
+    """Return those of some names that are below none of the others."""
+    found: list[str] = []
+    for name in sorted(names, key=lambda name: name.split("/")):
+        if not found or not name.startswith(f"{found[-1]}/"):
+            found.append(name)
+    return found
 
 
 def fingerprint(manifest: Manifest) -> str:

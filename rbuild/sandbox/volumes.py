@@ -32,6 +32,7 @@ from filelock import FileLock
 
 from rbuild.console import Step, size
 from rbuild.errors import InfrastructureError
+from rbuild.folders import MAX_DEPTH
 from rbuild.sandbox import Bind
 from rbuild.sandbox.archive import CHUNK, Stream, Unpacker, User, of_bytes, pack
 from rbuild.sandbox.carrier import FOLDER
@@ -45,6 +46,7 @@ from rbuild.sandbox.manifest import (
     listed,
     parse,
     scan,
+    topmost,
 )
 from rbuild.store import Entry, Room, Store, digest
 
@@ -67,6 +69,9 @@ IMMUTABLE = frozenset({Room.ROOTFS, Room.TREES, Room.EMULATORS})
 INSIDE = "rbuild-carrier"
 """Where in its root the helper has everything: volumes by number, and what it is to do."""
 
+DEEPEST = MAX_DEPTH + 2
+"""How deep a job's outputs are listed: so deep that those that are too deep are known as such."""
+
 PATIENCE_S = 2.0
 """How long sending may take before it is shown."""
 
@@ -87,7 +92,7 @@ for before in ask/*.before; do
     [ -e "$before" ] || continue
     number=$(basename "$before" .before)
     sort -z "$before" >before
-    (cd "$number" && find . -mindepth 1 {FIND}) | sort -z >after
+    (cd "$number" && find . -mindepth 1 -maxdepth {DEEPEST} {FIND}) | sort -z >after
     comm -z -23 before after >"result/$number.gone"
     comm -z -13 before after | sort -z -t ' ' -k1,1 -k4,4n -k5 >"result/$number.new"
     [ -e "ask/$number.fetch" ] || continue
@@ -363,7 +368,8 @@ class _Trip:
         self._unvouch(one)
         number = self.parcels.index(one)
         if changes.removed:
-            removed = "".join(f"{name}\0" for name in changes.removed)
+            # Of a deep folder, no program could be told the paths of all that is in it.
+            removed = "".join(f"{name}\0" for name in topmost(changes.removed))
             self._ask({f"{number}.remove": removed.encode("utf-8", "surrogateescape")})
         # The volume's own root comes first, so that it is the job's user's.
         names = (".", *changes.written) if whole else changes.written

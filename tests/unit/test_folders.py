@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from rbuild import folders, outputs
+from rbuild import contents, folders, outputs
 from rbuild.errors import UsageError
 from rbuild.module import inputs_list, sync
+from rbuild.source import _sources
 
 DEEP = 1200
 """More levels than Python's recursion limit, and, with these names, a path beyond PATH_MAX."""
@@ -219,6 +220,24 @@ def test_a_source_of_a_path_that_is_too_long_is_refused(folder: Path) -> None:
     nest(folder, 40)
     with pytest.raises(UsageError, match="or of a path longer"):
         sync(folder, folder.parent / "build")
+
+
+def test_a_deep_kernel_source_is_refused_and_read(folder: Path) -> None:
+    nest(folder)
+    (folder / "a.c").touch()
+    assert _sources(folder) == [str(folder / "a.c")]
+    with pytest.raises(UsageError, match="nested deeper than 100"):
+        contents.content(folder)
+
+
+def test_content_beside_an_editor_that_saves(folder: Path) -> None:
+    (folder / "a.c").write_text("one")
+    before = contents.content(folder)
+    for _ in range(24):
+        with churn(folder):
+            contents.content(folder, folder.parent / "index")
+    subprocess.run(["find", folder, "-name", "*-*", "-delete"], check=True)
+    assert contents.content(folder, folder.parent / "index") == before
 
 
 def test_sync_beside_an_editor_that_saves(folder: Path) -> None:

@@ -76,6 +76,9 @@ def test_a_name_is_shown_harmlessly(folder: Path) -> None:
 def test_a_product_out_of_the_folder_is_refused(folder: Path, name: str) -> None:
     with pytest.raises(BuildFailed, match="out of its folder"):
         outputs.named(folder, name)
+    for odd in ("", "a b.ko", "a\n.ko", "\x1b[2J.ko", "a\x85.ko", "\udc85.ko\t"):
+        with pytest.raises(BuildFailed, match="is no product's name"):
+            outputs.named(folder, odd)
     assert outputs.named(folder, "sub/a.ko") == folder / "sub/a.ko"
 
 

@@ -380,3 +380,23 @@ def test_wrong_usage_is_2_and_starts_nothing(bare: Host, words: list[str], said:
 def test_output_must_be_named(bare: Host) -> None:
     assert "--output" in bare("package", code=2).err
     assert "package" in COMMANDS
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("link-installed", "leads-out is a link to '../../../secret', out of its folder"),
+        ("line-installed", "evil\\n0 passwd"),
+        ("linked-release", "lib/modules/6.12.5 is a link"),
+    ],
+)
+def test_what_a_kernel_installs_is_looked_at(board: Host, fault: str, said: str) -> None:
+    """A kernel's Makefile may install anything: what would lead elsewhere once it is moved, too."""
+    secret = board.folder / "secret"
+    secret.write_text("mine")
+    board("kernel", "--profile", board.profile)
+    board.fault(fault)
+    found = package(board, "--format", "tar", code=1)
+    assert said in found.err
+    assert not (board.folder / "out").exists() or names(board.folder / "out") == []
+    assert secret.read_text() == "mine"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import subprocess
 import tarfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,6 +29,7 @@ from rbuild.sandbox.manifest import (
     nanoseconds,
     parse,
     scan,
+    topmost,
 )
 from rbuild.sandbox.tunnel import tunnel
 from rbuild.sandbox.volumes import Parcel, own, parcel, sweep
@@ -126,6 +128,29 @@ def test_a_folder_arrives_as_it_was(folder: Path, tmp_path: Path) -> None:
     assert (tmp_path / "target/ümläut").read_bytes() == (folder / "ümläut").read_bytes()
     found = (tmp_path / "target/a folder/deeper/program").stat()
     assert (found.st_uid, found.st_gid) == (os.getuid(), os.getgid())
+
+
+def test_a_deep_folder_is_listed_and_its_top_removed(tmp_path: Path) -> None:
+    here, name = os.open(tmp_path, os.O_RDONLY), "n" * 100
+    for _ in range(1200):
+        os.mkdir(name, dir_fd=here)
+        below = os.open(name, os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.symlink("somewhere", "link", dir_fd=here)
+    os.close(here)
+    try:
+        found = scan(tmp_path)
+    finally:
+        subprocess.run(["rm", "-rf", tmp_path / name], check=True)
+    assert len(found) == 1201
+    # One word for rm(1), short enough for it.
+    assert topmost(difference({}, found).removed) == [name]
+
+
+def test_what_is_below_what_is_removed_needs_no_naming() -> None:
+    names = ["a/b", "a", "a-b/c", "a-b", "ab/c", "d/e/f", "d/e/f/g", "a/b/c"]
+    assert topmost(names) == ["a", "a-b", "ab/c", "d/e/f"]
 
 
 def test_a_file_that_shrinks_or_goes_meanwhile_breaks_no_archive(tmp_path: Path) -> None:
