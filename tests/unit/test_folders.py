@@ -16,6 +16,7 @@ from rbuild import contents, folders, outputs
 from rbuild.errors import UsageError
 from rbuild.module import inputs_list, sync
 from rbuild.source import _sources
+from tests.unit.conftest import Host
 
 DEEP = 1200
 """More levels than Python's recursion limit, and, with these names, a path beyond PATH_MAX."""
@@ -43,7 +44,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def churn(folder: Path) -> Iterator[None]:
+def churn(folder: Path, target: str = "/etc") -> Iterator[None]:
     """Create and remove files, links and folders while the body runs."""
     over = threading.Event()
 
@@ -54,7 +55,7 @@ def churn(folder: Path) -> Iterator[None]:
             path = folder / f"gone-{number % 7}"
             with suppress(OSError):
                 path.write_text("x")
-                (folder / f"way-{number % 5}").symlink_to("/etc")
+                (folder / f"way-{number % 5}").symlink_to(target)
                 (folder / f"sub-{number % 3}/more").mkdir(parents=True)
                 (folder / f"sub-{number % 3}/more/one").write_text("x")
             with suppress(OSError):
@@ -234,7 +235,7 @@ def test_content_beside_an_editor_that_saves(folder: Path) -> None:
     (folder / "a.c").write_text("one")
     before = contents.content(folder)
     for _ in range(24):
-        with churn(folder):
+        with churn(folder, "a.c"):
             contents.content(folder, folder.parent / "index")
     subprocess.run(["find", folder, "-name", "*-*", "-delete"], check=True)
     assert contents.content(folder, folder.parent / "index") == before
@@ -245,7 +246,7 @@ def test_sync_beside_an_editor_that_saves(folder: Path) -> None:
     source.mkdir()
     (source / "a.c").write_text("one")
     for _ in range(24):
-        with churn(source):
+        with churn(source, "a.c"):
             sync(source, target)
     subprocess.run(["find", source, "-name", "*-*", "-delete"], check=True)
     sync(source, target)
@@ -262,6 +263,25 @@ def test_what_a_build_leaves_too_deep_is_removed(folder: Path) -> None:
     assert (
         subprocess.run(["find", folder], capture_output=True, check=True).stdout.count(b"\n") < 25
     )
+
+
+def test_a_makefile_that_nests_folders_ends_nothing(host: Host) -> None:
+    """As one that leaves unreadable ones: neither ends `status`, `clean` or the module."""
+    source = host.write_module()
+    host.fault("deep")
+    for _ in range(2):
+        found = host.module(source, code=1)
+        assert "nested deeper than 100 levels" in found.err
+        assert "left what isn't taken from a build" in found.err
+    assert len(host("--json", "status", "--verify").json["entries"]) >= 3
+    host.fault()
+    assert [Path(one["path"]).name for one in host.module(source).json["artefacts"]] == ["mine.ko"]
+    # One that was killed before anybody looked.
+    (build,) = host.cache.glob("kdirs/*/modules/*/build")
+    nest(build)
+    host("status", "--verify")
+    host("clean", "--what", "all")
+    assert not list(host.cache.glob("kdirs/[!.]*"))
 
 
 def test_what_is_written_to_a_shared_folder_meanwhile_is_no_fault(folder: Path) -> None:
