@@ -118,7 +118,8 @@ def test_the_command_line_and_variables_need_none(
     monkeypatch.setenv("RBUILD_PROFILE", str(project.profile))
     project.host("module", ".")
     project.host("status")
-    project.host("module", "--help")
+    monkeypatch.delenv("RBUILD_PROFILE")
+    assert "[default: slim]" in project.host("module", "--help").out
 
 
 def test_the_stranger_s_file_isn_t_opened_before(project: Project) -> None:
