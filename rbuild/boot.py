@@ -40,6 +40,9 @@ UP = re.compile(r"rbuild: up after ([0-9]{1,9}(?:\.[0-9]{1,9})?) s")
 ENDED = re.compile(r"rbuild: tests ended with ([0-9]{1,9})")
 """What the guest's first process says of itself."""
 
+CONSOLE_MOST = 64 << 20
+"""The characters that a guest may write: all tests of all suites are 1 MiB, with a splat each 4."""
+
 KEPT_MOST = 1000
 """How many splats, and failures of the kernel's own tests, are kept of an endless console."""
 
@@ -110,6 +113,10 @@ class Booted:
         }
 
 
+class _TooMuch(Exception):  # noqa: N818 - a message between two functions here
+    """A guest has written more than any test does."""
+
+
 def boot(
     kdir: Kdir,
     modules: Sequence[Built],
@@ -136,8 +143,13 @@ def boot(
     listener = Listener()
     usage = None
     with session.console.step(title) as step, console.open("w", encoding="utf-8") as log:
+        heard = 0
 
         def hear(line: str) -> None:
+            nonlocal heard
+            heard += len(line) + 1
+            if heard > CONSOLE_MOST:
+                raise _TooMuch
             session.console.verbose(line)
             listener.hear(line, step)
 
@@ -145,6 +157,10 @@ def boot(
             usage = process.run(argv, on_line=hear, log=log, limits=limits).usage
         except TimedOut as error:
             listener.problems.append(_hung(error))
+        except _TooMuch:
+            listener.problems.append(
+                f"it wrote more than {CONSOLE_MOST >> 20} MiB on its console, and was ended"
+            )
         except ProcessFailed as error:
             if listener.up_s is None:
                 raise InfrastructureError(

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import SymbolTableSection
 
 from rbuild.errors import BuildFailed
+from rbuild.textfile import open_regular
+
+MOST_BYTES = 2 << 30
+"""The size of the largest ELF file: a vmlinux with debug information has 500 MiB."""
 
 UNREADABLE = (
     ELFError,
@@ -51,7 +56,7 @@ def machine(path: Path) -> str:
     Raises BuildFailed if the file isn't ELF.
     """
     try:
-        with path.open("rb") as file:
+        with _opened(path) as file:
             return str(ELFFile(file).get_machine_arch())
     except UNREADABLE as error:
         raise BuildFailed(f"{path} is not an ELF file: {error}.") from error
@@ -60,7 +65,7 @@ def machine(path: Path) -> str:
 def module_info(path: Path) -> ModuleInfo:
     """Read a .ko; raise BuildFailed if it isn't an ELF file with a .modinfo section."""
     try:
-        with path.open("rb") as file:
+        with _opened(path) as file:
             elf = ELFFile(file)
             section = elf.get_section_by_name(".modinfo")
             if section is None:
@@ -79,7 +84,7 @@ def section_digests(path: Path) -> dict[str, str] | None:
     headers) is named ``(headers)``.
     """
     try:
-        with path.open("rb") as file:
+        with _opened(path) as file:
             if file.read(4) != b"\x7fELF":
                 return None
             file.seek(0)
@@ -95,6 +100,15 @@ def section_digests(path: Path) -> dict[str, str] | None:
             }
     except UNREADABLE as error:
         raise BuildFailed(f"{path} can't be read as an ELF file: {error}.") from error
+
+
+def _opened(path: Path) -> BinaryIO:
+    """Open a file of a build's, of which sections are read whole."""
+    file = open_regular(path)
+    if (size := os.fstat(file.fileno()).st_size) > MOST_BYTES:
+        file.close()
+        raise OSError(f"it has {size} bytes, and may have {MOST_BYTES}")
+    return file
 
 
 def _modinfo(content: bytes) -> dict[str, tuple[str, ...]]:

@@ -11,8 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rbuild.errors import InfrastructureError
+from rbuild.textfile import read_bytes
 
 MAGIC = 0xD00DFEED
+
+MOST_BYTES = 16 << 20
+"""The size of the largest device tree: those of boards have 0.2 MiB."""
+
 VERSION, COMPATIBLE_VERSION = 17, 16
 HEADER, RESERVED = 40, 16
 """The bytes of the header, and of an empty list of reserved memory."""
@@ -68,7 +73,7 @@ class Node:
 def read(path: Path) -> Node:
     """Return the root of the device tree in a file; raise InfrastructureError if it is none."""
     try:
-        return parse(path.read_bytes())
+        return parse(read_bytes(path, limit=MOST_BYTES, error=InfrastructureError))
     except ValueError as error:
         raise InfrastructureError(f"{path} can't be read as a device tree: {error}.") from error
 

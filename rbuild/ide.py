@@ -27,6 +27,7 @@ from rbuild.sandbox import KDIR, MODULE, SRC, Bind, Job
 from rbuild.session import Phase, Session
 from rbuild.stage import OUT
 from rbuild.store import Store, write_json
+from rbuild.textfile import read_text
 
 COMMANDS = "compile_commands.json"
 PROJECT = "rust-project.json"
@@ -80,6 +81,10 @@ class Places:
         if isinstance(value, dict):
             return {name: self.within(one) for name, one in value.items()}
         return value
+
+
+PROJECT_MOST = 256 << 20
+"""The bytes of the largest project file: a whole kernel's has 10 MiB."""
 
 
 @dataclass(frozen=True)
@@ -157,12 +162,14 @@ def understood(raw: Path, work: Path, places: Places, *, has_rust: bool) -> Proj
     """
     name = COMMANDS
     try:
-        found = json.loads((raw / COMMANDS).read_text(encoding="utf-8"))
+        found = json.loads(read_text(raw / COMMANDS, limit=PROJECT_MOST, error=BuildFailed))
         commands = [command(one, places) for one in found]
         if not has_rust:
             return Project(commands, None)
         name = PROJECT
-        crates = with_module(json.loads((raw / PROJECT).read_text(encoding="utf-8")), work)
+        crates = with_module(
+            json.loads(read_text(raw / PROJECT, limit=PROJECT_MOST, error=BuildFailed)), work
+        )
         return Project(commands, places.within(crates))
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise BuildFailed(
@@ -218,7 +225,8 @@ def _like(model: Mapping[str, Any], words: Sequence[str]) -> dict[str, Any]:
 def _crates(work: Path) -> Iterator[list[str]]:
     """Yield the command line of rustc for each crate of a module, as Kbuild has recorded it."""
     for path in sorted(work.rglob(".*.o.cmd")):
-        line = path.read_text(errors="surrogateescape").split("\n", 1)[0]
+        text = read_text(path, limit=PROJECT_MOST, decoding="surrogateescape", error=BuildFailed)
+        line = text.split("\n", 1)[0]
         try:
             words = shlex.split(line.partition(" := ")[2].partition(";")[0])
         except ValueError:  # no line of Kbuild's: a quote in it has no end
@@ -260,8 +268,8 @@ def write(project: Project, folder: Path, store: Store, *, force: bool = False) 
 def _is_ours(path: Path, store: Store) -> bool:
     """Tell by the tools that it names whether a file is of rbuild's making."""
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(read_text(path, limit=PROJECT_MOST))
         tool = found[0]["arguments"][0] if path.name == COMMANDS else found["sysroot"]
         return Path(tool).is_relative_to(store.root)
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+    except (UsageError, ValueError, LookupError, TypeError, RecursionError):
         return False

@@ -18,12 +18,14 @@ from rbuild.architecture import Kernel
 from rbuild.console import several
 from rbuild.errors import FREE_SPACE, BuildFailed, InfrastructureError, ProcessFailed, TimedOut
 from rbuild.process import Usage
+from rbuild.profile import CONFIG_MOST
 from rbuild.provision import Ready
 from rbuild.sandbox import KDIR, MODULE, SRC, Bind, Job
 from rbuild.sandbox.cgroup import max_tasks
 from rbuild.session import CacheUse, Session
 from rbuild.source import IN_TREE_FOLDER, Tree
 from rbuild.store import full, is_full
+from rbuild.textfile import read_text
 
 OBJECT = re.compile(r"^  (?P<what>[A-Z][A-Z0-9_]*(?: [A-Z]+)?) +(?:\[M\] +)?(?P<file>[^\s:]+)$")
 """A line with which Kbuild announces a command, such as ``  CC [M]  drivers/spi/spi.o``."""
@@ -333,7 +335,7 @@ def locate(option: str, tree: Path) -> tuple[str, tuple[str, ...]]:
     """Return where a tree defines an option (file:line) and its ``depends on`` lines."""
     opening = re.compile(rf"^\s*(?:menu)?config {re.escape(option)}\s*$")
     for path in sorted(tree.rglob("Kconfig*")):
-        lines = path.read_text(errors="replace").splitlines()
+        lines = read_text(path, limit=CONFIG_MOST, decoding="replace").splitlines()
         for number, line in enumerate(lines):
             if opening.match(line):
                 block: list[str] = []
@@ -369,6 +371,15 @@ def forget_the_last(build: Path) -> None:
             path.unlink()
 
 
+LIST_MOST = 64 << 20
+"""The bytes of the largest text that a build writes and rbuild reads."""
+
+
+def _read(path: Path) -> str:
+    """Return a text that a build has written; raises BuildFailed if it can't be one."""
+    return read_text(path, limit=LIST_MOST, decoding="replace", error=BuildFailed)
+
+
 RELEASE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+~_-]{0,63}")
 """What uname -r can say: of that, names of folders and packages are made."""
 
@@ -378,7 +389,7 @@ def kernel_release(kdir: Path) -> str:
 
     Raises BuildFailed for one that is no release's: a kernel's Makefile may write anything.
     """
-    found = (kdir / "include/config/kernel.release").read_text(errors="replace").strip()
+    found = _read(kdir / "include/config/kernel.release").strip()
     if not RELEASE.fullmatch(found):
         raise BuildFailed(f"The kernel's release can't be {found[:100]!r}.")
     return found
@@ -386,7 +397,7 @@ def kernel_release(kdir: Path) -> str:
 
 def config_of(kdir: Path) -> dict[str, str]:
     """Return the options of a KDIR's .config."""
-    return read_config((kdir / ".config").read_text(encoding="utf-8", errors="replace"))
+    return read_config(_read(kdir / ".config"))
 
 
 def listed(path: Path, *, root: str = "") -> list[str]:
@@ -397,7 +408,7 @@ def listed(path: Path, *, root: str = "") -> list[str]:
     """
     if not path.is_file():
         return []
-    names = [one.removeprefix(root) for one in path.read_text(errors="replace").split()]
+    names = [one.removeprefix(root) for one in _read(path).split()]
     for name in names:
         place = PurePosixPath(name)
         if place.is_absolute() or ".." in place.parts or not place.name or "\0" in name:

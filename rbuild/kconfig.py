@@ -12,6 +12,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rbuild.errors import UsageError
+from rbuild.textfile import read_text
+
 N, M, Y = 0, 1, 2
 TRISTATE = {"n": N, "m": M, "y": Y}
 LETTERS = "nmy"
@@ -23,6 +26,9 @@ WORD = re.compile(
 )
 DEEPEST = 50
 """How many files, or parentheses, may stand one in the other."""
+
+FILE_MOST = 4 << 20
+"""The bytes of the largest Kconfig file that is read."""
 
 FILES_MOST = 20_000
 """How many files are read; Linux has a tenth of that."""
@@ -431,8 +437,8 @@ class _Reader:
         if too_many or name in self._sources:
             return
         try:
-            text = (self._tree / name).read_text(encoding="utf-8", errors="replace")
-        except (OSError, ValueError):  # ValueError: a name that has a NUL
+            text = read_text(self._tree / name, limit=FILE_MOST, decoding="replace")
+        except UsageError:  # a name that has a NUL, too
             return
         self._sources.append(name)
         for number, line in _lines(text):

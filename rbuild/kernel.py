@@ -44,7 +44,7 @@ from rbuild.kbuild import (
 )
 from rbuild.kept import Kept
 from rbuild.process import Usage
-from rbuild.profile import Config, Profile
+from rbuild.profile import CONFIG_MOST, Config, Profile
 from rbuild.provision import Ready
 from rbuild.reproduce import SCRIPT, Recipe, write
 from rbuild.sandbox import KDIR, SRC
@@ -61,6 +61,7 @@ from rbuild.store import (
     sha256_file,
     write_json,
 )
+from rbuild.textfile import read_text
 
 SPACE_NEEDED = 2 * 1024**3
 """Bytes that a slim KDIR takes at most; a whole defconfig needs several times that."""
@@ -320,7 +321,7 @@ def origins(profile: Profile, tree: Tree) -> list[Origin]:
     if TARGET.fullmatch(base):
         path = tree.path / "arch" / profile.architecture / "configs" / base
         if path.is_file():
-            found.append(Origin(base, path.read_text(errors="replace")))
+            found.append(Origin(base, read_text(path, limit=CONFIG_MOST, decoding="replace")))
     else:
         found.append(Origin(base, _base_config(profile)))
     fragments = profile.fragments()

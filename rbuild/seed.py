@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from rbuild import process
-from rbuild.errors import ProcessFailed
+from rbuild.errors import BuildFailed, ProcessFailed
 from rbuild.kbuild import forget_the_last
 from rbuild.kept import Kept
 from rbuild.process import Usage
+from rbuild.profile import CONFIG_MOST
 from rbuild.store import Entry, Room, Store, not_copied, remove_tree
+from rbuild.textfile import read_text
 
 PREPARED_MALUS = 10
 """How many options a seed may differ more if its kernel is built, and not only prepared."""
@@ -198,7 +200,7 @@ def _copy_parts(source: Path, build: Path) -> Usage:
         target = build / name
         target.parent.mkdir(parents=True, exist_ok=True)
         if (source / name).is_dir():
-            shutil.copytree(source / name, target)
+            shutil.copytree(source / name, target, symlinks=True)
         else:
             shutil.copy2(source / name, target)
     return Usage(time.monotonic() - started, 0.0, 0.0, 0)
@@ -220,7 +222,8 @@ def forget_ends(build: Path) -> None:
 
 
 def _config(build: Path) -> str:
-    return (build / ".config").read_text(encoding="utf-8", errors="surrogateescape")
+    path = build / ".config"
+    return read_text(path, limit=CONFIG_MOST, decoding="surrogateescape", error=BuildFailed)
 
 
 def forget_options(build: Path, planted: Planted) -> None:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from rbuild import apt, contents, data, folders, git, outputs, process
+from rbuild import apt, contents, data, folders, git, outputs, process, textfile
 from rbuild.console import Step, several
 from rbuild.errors import (
     BuildFailed,
@@ -30,6 +30,9 @@ from rbuild.unpack import unpack
 
 SPACE_NEEDED = 3 * 1024**3
 """Bytes that a tree takes at most while it is being extracted."""
+
+SOURCE_MOST = 256 << 20
+"""The bytes of the largest source file of a kernel: drivers have tables of 20 MiB."""
 
 IN_TREE_FOLDER = "drivers/misc/mfrc522"
 """Where ``module/`` is bound for an in-tree build; a patch of ours makes the folder."""
@@ -442,7 +445,8 @@ def kernel_version(tree: Path) -> str:
     Raises UsageError if that isn't a kernel's.
     """
     try:
-        head = (tree / "Makefile").read_text(errors="replace")[:2000]
+        with textfile.open_regular(tree / "Makefile") as file:
+            head = file.read(2000).decode(errors="replace")
     except OSError as error:
         raise UsageError(f"{tree} is not a kernel tree: it has no Makefile.") from error
     fields = dict(re.findall(r"^(VERSION|PATCHLEVEL|SUBLEVEL|EXTRAVERSION) *= *(\S*)", head, re.M))
@@ -554,7 +558,7 @@ def exported_symbols(tree: Tree) -> frozenset[str]:
         return frozenset(known)
     names: set[str] = set()
     for path in _sources(tree.path):
-        content = Path(path).read_bytes()
+        content = textfile.read_bytes(Path(path), limit=SOURCE_MOST)
         if b"EXPORT_" not in content:
             continue
         names |= _exports(content)

@@ -15,6 +15,10 @@ from rbuild.bench.result import FORMAT, Report, Row
 from rbuild.bench.stats import ratio
 from rbuild.console import Console, joined
 from rbuild.errors import UsageError
+from rbuild.textfile import read_text
+
+RESULT_MOST = 64 << 20
+"""The bytes of the largest result: one of a thousand runs has 1 MiB."""
 
 COLUMNS = ("mode", "scenario", "before s", "now s", "ratio", "[95 %]", "")
 
@@ -64,8 +68,8 @@ def load(path: Path) -> Report:
     Raises UsageError naming the file and the field that is wrong.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"), parse_int=_integer)
-    except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
+        data = json.loads(read_text(path, limit=RESULT_MOST), parse_int=_integer)
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} can't be read as JSON: {error}.") from error
     found = data.get("format") if isinstance(data, dict) else None
     if found != FORMAT:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import shlex
 import sys
 import time
@@ -30,6 +31,7 @@ from rbuild.cli.options import (
 from rbuild.cli.typo import Choice
 from rbuild.errors import BecameSlower
 from rbuild.folders import remove_tree
+from rbuild.process import LINE_MOST
 from rbuild.profile import IN_KERNEL, Driver, Profile
 
 if TYPE_CHECKING:
@@ -318,7 +320,9 @@ def _measured(plan: Plan, found: Profile, made: Session) -> Report:
 
 def _log_tail(made: Session) -> tuple[str, ...]:
     """Return the log's last lines, without where this user's cache directory is."""
-    text = made.log_path.read_text(errors="replace")
+    with made.log_path.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - LOG_LINES * LINE_MOST))
+        text = file.read().decode(errors="replace")
     lines = text.splitlines()[-LOG_LINES:]
     return tuple(line.replace(str(made.store.root), "$RBUILD_CACHE_DIR") for line in lines)
 

@@ -13,6 +13,7 @@ import shlex
 import shutil
 import tempfile
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -44,6 +45,12 @@ EITHER = (
 BEAT_S = 20.0
 """How often the lock's holder there is told that rbuild is alive; it waits 90 s."""
 
+REST_LINES = 10
+"""How many of the last other lines are shown where a step fails."""
+
+ANSWER_MOST = 16 << 20
+"""The bytes of the longest answer of a board's: a thousand modules are 0.1 MiB."""
+
 SENT = re.compile(r"rbuild: <f\S* (\d+) (.*)")
 PROGRESS = re.compile(r"\s*[\d,.]+\w?\s+(\d+)%")
 
@@ -71,22 +78,33 @@ class _Ear:
     """Takes a step's lines: what it told apart from all else."""
 
     def __init__(self, verbose: Callable[[str], None]) -> None:
-        self.rest: list[str] = []
-        self._told: dict[str, tuple[str, ...]] = {}
+        self.rest: deque[str] = deque(maxlen=REST_LINES)
+        self._told: dict[str, list[str]] = {}
         self._verbose = verbose
+        self._bytes = 0
 
     def __call__(self, line: str) -> None:
+        self._bytes += len(line) + 1
+        if self._bytes > ANSWER_MOST:
+            raise InfrastructureError(
+                f"The board's answer has no end: it has sent more than {ANSWER_MOST >> 20} MiB.",
+                hint="Look at what its shell prints at a login.",
+            )
         self._verbose(line)
         if line.startswith(SAID):
             word, _, text = line.removeprefix(SAID).partition(" ")
-            self._told[word] = (*self._told.get(word, ()), text)
+            self._told.setdefault(word, []).append(text)
         elif line:
             self.rest.append(line)
+
+    def has_said(self, word: str) -> bool:
+        """Tell whether a word was told."""
+        return word in self._told
 
     @property
     def answer(self) -> Answer:
         """What was told so far."""
-        return Answer(self._told)
+        return Answer({word: tuple(texts) for word, texts in self._told.items()})
 
 
 @dataclass(frozen=True)
@@ -156,9 +174,9 @@ class Remote:
             with suppress(OSError):
                 child.stdin.write(self.script("lock", token))
                 child.stdin.flush()
-            for raw in child.stdout:
+            while raw := child.stdout.readline(process.LINE_MOST):
                 ear(raw.decode("utf-8", "replace").rstrip("\r\n"))
-                if ear.answer.all("locked"):
+                if ear.has_said("locked"):
                     break
             else:
                 raise self._failure(child.wait(), ear)
@@ -196,8 +214,14 @@ class Remote:
         """
         sent: list[tuple[str, int]] = []
 
+        most = sum(1 for _ in source.rglob("*")) + 1
+
         def listen(line: str) -> None:
             self.verbose(line)
+            if len(sent) > most:
+                raise InfrastructureError(
+                    f"{self.host} says that it got more files than were sent."
+                )
             if found := SENT.fullmatch(line):
                 sent.append((found[2], int(found[1])))
             elif found := PROGRESS.match(line):
@@ -243,7 +267,7 @@ class Remote:
         return self.host if for_rsync else self.host.replace("[", "").replace("]", "")
 
     def _failure(self, status: int, ear: _Ear) -> InfrastructureError:
-        detail = "\n".join(ear.rest[-10:])
+        detail = "\n".join(ear.rest)
         if (said := ear.answer.first("error")) == "busy":
             return InfrastructureError(
                 f"Another deployment to {self.host} is under way.", hint="Wait until it is done."

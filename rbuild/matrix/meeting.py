@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from rbuild.errors import HostLacks, InfrastructureError, UsageError
 from rbuild.home import at_home
+from rbuild.textfile import read_bytes
 
 if TYPE_CHECKING:
     from distributed.security import Security
@@ -32,6 +33,10 @@ LISTENING = "0A"
 """The state of a socket in /proc/net/tcp (proc_pid_net(5)) that accepts connections."""
 
 IpAddress = IPv4Address | IPv6Address
+
+
+CERTIFICATE_MOST = 1 << 20
+"""The bytes of the largest file with a key or with certificates."""
 
 
 @dataclass(frozen=True)
@@ -196,10 +201,7 @@ def _listeners(port: int) -> Iterator[IpAddress]:
 def _readable(name: str, path: Path) -> str:
     """Return the path of a file that can be read; raise UsageError if it can't."""
     path = at_home(path, f"--tls-{name}")
-    try:
-        path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"--tls-{name}: {path} can't be read: {error.strerror}.") from error
+    read_bytes(path, limit=CERTIFICATE_MOST, where=f"--tls-{name}")
     return str(path)
 
 

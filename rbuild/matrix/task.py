@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
@@ -19,6 +20,9 @@ from rbuild.kept import Kept
 from rbuild.matrix.plan import Build
 from rbuild.matrix.travel import Packed, unpack
 from rbuild.session import Phase
+
+OUTPUT_MOST = 64 << 20
+"""The bytes of an output of which its JSON and its log are taken."""
 
 LOG_BYTES = 1 << 20
 """How much of a log's end is reported: what failed stands there."""
@@ -109,7 +113,7 @@ def perform(
                 check=False,
                 unwanted=unwanted,
             )
-        log, result = _parted(output.read_text(encoding="utf-8", errors="replace"))
+        log, result = _parted(_end_of(output))
         # Where a profile is unpacked is of no interest to whoever has it elsewhere.
         log = log.replace(f"{folder}/", "")
         if isinstance(result.get("error"), str):
@@ -121,6 +125,13 @@ def perform(
         place.machine,
         machine.describe(before, machine.moment(), place.store),
     )
+
+
+def _end_of(output: Path) -> str:
+    """Return the end of an output, of which a Makefile may write without end."""
+    with output.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - OUTPUT_MOST))
+        return file.read().decode("utf-8", "replace")
 
 
 def failure(error: Exception, place: Place) -> Outcome:

@@ -13,6 +13,7 @@ engine is asked what the volume holds, and the host's folder is right.
 
 from __future__ import annotations
 
+import filecmp
 import gzip
 import os
 import shutil
@@ -610,6 +611,6 @@ def _labels(volume: Volume) -> dict[str, str]:
 
 def _bring_back(copy: Path, original: Path) -> None:
     """Give a file that is bound singly the content that a job left, in place as it wrote it."""
-    if copy.read_bytes() != original.read_bytes():
+    if not filecmp.cmp(copy, original, shallow=False):
         shutil.copyfile(copy, original)
         shutil.copystat(copy, original)

@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from rbuild import binding, module, overlay, profile, root, textfile
+from rbuild import (
+    binding,
+    boot,
+    fdt,
+    ide,
+    kbuild,
+    kconfig,
+    module,
+    overlay,
+    profile,
+    root,
+    seed,
+    textfile,
+)
+from rbuild import elf as elf_file
+from rbuild.bench import compare
 from rbuild.console import Console
+from rbuild.deploy.remote import Remote
 from rbuild.download import download
 from rbuild.errors import BuildFailed, InfrastructureError, UsageError
 from rbuild.profile import Driver
+from rbuild.source import kernel_version
 
 from .conftest import Host
 
@@ -424,3 +442,87 @@ class TestOverlay:
         fifo(tmp_path / "x.dtso")
         with pytest.raises(UsageError, match="has no overlay"):
             overlay.sources(tmp_path)
+
+
+class TestOutputs:
+    """What a build has written: any text, of any size."""
+
+    @pytest.mark.parametrize(
+        ("name", "read"),
+        [
+            ("modules.order", lambda folder: kbuild.listed(folder / "modules.order")),
+            ("include/config/kernel.release", kbuild.kernel_release),
+            (".config", kbuild.config_of),
+            (".config", seed._config),
+            ("Module.symvers", lambda folder: module._symvers(folder / "Module.symvers")),
+            ("x.ko", lambda folder: elf_file.module_info(folder / "x.ko")),
+            ("x.ko", lambda folder: elf_file.section_digests(folder / "x.ko")),
+            (".x.o.cmd", lambda folder: list(ide._crates(folder))),
+        ],
+    )
+    def test_a_sparse_file_is_refused(
+        self, name: str, read: Callable[[Path], object], tmp_path: Path
+    ) -> None:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        sparse(tmp_path / name)
+        with pytest.raises(BuildFailed, match=f"it has {TERABYTE} bytes, and may have"):
+            read(tmp_path)
+
+    def test_a_sparse_project_file_is_refused(self, tmp_path: Path) -> None:
+        sparse(tmp_path / "compile_commands.json")
+        places = ide.Places({}, tmp_path)
+        with pytest.raises(BuildFailed, match="it has"):
+            ide.understood(tmp_path, tmp_path, places, has_rust=False)
+
+    def test_a_sparse_device_tree_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(InfrastructureError, match="it has"):
+            fdt.read(sparse(tmp_path / "x.dtbo"))
+
+    def test_of_a_sparse_makefile_only_the_head_is_read(self, tmp_path: Path) -> None:
+        (tmp_path / "Makefile").write_text("VERSION = 6\nPATCHLEVEL = 12\n")
+        os.truncate(tmp_path / "Makefile", TERABYTE)
+        assert kernel_version(tmp_path) == "6.12.0"
+
+    def test_a_sparse_kconfig_is_none(self, tmp_path: Path) -> None:
+        sparse(tmp_path / "Kconfig")
+        reader = kconfig._Reader(tmp_path, {})
+        reader.file("Kconfig")
+        assert reader.options == {}
+
+
+class TestBoard:
+    def test_an_answer_without_end_is_refused(self, tmp_path: Path) -> None:
+        program = tmp_path / "endless"
+        program.write_text("#!/bin/sh\nexec yes 'rbuild: update mine.ko'\n")
+        program.chmod(0o755)
+        board = Remote("board", (str(program),))
+        with pytest.raises(InfrastructureError, match="answer has no end"):
+            board.step("look", "", "")
+        with pytest.raises(InfrastructureError, match="answer has no end"), board.lock():
+            pass
+
+    def test_a_line_without_end_is_refused(self, tmp_path: Path) -> None:
+        program = tmp_path / "endless"
+        program.write_text("#!/bin/sh\nexec tr '\\0' x </dev/zero\n")
+        program.chmod(0o755)
+        with pytest.raises(InfrastructureError, match="answer has no end"):
+            Remote("board", (str(program),)).step("look", "", "")
+        with (
+            pytest.raises(InfrastructureError, match="answer has no end"),
+            Remote("board", (str(program),)).lock(),
+        ):
+            pass
+
+
+def test_a_result_without_end_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="it has"):
+        compare.load(sparse(tmp_path / "result.json"))
+    with pytest.raises(UsageError, match="a FIFO"):
+        compare.load(fifo(tmp_path / "fifo.json"))
+
+
+def test_a_console_without_end_is_cut(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(boot, "CONSOLE_MOST", 2 << 20)
+    host.tool("qemu-system-aarch64", "exec yes 'still here'")
+    found = host("boot", host.write_module(), "--profile", host.write_bootable(), code=1)
+    assert "it wrote more than 2 MiB on its console, and was ended" in found.err
