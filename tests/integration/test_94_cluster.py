@@ -227,9 +227,11 @@ def a_scheduler(host: str = "127.0.0.1") -> Iterator[tuple[str, subprocess.Popen
     while "Scheduler at" not in (line := child.stderr.readline()):
         assert line
     threading.Thread(target=child.stderr.read, daemon=True).start()
-    yield address, child
-    child.terminate()
-    child.wait()
+    try:
+        yield address, child
+    finally:
+        child.terminate()
+        child.wait()
 
 
 @pytest.fixture(scope="module")
