@@ -322,6 +322,22 @@ def test_only_a_missing_file_tells_of_an_engine_elsewhere(
         assert not [path for path in store.root.rglob("*") if "token" in path.name]
 
 
+def test_a_copied_cache_asks_an_engine_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What an engine shares depends on the folder: a cache may be copied to where it sees none."""
+    asked: list[Path] = []
+    monkeypatch.setattr(
+        Docker, "_shares_files", lambda _, *words: bool(asked.append(words[-1]) or True)
+    )
+    docker(store, Api())._carrier("image", "linux/arm64")
+    assert asked == []
+    other = Store(store.root.rename(tmp_path / "cache2"), store.console)
+    for _ in range(2):
+        docker(other, Api())._carrier("image", "linux/arm64")
+    assert len(asked) == 1
+
+
 def test_images_of_what_is_gone_are_removed(store: Store) -> None:
     @dataclass
     class WithImages(Api):

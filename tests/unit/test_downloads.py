@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import subprocess
 import tarfile
@@ -12,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from rbuild import download as module
-from rbuild import signature
+from rbuild import signature, store
 from rbuild.console import Step
 from rbuild.download import Patience, download, shown
 from rbuild.errors import InfrastructureError, RbuildError, UsageError
+from rbuild.store import boot_id
 from tests.faults.server import CONTENT, FAILURES, LyingServer, lying_server
 from tests.unit.conftest import Host
 
@@ -64,8 +66,21 @@ def test_the_next_run_goes_on_from_there(server: LyingServer, tmp_path: Path) ->
 
 def test_what_the_server_no_longer_has_begins_again(server: LyingServer, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"x" * 1000)
-    (tmp_path / "file.validator").write_text('{"validator": "\\"of another file\\""}')
+    mark = {"validator": '"of another file"', "boot": boot_id()}
+    (tmp_path / "file.validator").write_text(json.dumps(mark))
     assert get(server, "good", tmp_path / "file") == SUM
+    assert server.ranges == ["bytes=1000-"]
+
+
+def test_what_came_before_a_power_cut_is_fetched_again(
+    server: LyingServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(InfrastructureError, match="it ended after"):
+        get(server, "breaks", tmp_path / "file", Patience(tries=1))
+    monkeypatch.setattr(store, "BOOT_ID", tmp_path / "boot_id")
+    (tmp_path / "boot_id").write_text("another\n")
+    assert get(server, "good", tmp_path / "file") == SUM
+    assert server.ranges == ["", ""]
 
 
 @pytest.mark.parametrize("name", FAILURES)
