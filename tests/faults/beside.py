@@ -328,12 +328,6 @@ def folders_nested_without_end(place: Place) -> Done:
 
 
 @anyhow
-def symbols_without_end(place: Place) -> Done:
-    rule = f"{MAKEFILE}$(shell truncate -s 1T $(obj)/Module.symvers $(obj)/modules.order)\n"
-    return place.build(place.module(rule), "--profile", place.lab.profile)
-
-
-@anyhow
 def words_that_fake_a_line(place: Place) -> Done:
     source = (place.lab.module / "mine.c").read_text()
     source += 'MODULE_ALIAS("a\\nerror: faked\\x1b[2J");\nMODULE_INFO(license, "x\\x9b31m");\n'
