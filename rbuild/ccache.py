@@ -97,8 +97,7 @@ class Ccache:
 @contextmanager
 def opened(ready: Ready, session: Session, share: Share | None) -> Iterator[Ccache | None]:
     """Keep a build's cache open, if it has one, the session wants it, and the rootfs has ccache."""
-    links = ready.sandbox.root / LINKS.lstrip("/")
-    if share is None or not session.ccache or not links.is_dir():
+    if share is None or not session.ccache or not (ready.sandbox.root / LINKS[1:]).is_dir():
         yield None
         return
     entry = _entry(ready, session, share)

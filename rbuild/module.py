@@ -20,6 +20,7 @@ from typing import Any
 
 from rbuild import data, folders, outputs, root, textfile
 from rbuild.ccache import Share
+from rbuild.console import visible
 from rbuild.errors import BuildFailed, UsageError, ended_by_itself
 from rbuild.export import copy
 from rbuild.kbuild import Kbuild, Made, forget_the_last, listed
@@ -196,8 +197,9 @@ def with_own_paths(words: str, origin: Path) -> str:
     """Return a compiler's words with the module's files where the user has them."""
 
     def at_home(found: re.Match[str]) -> str:
-        own = origin / found["name"]
-        return str(own) if own.exists() else found[0]
+        own = str(origin / found["name"])
+        # os.path says of a name that no file can have that there is none.
+        return visible(own) if os.path.lexists(own) else found[0]
 
     return IN_SANDBOX.sub(at_home, words)
 

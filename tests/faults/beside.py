@@ -316,8 +316,8 @@ def a_link_to_a_device(place: Place) -> Done:
 @anyhow
 def folders_nested_without_end(place: Place) -> Done:
     rule = (
-        f"{MAKEFILE}$(obj)/mine.o: FORCE\n\t@cd $(obj) && i=0; while [ $$i -lt {DEEP} ]; do "
-        "mkdir deeper && cd deeper || exit 0; i=$$((i+1)); done\n"
+        f"{MAKEFILE}$(shell cd $(src) && i=0; while [ $$i -lt {DEEP} ]; do "
+        "mkdir -p deeper && cd deeper || exit 0; i=$$((i+1)); done)\n"
     )
     place.build(place.module(rule), "--profile", place.lab.profile)
     for words in (["status"], ["status", "--verify"], ["clean", "--what", "runs"]):
@@ -330,7 +330,7 @@ def folders_nested_without_end(place: Place) -> Done:
 @anyhow
 def words_that_fake_a_line(place: Place) -> Done:
     source = (place.lab.module / "mine.c").read_text()
-    source += 'MODULE_ALIAS("a\\nerror: faked\\x1b[2J");\nMODULE_INFO(license, "x\\x9b31m");\n'
+    source += 'MODULE_ALIAS("a\\nerror: faked\\x1b[2J");\nMODULE_INFO(license, "x\\x9b" "31m");\n'
     place.module(source=source)
     named = place.given / "x\nerror: faked\x1b[31m"
     (place.given / "mine").rename(named)

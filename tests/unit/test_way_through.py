@@ -50,6 +50,17 @@ def test_a_compiler_s_words_name_the_user_s_files(tmp_path: Path) -> None:
     )
 
 
+def test_a_folder_s_name_starts_no_line_among_a_compiler_s_words(tmp_path: Path) -> None:
+    origin = tmp_path / "x\nerror: faked"
+    origin.mkdir()
+    (origin / "a.c").write_text("")
+    assert with_own_paths("/module/a.c:1:2: error: x", origin).splitlines() == [
+        f"{tmp_path}/x\\nerror: faked/a.c:1:2: error: x"
+    ]
+    long = f"/module/{'a' * 5000}.c:1:2: error: x"
+    assert with_own_paths(long, origin) == long
+
+
 @pytest.mark.parametrize(
     ("fault", "words"),
     [
