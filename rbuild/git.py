@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from rbuild import process
-from rbuild.errors import InfrastructureError, ProcessFailed, TimedOut, UsageError
+from rbuild.errors import InfrastructureError, ProcessFailed, TimedOut
 from rbuild.kept import Kept, created_s
 from rbuild.process import Limits
 from rbuild.store import Entry, Room, Store, digest, read_json, remove_tree, write_json
@@ -36,12 +36,16 @@ PROTOCOLS = "https:http:ssh:git:file"
 """What git may fetch by (git(1)), also where a server redirects to: nothing that runs a program."""
 
 
+class MovedError(InfrastructureError):
+    """A ref is no longer the commit that it was resolved to."""
+
+
 def resolve(url: str, ref: str, store: Store) -> str:
     """Return the commit that a branch, tag or commit of a repository is now.
 
     Where the repository doesn't answer, the newest commit of that ref in the Store is taken, and a
-    note says so.  Raises UsageError if the repository has no such ref, InfrastructureError if it
-    doesn't answer and the Store has none.
+    note says so.  Raises InfrastructureError if the repository has no such ref, or if it doesn't
+    answer and the Store has none.
     """
     if COMMIT.fullmatch(ref):
         return ref
@@ -65,7 +69,7 @@ def resolve(url: str, ref: str, store: Store) -> str:
     for name in (f"refs/heads/{ref}", ref):
         if (commit := listed.get(name)) is not None:
             return commit
-    raise UsageError(
+    raise InfrastructureError(
         f"{url} has no branch or tag {ref!r}.",
         hint="A commit is named by all of its digits.",
     )
@@ -74,7 +78,7 @@ def resolve(url: str, ref: str, store: Store) -> str:
 def fetch(url: str, ref: str, commit: str, target: Path, tell: Callable[[str], None]) -> datetime:
     """Put the files of a commit, which ``ref`` is now, into an empty folder; return its date.
 
-    Raises InfrastructureError if it can't be fetched, or if the ref has moved meanwhile.
+    Raises InfrastructureError if it can't be fetched, MovedError if the ref has moved meanwhile.
     """
     git = ["git", "-C", str(target)]
     env = _environment()
@@ -90,12 +94,17 @@ def fetch(url: str, ref: str, commit: str, target: Path, tell: Callable[[str], N
             f"{ref} of {url} can't be fetched.", detail="\n".join(error.tail[-5:])
         ) from error
     if got != commit:
-        raise InfrastructureError(
+        raise MovedError(
             f"{ref} of {url} moved from {commit[:12]} to {got[:12]} while it was fetched.",
             hint="Run it again.",
         )
     remove_tree(target / ".git")
     return datetime.fromisoformat(date).astimezone(UTC)
+
+
+def forget(url: str, ref: str, store: Store) -> None:
+    """Forget what a tag was, since it has moved."""
+    _note(url, ref, store).path.unlink(missing_ok=True)
 
 
 def record(url: str, ref: str, commit: str) -> dict[str, object]:

@@ -372,8 +372,6 @@ def attempt_with(
 PLAIN_OPTION = re.compile(r'CONFIG_\w+=("?)[\w.,:/+@=~() -]*\1', re.ASCII)
 """An option's line whose value neither make nor a shell takes for more than a text."""
 
-PLAIN_NAME = re.compile(r"[\w.,/+-]+", re.ASCII)
-
 
 def provenance(profile: Profile, tree: Tree) -> str:
     """Return a name for where a kernel's build has its commands from.
@@ -398,9 +396,7 @@ def _is_plain(profile: Profile) -> bool:
     base = _base_config(profile)
     texts = [base if "\n" in base else "", *(text for _, text in profile.fragments())]
     lines = [line.strip() for text in texts for line in text.split("\n")]
-    return all(
-        not line or line.startswith("#") or PLAIN_OPTION.fullmatch(line) for line in lines
-    ) and all(PLAIN_NAME.fullmatch(name) for name in profile.device_trees)
+    return all(not line or line.startswith("#") or PLAIN_OPTION.fullmatch(line) for line in lines)
 
 
 def _entry(

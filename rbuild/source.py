@@ -302,7 +302,11 @@ def _fetch(
         assert source.ref is not None
         assert origin.commit is not None
         tell = store.console.teller(step)
-        date = git.fetch(source.git, source.ref, origin.commit, target, tell)
+        try:
+            date = git.fetch(source.git, source.ref, origin.commit, target, tell)
+        except git.MovedError:
+            git.forget(source.git, source.ref, store)
+            raise
         if faults := outputs.settle(target):
             raise InfrastructureError(
                 f"{source} has what no kernel's source has: {several(faults)}.",

@@ -308,7 +308,7 @@ def test_every_option_that_writes_is_looked_at() -> None:
     from rbuild.cli.options import Output
 
     read = {"path", "--compare", "--from", "--overlay", "--tls-ca", "--tls-cert", "--tls-key"}
-    read |= {"--module"}  # what a shell is given
+    read |= {"--root", "--module"}  # what a build may see
     context = click.Context(main)
     found = []
     for name in COMMANDS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import time
 from dataclasses import replace
@@ -493,7 +494,7 @@ def test_where_a_repository_does_not_answer_its_commit_in_the_store_is_used(
 
 def test_a_ref_that_is_not_there_is_said(host: Host, repository: Repository) -> None:
     path = host.write_profile(_of_git(host, "nosuch"))
-    assert "has no branch or tag 'nosuch'" in host("kernel", "--profile", path, code=2).err
+    assert "has no branch or tag 'nosuch'" in host("kernel", "--profile", path, code=4).err
 
 
 def test_a_ref_that_moves_while_it_is_fetched_is_not_published(
@@ -506,6 +507,18 @@ def test_a_ref_that_moves_while_it_is_fetched_is_not_published(
     url = f"file://{host.tree}"
     with pytest.raises(InfrastructureError, match="moved from"):
         git.fetch(url, "main", commit, target, lambda _: None)
+
+
+def test_a_tag_that_moved_is_found_by_the_next_run(host: Host, repository: Repository) -> None:
+    repository("tag", "v1")
+    _built(host, _of_git(host, "v1"))
+    repository.commit()
+    repository("tag", "--force", "v1")
+    for entry in (host.cache / "trees").glob("linux-*"):
+        shutil.rmtree(entry)
+    path = host.write_profile(_of_git(host, "v1"))
+    assert "moved from" in host("kernel", "--profile", path, code=4).err
+    host("kernel", "--profile", path)
 
 
 def test_the_key_of_a_tarball_counts(host: Host) -> None:
