@@ -47,6 +47,12 @@ class Record:
     status: bytes
 
     @property
+    def kept(self) -> bytes:
+        """Kind and mode as a copy has them: cp(1) drops set-user-ID and sticky bits of others'."""
+        letter, mode = self.kind.split()
+        return letter + b" %o" % (int(mode, 8) & 0o777)
+
+    @property
     def is_file(self) -> bool:
         """Whether it has a content."""
         return self.kind.startswith(b"f")
@@ -78,7 +84,7 @@ def content(folder: Path, index: Path | None = None) -> str:
         _write(index, [one for one in records if one.is_file], sums, now)
     whole = hashlib.sha256()
     for record in records:
-        fields = (record.path, record.kind, record.target, sums.get(record.path, b""))
+        fields = (record.path, record.kept, record.target, sums.get(record.path, b""))
         whole.update(b"\0".join(fields) + b"\0")
     return whole.hexdigest()
 

@@ -12,8 +12,10 @@ import re
 import shutil
 import stat
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from rbuild.errors import UsageError
 from rbuild.store import written
@@ -43,7 +45,7 @@ def write(path: Path, content: str | bytes) -> None:
     if descriptor is None:
         must_be_writable(path)
         if _kind(path) not in STREAMS:
-            with written(path) as file:
+            with _replaced(path) as file:
                 file.write(data)
             return
         descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NOCTTY | os.O_APPEND)
@@ -67,12 +69,24 @@ def copy(sources: Iterable[Path], folder: Path) -> list[Path]:
     for place in places.values():
         must_be_writable(place, named=False)
     for source, place in places.items():
-        with source.open("rb") as content, written(place) as file:
+        with source.open("rb") as content, _replaced(place) as file:
             shutil.copyfileobj(content, file)
             file.flush()
             status = os.fstat(content.fileno())
             os.utime(file.fileno(), ns=(status.st_atime_ns, status.st_mtime_ns))
     return list(places.values())
+
+
+@contextmanager
+def _replaced(path: Path) -> Iterator[IO[bytes]]:
+    """Write a file as ``written`` does; a file that was there keeps its mode and its owner."""
+    with written(path) as file:
+        with suppress(OSError):
+            old = path.lstat()
+            if stat.S_ISREG(old.st_mode):
+                os.fchmod(file.fileno(), stat.S_IMODE(old.st_mode) & 0o777)
+                os.fchown(file.fileno(), old.st_uid, old.st_gid)
+        yield file
 
 
 def must_be_writable(path: Path, *, named: bool = True) -> None:

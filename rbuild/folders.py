@@ -407,8 +407,12 @@ def write_below(folder: int, name: str, content: bytes, mode: int) -> None:
     Whatever stands in the way, above it or in its place, is removed: the caller says what is there.
     """
     with parent_of(folder, name, make=True) as (parent, last):
-        with suppress(FileNotFoundError):
+        try:
             os.unlink(ASIDE, dir_fd=parent)
+        except FileNotFoundError:
+            pass
+        except IsADirectoryError:
+            remove_tree_below(parent, ASIDE)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         with os.fdopen(os.open(ASIDE, flags, 0o600, dir_fd=parent), "wb") as file:
             file.write(content)

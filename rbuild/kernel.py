@@ -44,7 +44,7 @@ from rbuild.kbuild import (
 )
 from rbuild.kept import Kept
 from rbuild.process import Usage
-from rbuild.profile import CONFIG_MOST, Config, Profile
+from rbuild.profile import CONFIG_MOST, Config, Profile, Source
 from rbuild.provision import Ready
 from rbuild.reproduce import SCRIPT, Recipe, write
 from rbuild.sandbox import KDIR, SRC
@@ -381,14 +381,22 @@ def provenance(profile: Profile, tree: Tree) -> str:
     that is more than a plain text has its own, too.
     """
     found: dict[str, Any] = {}
-    for source in profile.source:
-        if source.debian is None and str(source) == tree.source:
-            found["source"] = source.model_dump(mode="json", exclude={"directory"})
-            if source.directory is not None:
-                found["directory"] = str((profile.path.parent / source.directory).resolve())
+    if not tree.is_debian:
+        # Which of them the tree is of doesn't show: the same content may have come by another.
+        found["sources"] = [
+            {**source.model_dump(mode="json"), "directory": _place(profile, source)}
+            for source in profile.source
+        ]
     if not _is_plain(profile):
         found["profile"] = str(profile.path)
     return digest(found) if found else "debian"
+
+
+def _place(profile: Profile, source: Source) -> str | None:
+    """Return where a source's directory is, whichever folder the profile is written for."""
+    if source.directory is None:
+        return None
+    return str((profile.path.parent / source.directory).resolve())
 
 
 def _is_plain(profile: Profile) -> bool:

@@ -218,7 +218,15 @@ def out_of_tree(
     build = folder / "build"
     title = f"Building {source.name} out-of-tree in {kdir.ready.environment.name}"
     return Workplace(
-        kdir, kbuild, title, source, build, build, ("modules",), module=build, root=own
+        kdir,
+        kbuild,
+        title,
+        source,
+        build,
+        build,
+        ("modules",),
+        module=build,
+        root=own or root.of(source),
     )
 
 
@@ -621,13 +629,17 @@ def _inputs(kdir: Kdir, place: Workplace) -> dict[str, Any]:
     """Return all that decides what a build makes."""
     source = place.origin
     own = place.root or root.of(source)
-    files = _files(source, place.only, own)
+    files: dict[str, str] = {}
+    for path in _files(source, place.only, own):
+        # What an editor has there for a moment may be gone.
+        with contextlib.suppress(FileNotFoundError):
+            files[str(path)] = _fingerprint(*_read(source / path, own))
     return {
         "kdir": kdir.entry.name,
         "created": (kdir.entry.metadata or {}).get("created"),
         # What symbols are checked against: more is known of a kernel once it is built.
         "checked": [place.kdir.entry.name, place.kdir.stage],
-        "files": {str(path): _fingerprint(*_read(source / path, own)) for path in files},
+        "files": files,
     }
 
 

@@ -53,6 +53,7 @@ class Tree:
     date: datetime
     patches: tuple[str, ...]
     cached: bool
+    is_debian: bool = False
 
     @property
     def has_in_tree_folder(self) -> bool:
@@ -190,6 +191,7 @@ def _found(entry: Entry, find: Callable[[Entry], dict[str, Any] | None]) -> Tree
             kept.date("date"),
             kept.texts("patches"),
             cached=True,
+            is_debian=metadata.get("is_debian") is True,
         )
     except ValueError:
         return None
@@ -206,7 +208,14 @@ def _fetched(profile: Profile, origin: _Origin, ready: Ready, store: Store) -> T
     with store.console.step(f"Fetching {name}{at}") as step:
         date = _fetch(profile, origin, target, ready, store, step)
     tree = Tree(
-        entry.path / "src", entry.name, name, kernel_version(target), date, (), cached=False
+        entry.path / "src",
+        entry.name,
+        name,
+        kernel_version(target),
+        date,
+        (),
+        cached=False,
+        is_debian=origin.source.debian is not None,
     )
     _publish(tree, entry, partial, store, **origin.remembered)
     return tree
@@ -260,6 +269,7 @@ def _publish(
             "version": tree.version,
             "date": tree.date.isoformat(),
             "patches": tree.patches,
+            "is_debian": tree.is_debian,
             **more,
         },
     )
@@ -420,8 +430,11 @@ def _copy_directory(directory: Path, content: str | None, target: Path, ready: R
     except ProcessFailed as error:
         raise not_copied(error, directory, target) from error
     repository = target / ".git"
-    if repository.is_dir():
+    # In a worktree it is a file, and some tools make it a link.
+    if repository.is_dir() and not repository.is_symlink():
         remove_tree(repository)
+    else:
+        repository.unlink(missing_ok=True)
     if contents.content(target) != content:
         raise UsageError(f"{directory} changed while it was copied.", hint="Run it again.")
     # Kbuild refuses to build elsewhere from a tree that was itself built in.

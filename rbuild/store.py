@@ -125,6 +125,9 @@ def sync_below(folder: Path) -> None:
         ) from error
 
 
+ABANDONED_S = 60.0
+"""How long nothing was written to a file that its process has left aside."""
+
 ASIDE = re.compile(r"\.rbuild-([0-9]{1,9})-[0-9a-f]{16}")
 """The name of a file that the process of that number writes aside."""
 
@@ -175,7 +178,9 @@ def _remove_abandoned(path: Path, folder: int) -> None:
             match = ASIDE.fullmatch(entry.name)
             if match is not None and not _is_alive(int(match[1])):
                 with suppress(OSError):
-                    os.unlink(entry.name, dir_fd=folder)
+                    # The number of a process of another container or machine means nothing here.
+                    if time.time() - entry.stat(follow_symlinks=False).st_mtime > ABANDONED_S:
+                        os.unlink(entry.name, dir_fd=folder)
 
 
 def _is_alive(number: int) -> bool:

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import pty
+import resource
 import signal
 import sys
 import termios
@@ -159,8 +160,15 @@ class Bwrap:
                 if group is not None:
                     before = [*group.prefix(), *before]
                 else:
-                    own = ["prlimit", f"--nproc={cgroup.max_tasks()}", "--", *own]
+                    own = ["prlimit", f"--nproc={_nproc()}", "--", *own]
             yield [*before, "--", *own], descriptors
+
+
+def _nproc() -> int:
+    """Return the bound on processes, where this user's own isn't lower: it can't be raised."""
+    hard = resource.getrlimit(resource.RLIMIT_NPROC)[1]
+    bound = cgroup.max_tasks()
+    return bound if hard == resource.RLIM_INFINITY else min(bound, hard)
 
 
 def _before(sandbox: Sandbox) -> list[str]:

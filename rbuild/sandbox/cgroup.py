@@ -33,8 +33,11 @@ INSIDE = "inside"
 """The group within a bounded one in which its processes are: all that they could reach by a cgroup
 namespace of their own, and so not the bound."""
 
-LIMITS = {"memory.max": "max", "memory.high": "max", "cpu.max": "max"}
-"""Files of a group of cgroup v2, and how each begins where it sets no limit."""
+LIMITS = {
+    **dict.fromkeys(("memory.max", "memory.high", "memory.swap.max", "cpu.max", "pids.max"), "max"),
+    **dict.fromkeys(("cpuset.cpus", "cpuset.mems", "io.max"), ""),
+}
+"""Files of a group of cgroup v2, and the first word of each where it sets no limit."""
 
 TRIES, PAUSE_S = 20, 0.05
 
@@ -155,7 +158,8 @@ def _bounding(root: Path, own: Path) -> Path | None:
         if folder == root:
             return root
         limits = [(_read(folder / name) or word, word) for name, word in LIMITS.items()]
-        return folder.parent if all(text.startswith(word) for text, word in limits) else None
+        is_free = all(text.split()[:1] == word.split() for text, word in limits)
+        return folder.parent if is_free else None
     folder = root / "pids" / places.get("pids", "")
     return folder if folder.is_dir() else None
 

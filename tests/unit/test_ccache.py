@@ -104,7 +104,10 @@ def seen(folder: Path, source: str, name: str = "a", line: str = PLAIN, more: st
         f"name: {name}\nsource: {{{source}}}\nconfig: {{fragments: [x.config]}}\n{more}"
     )
     found = load(str(path))
-    tree = Tree(folder, "key", str(found.source[0]), "6.12", datetime.now(UTC), (), cached=True)
+    # Of any name: the same commit or content may have come into the Store by another source.
+    is_debian = found.source[0].debian is not None
+    now = datetime.now(UTC)
+    tree = Tree(folder, "key", "x", "6.12", now, (), cached=True, is_debian=is_debian)
     return provenance(found, tree)
 
 

@@ -116,10 +116,40 @@ def test_what_the_dead_have_left_aside_is_removed(tmp_path: Path, writer) -> Non
     child.wait()
     own = ["notes.1999", f".out.json.{child.pid}", f".rbuild-{child.pid}-backup"]
     alive = f".rbuild-{os.getpid()}-{'0' * 16}"
-    for name in (*own, alive, f".rbuild-{child.pid}-{'0' * 16}"):
+    # Nobody of this host's, perhaps of another's that shares the folder: it may be being written.
+    fresh = f".rbuild-{child.pid}-{'1' * 16}"
+    for name in (*own, alive, fresh, f".rbuild-{child.pid}-{'0' * 16}"):
         (tmp_path / name).write_text("")
+        if name != fresh:
+            os.utime(tmp_path / name, (1, 1))
     writer(tmp_path / "out.json")
-    assert left(tmp_path) == sorted([*own, alive, "out.json"])
+    assert left(tmp_path) == sorted([*own, alive, fresh, "out.json"])
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs to be root")
+def test_a_file_that_was_there_keeps_its_owner(tmp_path: Path) -> None:
+    path = tmp_path / "out.json"
+    path.write_text("old")
+    os.chown(path, 1234, 1234)
+    path.chmod(0o600)
+    export.write(path, "new")
+    status = path.stat()
+    assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (1234, 1234, 0o600)
+    assert path.read_text() == "new"
+
+
+def test_a_file_that_was_there_keeps_its_mode(tmp_path: Path) -> None:
+    for name in ("out.json", "a.ko"):
+        (tmp_path / name).write_text("old")
+        (tmp_path / name).chmod(0o600)
+    export.write(tmp_path / "out.json", "new")
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source/a.ko").write_text("new")
+    export.copy([tmp_path / "source/a.ko"], tmp_path)
+    for name in ("out.json", "a.ko"):
+        assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600
+        assert (tmp_path / name).read_text() == "new"
 
 
 # Copies.

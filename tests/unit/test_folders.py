@@ -291,3 +291,11 @@ def test_what_is_written_to_a_shared_folder_meanwhile_is_no_fault(folder: Path) 
         with churn(folder):
             assert [one for one in outputs.settle(folder) if not one.startswith("way-")] == []
             assert folders.tree_size(folder) > 0
+
+
+def test_a_folder_in_the_place_of_a_file_written_aside_is_no_obstacle(tmp_path: Path) -> None:
+    """A Makefile may make one, which ended each later build of the module."""
+    (tmp_path / folders.ASIDE / "below").mkdir(parents=True)
+    with folders.opened(tmp_path) as folder:
+        folders.write_below(folder, "a.c", b"text", 0o644)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.c"]

@@ -208,7 +208,9 @@ def test_what_is_used_is_not_removed_from_the_disk(store: Store) -> None:
 
 def test_a_killed_writers_file_is_swept(store: Store) -> None:
     entry = published(store)
-    (entry.path / ".rbuild-4194305-0123456789abcdef").write_text("half")
+    half = entry.path / ".rbuild-4194305-0123456789abcdef"
+    half.write_text("half")
+    os.utime(half, (1, 1))
     store.update(entry, version="8")
     assert not list(entry.path.glob(".rbuild-*"))
 

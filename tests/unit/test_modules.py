@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -204,3 +206,22 @@ def test_vermagic_follows_the_configuration(host: Host) -> None:
     )
     found = host("--json", "module", host.write_module(), "--profile", path).json
     assert found["artefacts"][0]["vermagic"] == "6.12.5 mod_unload aarch64"
+
+
+def test_a_file_that_vanishes_before_it_is_read_is_no_input(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Editors write files for a moment, such as vim's 4913."""
+    from rbuild import module
+
+    folder = host.write_module()
+    (folder / "4913").write_text("")
+    real = module._files
+
+    def files(*arguments: Any, **options: Any) -> Iterator[Path]:
+        found = list(real(*arguments, **options))
+        (folder / "4913").unlink(missing_ok=True)
+        return iter(found)
+
+    monkeypatch.setattr(module, "_files", files)
+    host.module(folder)

@@ -114,3 +114,14 @@ def test_an_unknown_machine_has_none(told: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(seccomp, "MACHINES", frozenset())
     Bwrap().run(Sandbox("x", Path("/")), Job(["make"]))
     assert "--seccomp" not in told.read_text().splitlines()
+
+
+def test_a_lower_limit_of_the_user_s_own_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """prlimit(1) can't raise the hard limit, and then ran nothing at all."""
+    import resource
+
+    from rbuild.sandbox import bwrap, cgroup
+
+    for own, bound in ((2000, 2000), (resource.RLIM_INFINITY, cgroup.max_tasks()), (1 << 20, None)):
+        monkeypatch.setattr(resource, "getrlimit", lambda _, own=own: (own, own))
+        assert bwrap._nproc() == (bound or cgroup.max_tasks())

@@ -558,12 +558,50 @@ def test_the_suite_of_the_environment_counts_for_a_debian_source(host: Host) -> 
     assert len(names) == 2
 
 
-def test_the_commands_of_a_branch_are_not_debian_s(host: Host, repository: Repository) -> None:
+@pytest.mark.parametrize("first", ["git", "directory"])
+def test_a_tree_that_came_by_another_source_is_not_debian_s(
+    host: Host, repository: Repository, first: str
+) -> None:
+    """Trees are named by what is in them, so the name of a source tells nothing of its commands."""
     from rbuild import source
 
     store = Store(host.cache, Console())
     ready = type("Ready", (), {"environment": environment.load("cross")})
-    own = profile.load(str(host.write_profile(_of_git(host, "main"))))
-    name = str(source._origin(own, own.source[0], ready, store))  # type: ignore[arg-type]
-    tree = type("Tree", (), {"source": name})
-    assert kernel.provenance(own, tree) != "debian"  # type: ignore[arg-type]
+    repository("tag", "v1")
+    copy = host.folder / "copy" / host.tree.name
+    shutil.copytree(host.tree, copy, symlinks=True)
+    texts = [_of_git(host, "main"), _of_git(host, "v1")]
+    if first == "directory":
+        texts = [_text(host), _text(host, source=f"{{directory: {copy}}}")]
+    kdirs, known = [], set()
+    for text in texts:
+        kdirs.append(_built(host, text)[0])
+        own = profile.load(str(host.write_profile(text)))
+        known.add(kernel.provenance(own, source.obtain(own, ready, store)))  # type: ignore[arg-type]
+    assert kdirs[0] == kdirs[1]
+    assert len(known) == 2
+    assert "debian" not in known
+    store.release()
+
+
+def test_a_copy_s_mode_is_what_counts(host: Host) -> None:
+    """cp(1) keeps no set-group-ID bit of another user's folder, as shared trees have it."""
+    before = contents.content(host.tree)
+    (host.tree / "kernel").chmod(0o2755)
+    assert contents.content(host.tree) == before
+    (host.tree / "kernel").chmod(0o700)
+    assert contents.content(host.tree) != before
+
+
+@pytest.mark.parametrize("kind", ["link", "file"])
+def test_a_repository_that_is_no_folder_is_not_copied(host: Host, kind: str) -> None:
+    if kind == "link":
+        elsewhere = host.folder / "elsewhere"
+        elsewhere.mkdir()
+        (host.tree / ".git").symlink_to(elsewhere)
+    else:
+        (host.tree / ".git").write_text("gitdir: /x\n")
+    _built(host, _text(host))
+    (copy,) = (host.cache / "trees").glob("linux-*/src")
+    assert not os.path.lexists(copy / ".git")
+    assert (host.folder / "elsewhere").exists() or kind == "file"
