@@ -24,10 +24,10 @@ Triplet = Annotated[
 ]
 Model = Annotated[
     str,
-    Form(r"[A-Za-z0-9][A-Za-z0-9._-]*", "a machine of QEMU's without properties, such as raspi3b"),
+    Form(r"[A-Za-z0-9][A-Za-z0-9._-]*", "a QEMU machine name without properties, such as raspi3b"),
 ]
 CPU = r"[A-Za-z0-9][A-Za-z0-9._-]*(?:,[a-z][a-z0-9_-]*=(?:on|off|[0-9]{1,9}))*"
-CPU_ACCEPTS = "a CPU of QEMU's, such as cortex-a53, or max,sve=off"
+CPU_ACCEPTS = "a QEMU CPU model, such as cortex-a53, or max,sve=off"
 """Its properties are switches and numbers only: none names a file."""
 
 
@@ -67,12 +67,14 @@ class Machine(Strict):
     cpu: Annotated[str, Form(CPU, CPU_ACCEPTS)] | None = Field(
         None, description="QEMU's -cpu, where it isn't the machine's own"
     )
-    processors: int = Field(1, ge=1, le=512, description="how many QEMU has")
+    processors: int = Field(1, ge=1, le=512, description="number of processors")
     memory_mib: int = Field(512, ge=64, le=1 << 20, description="its memory in MiB")
     console: Annotated[
         str, Form("[A-Za-z][A-Za-z0-9]*(?:,[0-9a-z]+)?", "a console of the kernel's, such as ttyS1")
     ] = Field(description="the kernel's console=, such as ttyAMA0")
-    serial_port: int = Field(0, ge=0, le=15, description="which of QEMU's -serial that is")
+    serial_port: int = Field(
+        0, ge=0, le=15, description="index of the QEMU serial port that the console is on"
+    )
     device_tree: DeviceTree | None = Field(
         None, description="target of the kernel's dtbs, where QEMU doesn't make its own"
     )
@@ -90,7 +92,7 @@ class Kernel(Strict):
     """What Kbuild calls it and its products."""
 
     arch: Arch = Field(description="ARCH")
-    image: Name = Field(description="the target for what a boot loader starts, such as Image")
+    image: Name = Field(description="make target of the bootable image, such as Image")
     vermagic: tuple[Word, ...] = Field((), description="the end of a module's vermagic")
     board_image: Annotated[str, Form(r"(?:[A-Za-z0-9][A-Za-z0-9._-]*)?", "a file's name")] = Field(
         "", description="what a Raspberry Pi's firmware calls the image"

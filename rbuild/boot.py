@@ -114,7 +114,7 @@ class Booted:
 
 
 class _TooMuch(Exception):  # noqa: N818 - a message between two functions here
-    """A guest has written more than any test does."""
+    """A guest exceeded its console output limit."""
 
 
 def boot(
@@ -159,7 +159,7 @@ def boot(
             listener.problems.append(_hung(error))
         except _TooMuch:
             listener.problems.append(
-                f"it wrote more than {CONSOLE_MOST >> 20} MiB on its console, and was ended"
+                f"it wrote more than {CONSOLE_MOST >> 20} MiB to its console and was stopped"
             )
         except ProcessFailed as error:
             if listener.up_s is None:

@@ -1,8 +1,8 @@
 """ccache: the C that was compiled before, taken from a cache instead.
 
 It stands before the compilers in the sandbox's PATH under their names, so that make's command
-lines stay as they are: Kbuild records them, and makes anew whatever has another one.  What a
-compilation depends on, ccache reads from its arguments, the text of its sources, and a word for
+lines stay as they are: Kbuild records them, and rebuilds anything whose command line changed.  What
+a compilation depends on, ccache reads from its arguments, the text of its sources, and a word for
 the compiler (ccache(1), "How ccache works"); no sloppiness is allowed, so that the bytes are
 those of the compiler.  Nor is its depend mode, which makes a miss cheaper: it doesn't see .incbin,
 with which the kernel takes in its vDSO, an initramfs, certificates and its own configuration.

@@ -53,9 +53,10 @@ turn the direction of writing, separators of lines, and bytes that are no UTF-8.
 
 
 def visible(text: str, *, lines: bool = False) -> str:
-    """Return a text of somebody's as a terminal may be given it: what it would obey is escaped.
+    """Escape control characters in untrusted text before printing it.
 
-    So are newlines, by which a name could pretend to be a message, unless ``lines`` are expected.
+    Newlines, by which a name could pretend to be a message, are escaped too, unless ``lines`` are
+    expected.
     """
     if text.isprintable():
         return text
@@ -64,7 +65,7 @@ def visible(text: str, *, lines: bool = False) -> str:
 
 
 def joined(lines: Iterable[str]) -> str:
-    """Return lines as a text in which each is one line, whatever is in it."""
+    """Join lines, escaping newlines within each."""
     return "\n".join(visible(line) for line in lines)
 
 

@@ -102,7 +102,7 @@ def _records(folder: Path) -> list[Record]:
     records = sorted((Record(*row) for row in rows), key=lambda record: record.path)
     long = (one.path for one in records if len(one.path) > MAX_DEPTH)
     if any(is_too_deep(os.fsdecode(path)) for path in long):
-        raise UsageError(f"{folder} has something {TOO_DEEP}: no kernel's source has.")
+        raise UsageError(f"{folder} has files or folders {TOO_DEEP}.")
     return records
 
 

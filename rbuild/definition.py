@@ -90,10 +90,12 @@ CONTROL = r"\x00-\x1f\x7f-\x9f\u2028\u2029"
 
 Line = Annotated[str, Form(f"[^{CONTROL}]*", "a line of text without control characters")]
 Word = Annotated[
-    str, Form(f"(?!-)[^{CONTROL}]+", "a text without control characters that begins with no dash")
+    str,
+    Form(f"(?!-)[^{CONTROL}]+", "a text without control characters that doesn't begin with a dash"),
 ]
 FilePath = Annotated[
-    Path, Form(f"(?!-)[^{CONTROL}]+", "a path without control characters that begins with no dash")
+    Path,
+    Form(f"(?!-)[^{CONTROL}]+", "a path without control characters that doesn't begin with a dash"),
 ]
 Suite = Annotated[
     str, Form("[a-z][a-z0-9]*(?:[./-][a-z0-9]+)*", "a Debian suite, such as trixie-backports")
@@ -105,7 +107,7 @@ DeviceTree = Annotated[
     str,
     Form(
         r"(?:[A-Za-z0-9_][A-Za-z0-9_.,+-]*/)*[A-Za-z0-9_][A-Za-z0-9_.,+-]*\.dtb",
-        "a device tree of the kernel's, such as broadcom/bcm2837-rpi-3-b.dtb",
+        "a device tree in the kernel source, such as broadcom/bcm2837-rpi-3-b.dtb",
     ),
 ]
 Arch = Annotated[str, Form("[a-z][a-z0-9_]*", "the name of an architecture, such as arm64")]
@@ -213,7 +215,7 @@ def _weigh(node: yaml.Node, known: dict[int, int]) -> int:
         _refuse_duplicates(node)
         weight = 1 + sum(_weigh(one, known) for pair in node.value for one in pair)
     if weight > MAX_VALUES:
-        raise _fault(f"aliases mean more than {MAX_VALUES} values", node)
+        raise _fault(f"aliases expand to more than {MAX_VALUES} values", node)
     known[id(node)] = weight
     return weight
 
@@ -226,7 +228,7 @@ def _refuse_duplicates(node: yaml.Node) -> None:
             name = (key.tag, key.value)
             if name in lines:
                 shown = SHORT.repr(key.value)
-                raise _fault(f"the key {shown} is in line {lines[name]} already", key)
+                raise _fault(f"duplicate key {shown}, first set in line {lines[name]}", key)
             lines[name] = key.start_mark.line + 1
 
 

@@ -194,14 +194,19 @@ def _bounds() -> Finding:
     name = "bounds of a build"
     if not seccomp.is_known():
         machine = os.uname().machine
-        return Finding(name, State.WARNING, f"no filter of system calls is known for {machine}")
+        return Finding(
+            name,
+            State.WARNING,
+            f"no system call filter for {machine}",
+            "build untrusted sources on a supported architecture",
+        )
     if cgroup.is_exempt():
         with cgroup.bounded() as group:
             if group is None:
                 return Finding(
                     name,
                     State.WARNING,
-                    "root can't make a cgroup here: a build may have any number of processes",
+                    "root can't create a cgroup here, so the number of processes is unlimited",
                     "run rbuild as an ordinary user, or where /sys/fs/cgroup can be written",
                 )
     return Finding(name, State.OK, f"{cgroup.max_tasks()} processes, common socket families")

@@ -18,7 +18,7 @@ from typing import IO, BinaryIO
 
 from rbuild import textfile
 from rbuild.console import Step, size
-from rbuild.errors import InfrastructureError, UsageError
+from rbuild.errors import FREE_SPACE, InfrastructureError, UsageError
 from rbuild.store import boot_id, read_json, write_json
 
 TRANSIENT = (TimeoutError, ConnectionError, ssl.SSLError, http.client.HTTPException)
@@ -157,8 +157,8 @@ def _copy_local(url: str, file: Path, step: Step, patience: Patience) -> None:
         content = textfile.open_regular(path)
     except (OSError, ValueError) as error:
         if reason := getattr(error, "strerror", None):
-            raise InfrastructureError(f"{shown(url)} can't be downloaded: {reason}.") from error
-        raise UsageError(f"{shown(url)} is no tarball: {error}.") from error
+            raise InfrastructureError(f"{shown(url)} can't be read: {reason}.") from error
+        raise UsageError(f"{shown(url)}: {error}.") from error
     with content:
         whole = os.fstat(content.fileno()).st_size
         _must_fit(url, whole, whole, file)
@@ -168,10 +168,16 @@ def _copy_local(url: str, file: Path, step: Step, patience: Patience) -> None:
 
 
 def _must_fit(url: str, whole: int, missing: int, file: Path) -> None:
-    if whole > MOST_BYTES or missing > shutil.disk_usage(file.parent).free:
+    if whole > MOST_BYTES:
         raise InfrastructureError(
-            f"{shown(url)} is said to have {size(whole)}: more than a kernel's source has, "
-            "or than is free here."
+            f"{shown(url)} is {size(whole)}; rbuild accepts at most {size(MOST_BYTES)}.",
+            hint="Check the URL.",
+        )
+    if missing > shutil.disk_usage(file.parent).free:
+        raise InfrastructureError(
+            f"{shown(url)} needs {size(missing)} in {file.parent}, which has too little free "
+            "space.",
+            hint=FREE_SPACE,
         )
 
 

@@ -107,7 +107,7 @@ def _opened(path: Path) -> BinaryIO:
     file = open_regular(path)
     if (size := os.fstat(file.fileno()).st_size) > MOST_BYTES:
         file.close()
-        raise OSError(f"it has {size} bytes, and may have {MOST_BYTES}")
+        raise OSError(f"it is {size} bytes; the limit is {MOST_BYTES}")
     return file
 
 

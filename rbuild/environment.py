@@ -27,11 +27,14 @@ HOST = "host"
 
 NAME = "what --env calls it, and the Store's entries begin with"
 DESCRIPTION = "a line for people"
-EXTENDS = "a definition beside this one, whose fields hold where this one has none"
+EXTENDS = "a definition in the same folder or, with ../, a parent; its fields are the defaults"
 
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=MAX_NAME)]
-Extended = Form(r"(?:\.\./)*[a-z0-9][a-z0-9-]*", "the name of a definition beside this one")
+Extended = Form(
+    r"(?:\.\./)*[a-z0-9][a-z0-9-]*",
+    "the name of a definition in the same folder or, with ../, a parent",
+)
 Package = Annotated[
     str,
     Form(
@@ -56,8 +59,8 @@ Variable = Annotated[
     str,
     Form(
         rf"(?!(?:{'|'.join(FIXED)})$|{'|'.join(FIXED_BEGINNINGS)})[A-Za-z_][A-Za-z0-9_]*",
-        f"a variable's name that a definition may set: not {', '.join(FIXED)}, nor one that begins "
-        f"with {', '.join(FIXED_BEGINNINGS)}",
+        f"a variable that a definition can set (rbuild reserves {', '.join(FIXED)}, and names that "
+        f"begin with {', '.join(FIXED_BEGINNINGS)})",
     ),
 ]
 Value = Annotated[str, Form(f"[^{CONTROL}]*", "a value without control characters")]
@@ -82,7 +85,9 @@ While a rootfs is made they are in the environment of the host's mmdebstrap.
 def _check_emulator(variables: dict[str, str]) -> dict[str, str]:
     for name, value in variables.items():
         if name not in EMULATOR_VARIABLES:
-            raise ValueError(f"{name!r:.60} is none of {', '.join(EMULATOR_VARIABLES)}")
+            raise ValueError(
+                f"{name!r:.60} is not supported; use one of {', '.join(EMULATOR_VARIABLES)}"
+            )
         try:
             EMULATOR_VARIABLES[name].check(value)
         except ValueError as error:
@@ -163,8 +168,8 @@ class HybridDefinition(Strict):
     name: Name = Field(description=NAME)
     description: Line = Field("", description=DESCRIPTION)
     extends: Annotated[str, Extended] | None = Field(None, description=EXTENDS)
-    base: Word = Field(description="the environment that is entered")
-    native: Word = Field(description="the one whose programs are bound over it")
+    base: Word = Field(description="the environment in which builds run")
+    native: Word = Field(description="the native environment whose programs replace emulated ones")
     level: str = Field(description="the level that is meant where none is named")
     levels: dict[Name, Level] = Field(
         min_length=1, description="the levels, the least first; `none` needs no definition"

@@ -73,10 +73,10 @@ class UsageError(RbuildError):
 
 
 class RefusedFileError(UsageError):
-    """A file isn't read because of whose it is or where it leads; nothing of it is shown."""
+    """A file isn't read because of its owner or its link target; nothing of it is shown."""
 
     def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(f"{path} {reason}: it is not read.")
+        super().__init__(f"Not reading {path}: it {reason}.")
         self.reason = reason
 
 

@@ -39,7 +39,9 @@ MAX_RETRIES = 100
 """How often a folder is emptied again that somebody fills meanwhile."""
 
 
-TOO_DEEP = f"nested deeper than {MAX_DEPTH} levels, or of a path longer than {MAX_PATH_BYTES} bytes"
+TOO_DEEP = (
+    f"nested deeper than {MAX_DEPTH} levels, or with a path longer than {MAX_PATH_BYTES} bytes"
+)
 
 
 def is_too_deep(path: str) -> bool:
@@ -404,7 +406,7 @@ def read_below(folder: int, name: str) -> tuple[bytes, int] | None:
 def write_below(folder: int, name: str, content: bytes, mode: int) -> None:
     """Write a file by its path below an open folder: aside, then renamed.
 
-    Whatever stands in the way, above it or in its place, is removed: the caller says what is there.
+    Anything in the way, above it or in its place, is removed: the caller says what is there.
     """
     with parent_of(folder, name, make=True) as (parent, last):
         try:

@@ -59,7 +59,7 @@ def resolve(url: str, ref: str, store: Store) -> str:
     except InfrastructureError as error:
         if (had := _newest(url, ref, store)) is None:
             raise
-        store.console.note(f"{error.message} The Store's commit of it, {had[:12]}, is used.")
+        store.console.note(f"{error.message} Using the cached commit {had[:12]}.")
         return had
     for name in (f"refs/tags/{ref}^{{}}", f"refs/tags/{ref}", ref):
         if (commit := listed.get(name)) is not None and name.startswith("refs/tags/"):
@@ -71,7 +71,7 @@ def resolve(url: str, ref: str, store: Store) -> str:
             return commit
     raise InfrastructureError(
         f"{url} has no branch or tag {ref!r}.",
-        hint="A commit is named by all of its digits.",
+        hint="Give a commit as its full hash (40 or 64 hex digits).",
     )
 
 
@@ -91,7 +91,7 @@ def fetch(url: str, ref: str, commit: str, target: Path, tell: Callable[[str], N
         date = process.capture([*git, "log", "-1", "--format=%cI"], env=env)
     except ProcessFailed as error:
         raise InfrastructureError(
-            f"{ref} of {url} can't be fetched.", detail="\n".join(error.tail[-5:])
+            f"Fetching {ref} from {url} failed.", detail="\n".join(error.tail[-5:])
         ) from error
     if got != commit:
         raise MovedError(
@@ -127,7 +127,9 @@ def _list(url: str, ref: str) -> dict[str, str]:
     except (ProcessFailed, TimedOut) as error:
         tail = error.tail if isinstance(error, ProcessFailed) else ()
         raise InfrastructureError(
-            f"{url} does not say what {ref} is.", detail="\n".join(tail[-5:])
+            f"Looking up {ref} in {url} failed.",
+            detail="\n".join(tail[-5:]),
+            hint="Check the URL and the network.",
         ) from error
     found = (LISTED.fullmatch(line) for line in done.tail)
     return {match[2]: match[1] for match in found if match is not None}

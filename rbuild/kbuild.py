@@ -270,8 +270,7 @@ def explain(
     hint = None
     if NO_FORK.search("\n".join(error.tail)):
         hint = (
-            f"No process or thread could be started: a build may have {max_tasks()} of them. "
-            "Fewer jobs at once (-j) need fewer."
+            f"A process or thread couldn't be started (limit: {max_tasks()} per build). Reduce -j."
         )
     if error.returncode < 0:
         hint = f"It was ended by signal {-error.returncode}; 9 may mean that memory ran out."

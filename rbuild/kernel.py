@@ -456,8 +456,8 @@ def _base_config(profile: Profile) -> str:
     if TARGET.fullmatch(base):
         return base
     target = (
-        "It is a configuration target of the kernel's, such as defconfig, or a .config file, with "
-        "lines such as CONFIG_SPI=y."
+        "Use a kernel configuration target, such as defconfig, or a .config file with lines such "
+        "as CONFIG_SPI=y."
     )
     try:
         text = profile.read(base, "config.base")

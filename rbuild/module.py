@@ -50,6 +50,8 @@ LEFT = "left.json"
 SOURCES_MOST = 10_000
 """More files than this below a module's folder are a mistake in the path."""
 
+NOT_A_MODULES = "PATH must be the module's own folder, not a folder above it."
+
 SOURCE_MOST = 256 << 20
 """The bytes of the largest file that may be in a module's folder."""
 
@@ -322,7 +324,7 @@ def _build_locked(place: Workplace, kdir: Kdir, inputs: dict[str, Any], folder: 
     if not _is_as_left(left, place.outputs):
         place.wipe()
     left.unlink(missing_ok=True)
-    # What is built is what was copied, whatever became of the user's files meanwhile.
+    # What is built is what was copied, regardless of later edits to the user's files.
     copied = {**inputs, "files": place.sync()}
     with _writing(place, kdir):
         try:
@@ -473,9 +475,9 @@ def _files(source: Path, only: tuple[str, ...] = (), own: Root | None = None) ->
         top = here == source
         visited += 1
         if visited > SOURCES_MOST:
-            raise UsageError(f"{source} has more than {SOURCES_MOST} folders: not a module's.")
+            raise UsageError(f"{source} has more than {SOURCES_MOST} folders.", hint=NOT_A_MODULES)
         if folders.is_too_deep(here.relative_to(source).as_posix()):
-            raise UsageError(f"{source} has folders {folders.TOO_DEEP}: not a module's.")
+            raise UsageError(f"{source} has folders {folders.TOO_DEEP}.", hint=NOT_A_MODULES)
         kept = sorted(n for n in subfolders if not PRODUCTS.fullmatch(n))
         kept = [n for n in kept if not top or not only or n in only]
         places |= {here / n: Path(os.path.realpath(places[here] / n)) for n in kept}
@@ -490,7 +492,9 @@ def _files(source: Path, only: tuple[str, ...] = (), own: Root | None = None) ->
                 continue
             count += 1
             if count > SOURCES_MOST:
-                raise UsageError(f"{source} has more than {SOURCES_MOST} files: not a module's.")
+                raise UsageError(
+                    f"{source} has more than {SOURCES_MOST} files.", hint=NOT_A_MODULES
+                )
             yield (here / name).relative_to(source)
 
 

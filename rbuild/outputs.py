@@ -42,7 +42,7 @@ def settle(folder: Path) -> list[str]:
         for name in [one for one in visit.folders if folders.is_too_deep(visit.path(one))]:
             visit.folders.remove(name)
             folders.remove_tree_below(visit.descriptor, name)
-            faults.append(f"{_shown(visit.path(name)[:100])}... is {folders.TOO_DEEP}")
+            faults.append(f"{_shown(visit.path(name)[:100])}... has folders {folders.TOO_DEEP}")
         mode = stat.S_IMODE(os.fstat(visit.descriptor).st_mode)
         # A folder's set-group-id bit is inherited: on some file systems every folder has it.
         if visit.steps and mode & 0o6000:
@@ -100,14 +100,16 @@ def named(folder: Path, name: str) -> Path:
     path = folder / name
     must_be_plain(name)
     if Path(name).is_absolute() or not path.resolve().is_relative_to(folder.resolve()):
-        raise BuildFailed(f"The build names {name!a} as its product, which is out of its folder.")
+        raise BuildFailed(f"The build's product {name!a} is outside its output folder.")
     return path
 
 
 def must_be_plain(name: str) -> None:
     """Raise BuildFailed for a path that can't stand in a list of words or of lines."""
     if not NAME.fullmatch(name):
-        raise BuildFailed(f"The build names {name!a} as its product, which is no product's name.")
+        raise BuildFailed(
+            f"Invalid product name {name!a}: use no white space or control characters."
+        )
 
 
 def _settled(visit: folders.Visit, entry: os.DirEntry[str], folder: Path) -> str | None:

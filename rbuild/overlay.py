@@ -127,7 +127,7 @@ def compile_overlays(kdir: Kdir, path: Path, session: Session, own: Root | None 
             return known
         build = folder / "build"
         (folder / STATE).unlink(missing_ok=True)
-        # What is compiled is what was copied, whatever became of the user's files meanwhile.
+        # What is compiled is what was copied, regardless of later edits to the user's files.
         copied = {**inputs, "files": _bring(found, build, own)}
         kbuild = Kbuild(session, kdir.ready, kdir.tree, kdir.path)
         title = f"Compiling {', '.join(f'{name(one)}.dtbo' for one in found)}"

@@ -21,11 +21,8 @@ from typing import BinaryIO
 from rbuild import data, textfile
 from rbuild.errors import UsageError
 
-OPTION = "Put a copy in its place, or name a folder that has both with --root DIR."
-BESIDE = (
-    "A profile uses files of its own folder, or of the git work tree that this is in: put a copy "
-    "beside it."
-)
+OPTION = "Copy the file there, or allow a common parent folder with --root DIR."
+BESIDE = "A profile can use files in its own folder or git work tree: copy the file there."
 
 GIT = ".git"
 
@@ -93,7 +90,7 @@ def named(option: Path | None, folder: Path) -> Root:
     root = Root(option.resolve())
     if not _folder(folder).is_relative_to(root.folder):
         raise UsageError(
-            f"--root: {option} doesn't have {folder} in it.", hint="Name a folder above it."
+            f"--root: {option} does not contain {folder}.", hint="Name a parent folder of PATH."
         )
     return root
 
@@ -121,7 +118,7 @@ def _may_be_seen(tree: Path) -> bool:
 
 
 def _homes(tree: Path) -> Iterator[Path]:
-    """Yield the homes of whoever runs rbuild and of the work tree's owner, and the root."""
+    """Yield the caller's home, that of the work tree's owner, and the root."""
     yield Path("/")
     with suppress(RuntimeError):
         yield Path.home().resolve()

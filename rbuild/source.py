@@ -91,7 +91,7 @@ def _pristine(profile: Profile, ready: Ready, store: Store) -> Tree:
         origins.append(origin)
     if origins:
         for source, failure in failures:
-            store.console.note(f"{source} can't be had: {failure.message}")
+            store.console.note(f"{source} is unavailable: {failure.message}")
     for origin in origins:
         with store.lock(origin.entry):
             if (found := _found(origin.entry, store.find)) is not None:
@@ -101,7 +101,7 @@ def _pristine(profile: Profile, ready: Ready, store: Store) -> Tree:
             except InfrastructureError as error:
                 failures.append((origin.source, error))
                 if len(origins) > 1:
-                    store.console.note(f"{origin.source} can't be had: {error.message}")
+                    store.console.note(f"{origin.source} is unavailable: {error.message}")
     raise failures[-1][1]
 
 
@@ -319,15 +319,15 @@ def _fetch(
             raise
         if faults := outputs.settle(target):
             raise InfrastructureError(
-                f"{source} has what no kernel's source has: {several(faults)}.",
-                hint="Nothing of it is kept.",
+                f"{source} contains files that rbuild refuses: {several(faults)}.",
+                hint="Choose another ref, or remove them from the repository.",
             )
         return date
     else:
         _copy_directory(_directory(profile, source), origin.content, target, ready)
         # Of a user's own tree, what leads out of it or isn't a file may just lie there.
         if faults := outputs.settle(target):
-            store.console.note(f"Left out of the copy of {source}: {several(faults)}.")
+            store.console.note(f"Not copied from {source}: {several(faults)}.")
     if not (target / "Makefile").is_file():
         raise UsageError(f"{source} is not a kernel tree: it has no Makefile.")
     return datetime.fromtimestamp((target / "Makefile").stat().st_mtime, UTC)
@@ -436,7 +436,10 @@ def _copy_directory(directory: Path, content: str | None, target: Path, ready: R
     else:
         repository.unlink(missing_ok=True)
     if contents.content(target) != content:
-        raise UsageError(f"{directory} changed while it was copied.", hint="Run it again.")
+        raise UsageError(
+            f"{directory} changed while it was copied.",
+            hint="Run the command again once the tree is no longer changing.",
+        )
     # Kbuild refuses to build elsewhere from a tree that was itself built in.
     if (target / ".config").exists() or (target / "include/config").exists():
         job = Job(["make", "-C", SRC, "mrproper"], (Bind(target, SRC, True),), SRC)

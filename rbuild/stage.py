@@ -189,7 +189,7 @@ def install_modules(kdir: Kdir, modules: Sequence[Extra], folder: Path, session:
     remove_tree(root)
     # What led to another part of ``root``.
     if faults := outputs.settle(found):
-        raise BuildFailed(f"The modules can't be taken from where they are: {several(faults)}.")
+        raise BuildFailed(f"Installed modules were rejected: {several(faults)}.")
     return found
 
 
@@ -199,7 +199,9 @@ def _must_be_plain(root: Path, installed: Path) -> None:
     On the board, names stand in lists that have a line or a word for each.
     """
     if installed.resolve() != root.resolve() / installed.relative_to(root):
-        raise BuildFailed(f"The kernel's {installed.relative_to(root)} is a link.")
+        raise BuildFailed(
+            f"The kernel installed {installed.relative_to(root)} as a link; it must be a folder."
+        )
     for visit in folders.walk(installed):
         for name in [*visit.folders, *(entry.name for entry in visit.files)]:
             outputs.must_be_plain(visit.path(name))

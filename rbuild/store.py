@@ -121,7 +121,9 @@ def sync_below(folder: Path) -> None:
         process.run(["sync", "--file-system", folder])
     except ProcessFailed as error:
         raise InfrastructureError(
-            f"{folder} can't be brought to the disk.", detail=error.detail
+            f"Syncing {folder} to disk failed.",
+            detail=error.detail,
+            hint="Check the disk and dmesg.",
         ) from error
 
 
@@ -244,7 +246,7 @@ class Entry:
     def metadata(self) -> dict[str, Any] | None:
         """The entry's metadata, or None if the entry isn't there or can't be used.
 
-        It can't be if it is known to be damaged, has another entry's name, or a seal that is none,
+        It can't be if it is known to be damaged, has another entry's name, or an invalid seal,
         or if the machine went down while it was written to.
         """
         data = self.raw
@@ -416,7 +418,7 @@ class Store:
         self.update(entry, seal=found, open=None, **changes)
 
     def rest(self, entry: Entry) -> None:
-        """Say that whoever opened an entry has come to an end; it stays unsealed."""
+        """Record that the writer of an entry is done; it stays unsealed."""
         sync_below(entry.path)
         self.update(entry, open=None)
 
@@ -577,14 +579,14 @@ class Store:
         if strange is None:
             return InfrastructureError(
                 f"{path} can't be read or written: {error.strerror}.",
-                hint=f"`sudo chown -R {name}: {self.root} && chmod -R u+rwX {self.root}` mends it, "
-                "or name another place with --cache-dir.",
+                hint=f"Run `sudo chown -R {name}: {self.root} && chmod -R u+rwX {self.root}`, "
+                "or choose another directory with --cache-dir.",
             )
         return InfrastructureError(
-            f"{strange} belongs to {_owner(strange)}, and {path} can't be read or written: more "
-            "than one user has used this cache directory.",
-            hint=f"`sudo chown -R {name}: {self.root}` gives it to you alone; or name another "
-            "place with --cache-dir or RBUILD_CACHE_DIR.",
+            f"{strange} belongs to {_owner(strange)}, so {path} can't be read or written: a cache "
+            "directory is for one user.",
+            hint=f"Run `sudo chown -R {name}: {self.root}`, or choose another directory with "
+            "--cache-dir or RBUILD_CACHE_DIR.",
         )
 
     def new_run(self, command: str) -> Path:

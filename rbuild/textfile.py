@@ -33,7 +33,7 @@ KINDS = {
 
 @contextmanager
 def pinned(lookup: Lookup) -> Iterator[None]:
-    """Let files that ``lookup`` knows be read as it says, whatever happens to them on the disk."""
+    """Let files that ``lookup`` knows be read as it says, regardless of later changes on disk."""
     token = _LOOKUP.set(lookup)
     try:
         yield
@@ -99,7 +99,7 @@ def open_regular(path: Path, check: Callable[[Path], None] | None = None) -> Bin
     try:
         kind = stat.S_IFMT(os.fstat(held).st_mode)
         if kind != stat.S_IFREG:
-            raise OSError(f"it is {KINDS.get(kind, 'no regular file')}, not a regular file")
+            raise OSError(f"it is {KINDS.get(kind, 'a special file')}, not a regular file")
         name = f"/proc/self/fd/{held}"
         if check is not None:
             check(Path(os.readlink(name)))  # noqa: PTH115 - as it is, also if it is gone
@@ -115,14 +115,14 @@ def read_all(file: BinaryIO, limit: int) -> bytes:
     content = bytearray()
     size = os.fstat(file.fileno()).st_size
     if size > limit:
-        raise OSError(f"it has {size} bytes, and may have {limit}")
+        raise OSError(f"it is {size} bytes; the limit is {limit}")
     # What has no size, such as a file of /proc, is counted as it comes.
     while len(content) <= limit:
         part = file.read(min(CHUNK, limit + 1 - len(content)))
         if not part:  # None: /proc/kmsg has nothing yet
             return bytes(content)
         content += part
-    raise OSError(f"it has more than {limit} bytes, and may have {limit}")
+    raise OSError(f"it is larger than the limit of {limit} bytes")
 
 
 def _unreadable(path: Path, where: str, reason: str, error: type[RbuildError]) -> RbuildError:

@@ -53,7 +53,11 @@ def trusted_owners() -> frozenset[int]:
 
 def project_root(path: Path) -> Root:
     """Return where a project's file may name files: its git work tree, or else its folder."""
-    return root.of(path.parent, "Your own file and the command line can name files anywhere.")
+    return root.of(
+        path.parent,
+        "Copy the file into the project, or name it in your own configuration file or on the "
+        "command line.",
+    )
 
 
 def read_project_file(path: Path) -> bytes:
@@ -96,9 +100,11 @@ def read_user_file(path: Path) -> bytes:
     with open_regular(path, lambda found: _compare(found, real, path)) as file:
         owner = os.fstat(file.fileno()).st_uid
         if owners - {0, os.getuid(), owner}:
-            raise RefusedFileError(path, "is a link of another user's to a file of somebody else")
+            raise RefusedFileError(
+                path, "goes through a symbolic link whose owner doesn't own the target"
+            )
         if owner not in trusted_owners():
-            raise RefusedFileError(path, f"is another user's (uid {owner})")
+            raise RefusedFileError(path, f"belongs to another user (uid {owner})")
         return read_all(file, MAX_BYTES)
 
 
@@ -188,7 +194,11 @@ def _read(file: BinaryIO, path: Path) -> bytes:
 
 def _check_owner(path: Path, status: os.stat_result, what: str) -> None:
     if status.st_uid not in trusted_owners():
-        raise RefusedFileError(path, f"{what} that is another user's (uid {status.st_uid})")
+        raise RefusedFileError(
+            path,
+            f"{what} owned by another user (uid {status.st_uid}); chown it or use a copy of your "
+            "own",
+        )
     is_sticky_folder = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
     if is_sticky_folder:
         return
@@ -196,7 +206,7 @@ def _check_owner(path: Path, status: os.stat_result, what: str) -> None:
         status.st_mode & stat.S_IWGRP and not _is_private(status.st_gid, status.st_uid)
     )
     if is_shared:
-        raise RefusedFileError(path, f"{what} that others may write to")
+        raise RefusedFileError(path, f"{what} that other users can write to; run chmod go-w on it")
 
 
 def _is_private(gid: int, uid: int) -> bool:

@@ -56,8 +56,8 @@ def unpack(file: Path, target: Path, ready: Ready, name: str) -> None:
         raise _explained(error, name) from error
     if faults := [*outputs.settle(target), *_linked(target)]:
         raise InfrastructureError(
-            f"{name} has what no kernel's source has: {several(faults)}.",
-            hint="Nothing of it is kept.",
+            f"{name} contains files that rbuild refuses: {several(faults)}.",
+            hint="Use another tarball.",
         )
 
 

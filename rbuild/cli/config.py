@@ -82,7 +82,7 @@ def command(ctx: click.Context) -> None:
 @click.option("--origin", is_flag=True, help="Say where each value comes from.")
 @click.pass_obj
 def show(app: App, origin: bool) -> None:
-    """Show the values in force, and what of an untrusted file isn't."""
+    """Show the values in force, and those ignored because their file isn't trusted."""
     files, _ = config.layers()
     rows = _rows(app, files)
     columns = ["field", "value", "from"] if origin else ["field", "value"]
@@ -122,15 +122,15 @@ def trust_file(app: App, file: Path | None) -> None:
     """Trust a project's file, as it is now, with all files that it names.
 
     FILE is the project's rbuild.yaml or its folder [default: the one that counts here]. Read it
-    first: it says what is downloaded, installed and run. A change of any of the files needs a new
-    trust.
+    first: it says what is downloaded, installed and run. If any of these files changes, trust the
+    project again.
     """
     path = _named(file)
     if path == config.user_file():
-        raise UsageError(f"{path} is your own: it needs no trust.")
+        raise UsageError(f"{path} is your own file and needs no trust.")
     layer, digests = config.trust_project(path)
     needy = [name for name in layer.values if config.needs_trust(name, layer.values[name])]
-    what = ", ".join(needy) or "nothing that needs it"
+    what = ", ".join(needy) or "nothing that needs trust"
     lines = [f"{path}: trusted; it sets {what}."]
     lines += [f"  {digest}  {one}" for one, digest in digests.items()]
     app.console.result(
@@ -148,7 +148,7 @@ def trust_file(app: App, file: Path | None) -> None:
 @click.argument("file", required=False, type=click.Path(path_type=Path))
 @click.pass_obj
 def untrust_file(app: App, file: Path | None) -> None:
-    """Trust a project's file no longer.
+    """Withdraw trust in a project's file.
 
     FILE is the project's rbuild.yaml or its folder [default: the one that counts here].
     """
@@ -177,12 +177,12 @@ def _named(file: Path | None) -> Path:
         return found
     path = file / config.NAME if file.is_dir() else file
     if path.name != config.NAME:
-        raise UsageError(f"{file}: a project's file is called {config.NAME}.")
+        raise UsageError(f"{file}: a project's file must be named {config.NAME}.")
     return Path(os.path.realpath(path.parent)) / path.name
 
 
 def _row(path: Path, scope: config.Scope) -> dict[str, Any]:
-    """Return what there is to say of a file: whether it is right, trusted, and used."""
+    """Return a file's state: valid, trusted, used."""
     row: dict[str, Any] = {"scope": scope.value, "path": str(path), "trusted": False, "ignored": []}
     try:
         layer = config.load(path, scope)

@@ -48,9 +48,9 @@ def _refuse(name: str, option: str, origin: config.Origin) -> NoReturn:
     """Say that a value isn't used, rather than build something else without a word."""
     layer = origin.layer
     raise UsageError(
-        f"{layer.path}:{origin.line}: {name}: not used, since the file isn't trusted: "
-        f"{origin.distrust}. It needs trust, since {layer.withheld[name]}.",
-        hint=f"Read the file and what it names, then run `rbuild config trust`; or give {option}.",
+        f"{layer.path}:{origin.line}: {name} needs trust, and the file isn't trusted: "
+        f"{origin.distrust} ({layer.withheld[name]}).",
+        hint=f"Read the file and those it names, then run `rbuild config trust`; or pass {option}.",
     )
 
 

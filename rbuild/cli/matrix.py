@@ -108,7 +108,7 @@ def command(
     elif any(was_typed(f"tls_{name}") for name in ("ca", "cert", "key")):
         raise click.UsageError("--tls-* go with --scheduler.")
     elif insecure:
-        raise click.UsageError("--insecure goes with --scheduler.")
+        raise click.UsageError("--insecure needs --scheduler.")
     options = _options(jobs=jobs, runtime=runtime, ccache=ccache)
     plan = replace(_plan(profiles, envs, kinds, drivers), options=options)
     made = session(app, "matrix", "bwrap", None)

@@ -122,7 +122,7 @@ root_option = click.option(
     "root_folder",
     type=click.Path(file_okay=False, path_type=Path),
     metavar="DIR",
-    help="Links in PATH may lead anywhere in DIR [default: its git work tree, else PATH].",
+    help="Allow links in PATH to anything below DIR [default: PATH's git work tree, else PATH].",
 )
 
 
@@ -131,7 +131,7 @@ def root_of(path: Path | None, folder: Path | None) -> Root | None:
     if path is not None:
         return root.named(folder, path)
     if folder is not None:
-        raise click.UsageError("--root goes with PATH.")
+        raise click.UsageError("--root needs PATH.")
     return None
 
 
@@ -225,7 +225,8 @@ def cluster_options(*, required: bool) -> Callable[[Function], Function]:
         function = click.option(
             "--insecure",
             is_flag=True,
-            help="Use a tcp:// scheduler beyond this machine, though its network can run programs.",
+            help="Allow a scheduler on another machine without TLS: anyone on that network can "
+            "then run programs here.",
         )(function)
         for name, text in (
             ("key", "The key of that certificate (RBUILD_TLS_KEY)."),

@@ -51,6 +51,8 @@ REST_LINES = 10
 ANSWER_MOST = 16 << 20
 """The bytes of the longest answer of a board's: a thousand modules are 0.1 MiB."""
 
+LOGIN_OUTPUT = "Check what its shell prints at login (.bashrc, .profile)."
+
 SENT = re.compile(r"rbuild: <f\S* (\d+) (.*)")
 PROGRESS = re.compile(r"\s*[\d,.]+\w?\s+(\d+)%")
 
@@ -87,8 +89,8 @@ class _Ear:
         self._bytes += len(line) + 1
         if self._bytes > ANSWER_MOST:
             raise InfrastructureError(
-                f"The board's answer has no end: it has sent more than {ANSWER_MOST >> 20} MiB.",
-                hint="Look at what its shell prints at a login.",
+                f"The board sent more than {ANSWER_MOST >> 20} MiB of output.",
+                hint=LOGIN_OUTPUT,
             )
         self._verbose(line)
         if line.startswith(SAID):
@@ -220,7 +222,7 @@ class Remote:
             self.verbose(line)
             if len(sent) > most:
                 raise InfrastructureError(
-                    f"{self.host} says that it got more files than were sent."
+                    f"{self.host} reports more files than were sent.", hint=LOGIN_OUTPUT
                 )
             if found := SENT.fullmatch(line):
                 sent.append((found[2], int(found[1])))

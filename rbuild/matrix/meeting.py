@@ -71,14 +71,17 @@ class Meeting:
         found = _resolve(host.removeprefix("[").removesuffix("]"), int(port), self.address)
         if any(one.is_unspecified for one in found):
             raise UsageError(
-                f"{self.address} is an address to listen on, not one where a scheduler is reached.",
-                hint=f"Name its machine, or {scheme}://127.0.0.1:{port} on the same one.",
+                f"{self.address} is a wildcard address: a server can listen on it, but clients "
+                "can't connect to it.",
+                hint=f"Name the scheduler's host, or use {scheme}://127.0.0.1:{port} on the "
+                "scheduler's machine.",
             )
         if self.certificates is None and (why := exposure(found, int(port))):
             risk = f"{self.address} is not encrypted, and {why}: others can run programs here."
             if not self.insecure:
                 raise UsageError(
-                    risk, hint=f"Use tls:// (docs/how-to/matrix.md), or accept it by {INSECURE}."
+                    risk,
+                    hint=f"Use tls:// (docs/how-to/matrix.md), or accept the risk with {INSECURE}.",
                 )
             warn(risk)
         hosts = (f"[{one}]" if isinstance(one, IPv6Address) else f"{one}" for one in found)
@@ -142,7 +145,7 @@ def meeting(
     if scheme == TCP:
         return Meeting(f"{scheme}://{rest}", None, insecure)
     if insecure:
-        raise UsageError(f"{INSECURE} is for tcp://: {address} is encrypted.")
+        raise UsageError(f"{address} uses TLS: omit {INSECURE}.")
     if ca is None or cert is None or key is None:
         raise UsageError("tls:// needs --tls-ca, --tls-cert and --tls-key.")
     return Meeting(f"{scheme}://{rest}", Certificates(ca, cert, key))
@@ -170,7 +173,7 @@ def _resolve(host: str, port: int, address: str) -> list[IpAddress]:
     try:
         infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "no host's name"
+        reason = error.strerror if isinstance(error, OSError) else "invalid host name"
         raise InfrastructureError(f"No scheduler answers at {address}: {reason}.") from error
     return list(dict.fromkeys(_unmapped(ip_address(str(info[4][0]))) for info in infos))
 

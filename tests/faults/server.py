@@ -202,7 +202,7 @@ FAILURES = {
     "resets": "after 2 tries: ",
     "empty": "after 2 tries: ",
     "garbage": "after 2 tries: ",
-    "huge": "is said to have 10240.0 GiB",
+    "huge": "is 10240.0 GiB; rbuild accepts at most",
     "loops": "infinite loop",
     "to-file": "Redirection to url 'file:///etc/passwd' is not allowed",
     "to-ftp": "unknown url type: ftp",

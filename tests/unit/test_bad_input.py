@@ -124,7 +124,7 @@ BOMB = "".join(
         ("!!bool x", "not what its tag says"),
         ("!!timestamp x", "not what its tag says"),
         ("0x" + "f" * 4000, "bad.yaml:3:9: not valid YAML: a number has more than 100 digits"),
-        ("[&a [x, x], " + BOMB + "x]", "aliases mean more than 10000 values"),
+        ("[&a [x, x], " + BOMB + "x]", "aliases expand to more than 10000 values"),
         ("&a [*a]", "bad.yaml:3:9: not valid YAML: a value is a part of itself"),
         ("[" + "x, " * 300 + "x]", "..."),
         (r'"a\0b"', "bad.yaml:3:9: not valid YAML: a text has the character '\\x00'"),
@@ -300,6 +300,6 @@ def test_a_base_that_is_no_configuration(host: Host, content: bytes, words: str)
     assert f"{path}: config.base: " in found.err
     assert str(base) in found.err
     assert words in found.err
-    assert "such as defconfig, or a .config file, with lines such as CONFIG_SPI=y" in found.err
+    assert "such as defconfig, or a .config file with lines such as CONFIG_SPI=y" in found.err
     base.write_text("# CONFIG_SPI is not set\n")
     host("kernel", "--profile", path)

@@ -219,7 +219,7 @@ def test_a_deep_source_is_refused(folder: Path) -> None:
 
 def test_a_source_of_a_path_that_is_too_long_is_refused(folder: Path) -> None:
     nest(folder, 40)
-    with pytest.raises(UsageError, match="or of a path longer"):
+    with pytest.raises(UsageError, match="or with a path longer"):
         sync(folder, folder.parent / "build")
 
 
@@ -257,7 +257,7 @@ def test_what_a_build_leaves_too_deep_is_removed(folder: Path) -> None:
     nest(folder)
     (folder / "mine.ko").write_text("x")
     (fault,) = outputs.settle(folder)
-    assert "nested deeper than 100 levels, or of a path longer than 2048 bytes" in fault
+    assert "nested deeper than 100 levels, or with a path longer than 2048 bytes" in fault
     assert outputs.settle(folder) == []
     assert (folder / "mine.ko").exists()
     assert (

@@ -50,7 +50,7 @@ def test_metadata_that_cant_be_read_says_whose_it_is(
     found = host(*command, *profile, code=4)
     assert f"{mixed} belongs to the user 4242" in found.err
     assert f"{mixed}/metadata.json can't be read or written" in found.err
-    assert f"`sudo chown -R root: {host.cache}` gives it to you alone" in found.err
+    assert f"Run `sudo chown -R root: {host.cache}`, or" in found.err
     assert "damaged" not in found.err + found.out
     assert mixed.is_dir()
 

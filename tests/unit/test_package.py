@@ -387,7 +387,7 @@ def test_output_must_be_named(bare: Host) -> None:
     [
         ("link-installed", "leads-out is a link to '../../../secret', out of its folder"),
         ("line-installed", "evil\\n0 passwd"),
-        ("linked-release", "lib/modules/6.12.5 is a link"),
+        ("linked-release", "lib/modules/6.12.5 as a link"),
     ],
 )
 def test_what_a_kernel_installs_is_looked_at(board: Host, fault: str, said: str) -> None:

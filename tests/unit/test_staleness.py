@@ -488,8 +488,8 @@ def test_where_a_repository_does_not_answer_its_commit_in_the_store_is_used(
     host.tree.rename(host.tree.with_name("moved"))
     found = host("--json", "kernel", "--profile", path)
     assert _kernel_folder(found.json) == before
-    assert "does not say what main is" in found.err
-    assert "The Store's commit of it" in found.err
+    assert "Looking up main in" in found.err
+    assert "Using the cached commit" in found.err
 
 
 def test_a_ref_that_is_not_there_is_said(host: Host, repository: Repository) -> None:

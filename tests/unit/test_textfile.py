@@ -68,9 +68,9 @@ def test_one_that_is_too_large_says_its_size(tmp_path: Path) -> None:
     path = tmp_path / "x"
     with path.open("wb") as file:
         file.truncate(1 << 40)
-    assert "it has 1099511627776 bytes, and may have 100" in refused(path)
+    assert "it is 1099511627776 bytes; the limit is 100" in refused(path)
     # Of such a size the kernel says 0.
-    assert "more than 5 bytes" in refused(Path("/proc/self/status"), limit=5)
+    assert "larger than the limit of 5 bytes" in refused(Path("/proc/self/status"), limit=5)
 
 
 def test_other_reasons(tmp_path: Path) -> None:

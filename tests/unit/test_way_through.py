@@ -590,6 +590,6 @@ def test_the_first_source_that_can_be_had_is_used_and_named(host: Host) -> None:
     nowhere = f"{{git: 'file://{host.folder}/nowhere', ref: x}}"
     profile = _sources(host, nowhere, f"{{directory: {host.tree}}}")
     found = host("module", host.write_module(), "--profile", profile)
-    assert "can't be had" in found.err
+    assert "is unavailable" in found.err
     (metadata,) = (host.cache / "trees").glob("*/metadata.json")
     assert json.loads(metadata.read_text())["source"] == str(host.tree)
