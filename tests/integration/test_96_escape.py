@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.faults.beside import attempt_all
 from tests.faults.escape import ATTEMPTS, USER, escape, lab_of
 from tests.faults.lab import MODULE, Lab
 
@@ -52,6 +53,14 @@ def test_nothing_gets_out_of_an_ordinary_users_container(lab: Lab, engine: Engin
             assert escape(own, "docker", USER).successes == []
     finally:
         own.remove()
+
+
+@pytest.mark.slow
+def test_nothing_comes_in_beside_the_sandbox(lab: Lab) -> None:
+    """The unit tests have each of these attempts with fakes; this is with the real programs."""
+    found = attempt_all(lab)
+    assert found.successes == []
+    assert found.attempts >= 30
 
 
 SECRET = "hunter2-51ab"
