@@ -1,6 +1,6 @@
-"""The system calls that no build may make: sockets of other families than the common ones.
+"""The system calls that no build may make: uncommon sockets, io_uring, and keyrings.
 
-A socket family's code is the kernel's attack surface, some reach past a network namespace
+No namespace separates keyrings: a build could read the keys of the user's session.  A socket family's code is the kernel's attack surface, some reach past a network namespace
 (AF_VSOCK: the machine's own host), and the first use of many loads a module.  io_uring makes
 sockets without socket(2).  The filter is classic BPF (seccomp(2)): emulated programs' calls come
 from QEMU as the host's own.
@@ -18,12 +18,13 @@ MACHINES = frozenset({"x86_64", "aarch64", "armv7l", "armv8l"})
 FAMILIES = (1, 2, 10, 16)
 """AF_UNIX, AF_INET, AF_INET6, AF_NETLINK: what a build may have sockets of."""
 
-SOCKETS = {
-    0xC000003E: (41, 53),  # AUDIT_ARCH_X86_64
-    0xC00000B7: (198, 199),  # AUDIT_ARCH_AARCH64
-    0x40000028: (281, 288),  # AUDIT_ARCH_ARM
+NUMBERS = {
+    0xC000003E: ((41, 53), (248, 249, 250)),  # AUDIT_ARCH_X86_64
+    0xC00000B7: ((198, 199), (217, 218, 219)),  # AUDIT_ARCH_AARCH64
+    0x40000028: ((281, 288), (309, 310, 311)),  # AUDIT_ARCH_ARM
 }
-"""The numbers of socket and socketpair, by how the kernel names an architecture to a filter."""
+"""The numbers of socket and socketpair, and of add_key, request_key and keyctl, by how the kernel
+names an architecture to a filter."""
 
 IO_URING = (425, 426, 427)
 X32 = 0x40000000
@@ -48,15 +49,15 @@ def is_known(machine: str | None = None) -> bool:
 def program() -> bytes:
     """Return the filter, an array of struct sock_filter; other architectures' calls kill."""
     found: list[Instruction] = [(LOAD, 0, 0, ARCHITECTURE_AT)]
-    for architecture, sockets in SOCKETS.items():
-        body = _calls(sockets)
+    for architecture, (sockets, keys) in NUMBERS.items():
+        body = _calls(sockets, (*IO_URING, *keys))
         found += [(JUMP_IF_EQUAL, 0, len(body), architecture), *body]
     found.append((RETURN, 0, 0, KILL))
     return b"".join(struct.pack("<HBBI", *one) for one in found)
 
 
-def _calls(sockets: Sequence[int]) -> list[Instruction]:
-    """Return what decides on a call of one architecture."""
+def _calls(sockets: Sequence[int], absent: Sequence[int]) -> list[Instruction]:
+    """Return what decides on a call of one architecture, where some calls seem to be absent."""
     family = [
         (LOAD, 0, 0, FAMILY_AT),
         *((JUMP_IF_EQUAL, len(FAMILIES) - at, 0, one) for at, one in enumerate(FAMILIES)),
@@ -64,13 +65,13 @@ def _calls(sockets: Sequence[int]) -> list[Instruction]:
         (RETURN, 0, 0, ALLOW),
         (RETURN, 0, 0, ERRNO | ENOSYS),
     ]
-    absent = len(family) - 1
-    tests = [(JUMP_IF_LEAST, X32), *((JUMP_IF_EQUAL, number) for number in IO_URING)]
+    to_absent = len(family) - 1
+    tests = [(JUMP_IF_LEAST, X32), *((JUMP_IF_EQUAL, number) for number in absent)]
     tests += [(JUMP_IF_EQUAL, number) for number in sockets]
     words: list[Instruction] = [(LOAD, 0, 0, NUMBER_AT)]
     for at, (code, number) in enumerate(tests):
         behind = len(tests) - at - 1 + 1  # the other tests, and the return below
-        target = 0 if number in sockets else absent
+        target = 0 if number in sockets else to_absent
         words.append((code, behind + target, 0, number))
     return [*words, (RETURN, 0, 0, ALLOW), *family]
 

@@ -38,18 +38,26 @@ def verdict(architecture: int, number: int, family: int = 0) -> int:
 
 
 @pytest.mark.parametrize(
-    ("architecture", "sockets"), [(X86_64, (41, 53)), (AARCH64, (198, 199)), (ARM, (281, 288))]
+    ("architecture", "sockets", "keys"),
+    [
+        (X86_64, (41, 53), (248, 249, 250)),
+        (AARCH64, (198, 199), (217, 218, 219)),
+        (ARM, (281, 288), (309, 310, 311)),
+    ],
 )
-def test_only_common_families_have_sockets(architecture: int, sockets: tuple[int, int]) -> None:
+def test_only_common_families_have_sockets_and_no_call_reaches_a_keyring(
+    architecture: int, sockets: tuple[int, int], keys: tuple[int, ...]
+) -> None:
     for number in sockets:
         for family in range(64):
             wanted = seccomp.ALLOW if family in {1, 2, 10, 16} else REFUSED
             assert verdict(architecture, number, family) == wanted
         # The family is an int: what is above it doesn't count.
         assert verdict(architecture, number, 1 << 32 | 40) == REFUSED
-    for number in set(range(600)) - {*sockets, 425, 426, 427}:
+    absent = {425, 426, 427, *keys}
+    for number in set(range(600)) - {*sockets, *absent}:
         assert verdict(architecture, number, 40) == seccomp.ALLOW
-    for number in (425, 426, 427):
+    for number in absent:
         assert verdict(architecture, number) == ABSENT
 
 
