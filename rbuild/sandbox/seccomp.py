@@ -1,9 +1,10 @@
 """The system calls that no build may make: uncommon sockets, io_uring, and keyrings.
 
-No namespace separates keyrings: a build could read the keys of the user's session.  A socket family's code is the kernel's attack surface, some reach past a network namespace
-(AF_VSOCK: the machine's own host), and the first use of many loads a module.  io_uring makes
-sockets without socket(2).  The filter is classic BPF (seccomp(2)): emulated programs' calls come
-from QEMU as the host's own.
+No namespace separates keyrings: a build could read the keys of the user's session.  A socket
+family's code is the kernel's attack surface, some reach past a network namespace (AF_VSOCK: the
+machine's own host), and the first use of many loads a module.  io_uring makes sockets without
+socket(2).  The filter is classic BPF (seccomp(2)): emulated programs' calls come from QEMU as the
+host's own.
 """
 
 from __future__ import annotations
