@@ -219,6 +219,7 @@ if ($what eq 'processes') {
         push @made, $one;
     }
     kill 'KILL', @made;
+    1 while wait != -1;
     sure(@made == $words[0]);
 }
 exit 1;
