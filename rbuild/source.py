@@ -577,8 +577,10 @@ def exported_symbols(tree: Tree) -> frozenset[str]:
     if index.exists() and (known := index.read_text(errors="replace").split()):
         return frozenset(known)
     names: set[str] = set()
-    for path in _sources(tree.path):
-        content = textfile.read_bytes(Path(path), limit=SOURCE_MOST)
+    for path in map(Path, _sources(tree.path)):
+        if not path.is_file():  # a link that leads nowhere
+            continue
+        content = textfile.read_bytes(path, limit=SOURCE_MOST)
         if b"EXPORT_" not in content:
             continue
         names |= _exports(content)

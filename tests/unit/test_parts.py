@@ -231,6 +231,7 @@ def test_exports_of_macros_and_tracepoints(tmp_path: Path) -> None:
         "#define define_level(func, level)\t\\\nint func(void) {}\t\\\nEXPORT_SYMBOL(func)\n"
         "define_level(_dev_info, KERN_INFO);\n"
     )
+    (tmp_path / "src/b.h").symlink_to("gone.h")
     tree = source.Tree(tmp_path / "src", "k", "s", "6.12.0", None, (), False)  # type: ignore
     names = source.exported_symbols(tree)
     assert {"plain", "__tracepoint_point", "_dev_info"} <= names
