@@ -128,10 +128,20 @@ def sync_below(folder: Path) -> None:
 
 
 ABANDONED_S = 60.0
-"""How long nothing was written to a file that its process has left aside."""
+"""After how long a file is taken for abandoned that a process of another machine, or of another
+container, writes aside: whether that still runs can't be seen from here."""
 
-ASIDE = re.compile(r"\.rbuild-([0-9]{1,9})-[0-9a-f]{16}")
-"""The name of a file that the process of that number writes aside."""
+ASIDE = re.compile(r"\.rbuild-([0-9a-f]{12})-([0-9]{1,9})-[0-9a-f]{16}")
+"""The name of a file that is written aside: where its process runs (``realm``), and its number."""
+
+
+def realm() -> str:
+    """Return what names this machine's run and PID namespace, in which a PID means something."""
+    try:
+        namespace = str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        namespace = ""
+    return digest([boot_id(), namespace])
 
 
 def write_text(path: Path, text: str, *, synced: bool = False) -> None:
@@ -151,7 +161,7 @@ def written(path: Path, *, synced: bool = False) -> Iterator[IO[bytes]]:
     """
     # By its descriptor: another may be put in the folder's place, where others may write.
     folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
-    aside = f".rbuild-{os.getpid()}-{os.urandom(8).hex()}"
+    aside = f".rbuild-{realm()}-{os.getpid()}-{os.urandom(8).hex()}"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
     try:
         _remove_abandoned(path.parent, folder)
@@ -175,14 +185,20 @@ def written(path: Path, *, synced: bool = False) -> Iterator[IO[bytes]]:
 
 def _remove_abandoned(path: Path, folder: int) -> None:
     """Remove what killed processes have left aside in a folder, as far as that is allowed."""
+    here = realm()
     with suppress(OSError), os.scandir(path) as entries:
         for entry in entries:
             match = ASIDE.fullmatch(entry.name)
-            if match is not None and not _is_alive(int(match[1])):
-                with suppress(OSError):
-                    # The number of a process of another container or machine means nothing here.
-                    if time.time() - entry.stat(follow_symlinks=False).st_mtime > ABANDONED_S:
-                        os.unlink(entry.name, dir_fd=folder)
+            if match is None:
+                continue
+            with suppress(OSError):
+                if match[1] == here:
+                    is_abandoned = not _is_alive(int(match[2]))
+                else:
+                    age_s = time.time() - entry.stat(follow_symlinks=False).st_mtime
+                    is_abandoned = age_s > ABANDONED_S
+                if is_abandoned:
+                    os.unlink(entry.name, dir_fd=folder)
 
 
 def _is_alive(number: int) -> bool:

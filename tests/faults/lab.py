@@ -27,7 +27,9 @@ PR_SET_CHILD_SUBREAPER = 36
 GONE_WITHIN_S = 10.0
 """How long what belonged to a killed rbuild may take to end by itself."""
 
-LEFT_IN_STORE = re.compile(r"\..*(\.partial|\.trash-[0-9-]+)|\..*\.[0-9]+")
+LEFT_IN_STORE = re.compile(
+    r"\..*(\.partial|\.trash-[0-9-]+)|\..*\.[0-9]+|\.rbuild-[0-9a-f]+-[0-9]+-[0-9a-f]+"
+)
 """Names of what is unfinished in a Store: nothing of it stays after a run that succeeds."""
 
 OF_RBUILD = re.compile(r"(?!rbuild-(engine|bait|fuzz)-).*(rbuild|mmdebstrap)", re.I)

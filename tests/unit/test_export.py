@@ -114,14 +114,14 @@ def test_an_error_names_the_file(tmp_path: Path) -> None:
 def test_what_the_dead_have_left_aside_is_removed(tmp_path: Path, writer) -> None:
     child = subprocess.Popen([sys.executable, "-c", ""])
     child.wait()
-    own = ["notes.1999", f".out.json.{child.pid}", f".rbuild-{child.pid}-backup"]
-    alive = f".rbuild-{os.getpid()}-{'0' * 16}"
-    # Nobody of this host's, perhaps of another's that shares the folder: it may be being written.
-    fresh = f".rbuild-{child.pid}-{'1' * 16}"
-    for name in (*own, alive, fresh, f".rbuild-{child.pid}-{'0' * 16}"):
+    here, elsewhere, end = store.realm(), "0123456789ab", "0" * 16
+    own = ["notes.1999", f".out.json.{child.pid}", f".rbuild-{here}-{child.pid}-backup"]
+    alive = f".rbuild-{here}-{os.getpid()}-{end}"
+    # Of another container, where this number may be a process's.
+    fresh, old = f".rbuild-{elsewhere}-{child.pid}-{end}", f".rbuild-{elsewhere}-1-{end}"
+    for name in (*own, alive, fresh, old, f".rbuild-{here}-{child.pid}-{end}"):
         (tmp_path / name).write_text("")
-        if name != fresh:
-            os.utime(tmp_path / name, (1, 1))
+    os.utime(tmp_path / old, (1, 1))
     writer(tmp_path / "out.json")
     assert left(tmp_path) == sorted([*own, alive, fresh, "out.json"])
 
