@@ -82,9 +82,9 @@ def test_an_error_while_another_program_was_killed_is_an_error() -> None:
 def test_a_bound_on_processes_is_told(line: str) -> None:
     found = explain(failure(line), "Building", Path("log"))
     assert isinstance(found, BuildFailed)
-    assert f"a build may have {max_tasks()} of them" in (found.hint or "")
+    assert f"limit: {max_tasks()} per build" in (found.hint or "")
     other = explain(failure("read: Resource temporarily unavailable"), "x", Path("log"))
-    assert "of them" not in (other.hint or "")
+    assert "per build" not in (other.hint or "")
 
 
 def test_the_hosts_counter_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
