@@ -93,20 +93,18 @@ class Place:
 
 
 Attempt = Callable[[Place], Done]
-REFUSED: dict[str, Attempt] = {}
-"""Attempts that end in an error of the user's input (exit code 2)."""
-ANY: dict[str, Attempt] = {}
-"""Attempts whose build may succeed, fail or be refused."""
+ATTEMPTS: dict[str, tuple[Attempt, tuple[int, ...]]] = {}
+"""Each attempt, and the exit codes of which rbuild's must be one."""
 
 
-def refused(attempt: Attempt) -> Attempt:
-    REFUSED[attempt.__name__.replace("_", " ")] = attempt
-    return attempt
+def ends_with(*codes: int) -> Callable[[Attempt], Attempt]:
+    """Register an attempt that must end with one of these exit codes."""
 
+    def register(attempt: Attempt) -> Attempt:
+        ATTEMPTS[attempt.__name__.replace("_", " ")] = attempt, codes
+        return attempt
 
-def anyhow(attempt: Attempt) -> Attempt:
-    ANY[attempt.__name__.replace("_", " ")] = attempt
-    return attempt
+    return register
 
 
 # --- definitions, machines, profiles, settings ------------------------------------------------
@@ -117,34 +115,34 @@ def _environment(place: Place, text: str) -> Done:
     return place.build(place.module(), "--env", path, "--profile", place.lab.profile)
 
 
-@refused
+@ends_with(2)
 def a_variable_for_the_hosts_perl(place: Place) -> Done:
     perl = f'-Mstrict;system("touch","{place.ran}")'
     return _environment(place, CROSS + f"emulated_variables: {{PERL5OPT: '{perl}'}}\n")
 
 
-@refused
+@ends_with(2)
 def a_suite_that_is_an_option(place: Place) -> Done:
     hook = f"--setup-hook=touch {place.ran}"
     return _environment(place, CROSS.replace("trixie", f'"{hook}"'))
 
 
-@refused
+@ends_with(2)
 def a_package_that_is_an_option(place: Place) -> Done:
     return _environment(place, CROSS.replace("make", f'"make --hook=touch={place.ran}"'))
 
 
-@refused
+@ends_with(2)
 def a_mount_point_outside(place: Place) -> Done:
     return _environment(place, CROSS + f"mount_points: ['/../../..{place.ran}']\n")
 
 
-@refused
+@ends_with(2)
 def a_compiler_with_a_command(place: Place) -> Done:
     return _environment(place, CROSS + f"cc: 'gcc; touch {place.ran}'\n")
 
 
-@refused
+@ends_with(2)
 def a_machine_that_dumps_its_device_tree(place: Place) -> Done:
     machine = place.write(
         "machine.yaml",
@@ -153,7 +151,7 @@ def a_machine_that_dumps_its_device_tree(place: Place) -> Done:
     return place.lab.run("boot", "--machine", machine, "--profile", place.lab.profile)
 
 
-@refused
+@ends_with(2)
 def a_processor_that_is_an_option(place: Place) -> Done:
     machine = place.write(
         "machine.yaml",
@@ -162,82 +160,82 @@ def a_processor_that_is_an_option(place: Place) -> Done:
     return place.lab.run("boot", "--machine", machine, "--profile", place.lab.profile)
 
 
-@refused
+@ends_with(2)
 def a_fragment_of_the_users(place: Place) -> Done:
     profile = place.profile(config=f"{{base: tinyconfig, fragments: [{place.secret}]}}")
     return place.build(place.module(), "--profile", profile, "--output", place.out)
 
 
-@refused
+@ends_with(2)
 def a_fragment_above_the_profile(place: Place) -> Done:
     profile = place.profile(config="{base: tinyconfig, fragments: [../home/secret.h]}")
     return place.build(place.module(), "--profile", profile, "--output", place.out)
 
 
-@refused
+@ends_with(2)
 def a_fragment_without_end(place: Place) -> Done:
     (place.given / "zero.config").symlink_to("/dev/zero")
     profile = place.profile(config="{base: tinyconfig, fragments: [zero.config]}")
     return place.build(place.module(), "--profile", profile)
 
 
-@refused
+@ends_with(2)
 def a_fragment_that_is_a_pipe(place: Place) -> Done:
     os.mkfifo(place.given / "pipe.config")
     profile = place.profile(config="{base: tinyconfig, fragments: [pipe.config]}")
     return place.build(place.module(), "--profile", profile)
 
 
-@refused
+@ends_with(2)
 def a_base_that_is_no_configuration(place: Place) -> Done:
     place.write("base.config", "no configuration\n")
     return place.build(place.module(), "--profile", place.profile(config="{base: base.config}"))
 
 
-@refused
+@ends_with(2)
 def an_option_with_a_newline(place: Place) -> Done:
     profile = place.profile(config='{base: tinyconfig, options: {A: "x\\nCONFIG_B=y"}}')
     return place.build(place.module(), "--profile", profile)
 
 
-@refused
+@ends_with(2)
 def a_device_tree_outside(place: Place) -> Done:
     profile = place.profile(device_trees="[../../../x.dtb]")
     return place.lab.run("kernel", "--profile", profile)
 
 
-@refused
+@ends_with(2)
 def a_repository_that_is_a_command(place: Place) -> Done:
     profile = place.profile(source=f'{{git: "ext::sh -c touch% {place.ran}", ref: main}}')
     return place.build(place.module(), "--profile", profile)
 
 
-@refused
+@ends_with(2)
 def a_ref_that_is_an_option(place: Place) -> Done:
     url = "https://127.0.0.1:1/x.git"
     profile = place.profile(source=f'{{git: "{url}", ref: "--upload-pack=touch {place.ran}"}}')
     return place.build(place.module(), "--profile", profile)
 
 
-@anyhow
+@ends_with(2)
 def a_tarball_that_is_a_device(place: Place) -> Done:
     profile = place.profile(source=f'{{tarball: "file:///dev/zero", sha256: "{"0" * 64}"}}')
     return place.build(place.module(), "--profile", profile)
 
 
-@anyhow
+@ends_with(4)
 def a_tarball_that_is_the_users(place: Place) -> Done:
     profile = place.profile(source=f'{{tarball: "file://{place.secret}", sha256: "{"0" * 64}"}}')
     return place.build(place.module(), "--profile", profile)
 
 
-@refused
+@ends_with(2)
 def a_field_twice(place: Place) -> Done:
     path = place.write("twice.yaml", place.lab.profile.read_text() + "name: other\n")
     return place.build(place.module(), "--profile", path)
 
 
-@refused
+@ends_with(2)
 def settings_that_name_an_environment(place: Place) -> Done:
     module = place.module()
     perl = f'-Mstrict;system("touch","{place.ran}")'
@@ -246,7 +244,7 @@ def settings_that_name_an_environment(place: Place) -> Done:
     return place.build(".", "--profile", place.lab.profile, cwd=module)
 
 
-@refused
+@ends_with(2)
 def settings_that_name_a_sound_environment(place: Place) -> Done:
     """Sound or not: nobody has said yes to it."""
     module = place.module()
@@ -255,7 +253,7 @@ def settings_that_name_a_sound_environment(place: Place) -> Done:
     return place.build(".", "--profile", place.lab.profile, cwd=module)
 
 
-@anyhow
+@ends_with(2)
 def settings_that_are_a_link(place: Place) -> Done:
     module = place.module()
     (module / "rbuild.yaml").symlink_to(place.secret)
@@ -265,7 +263,7 @@ def settings_that_are_a_link(place: Place) -> Done:
 # --- modules' folders -------------------------------------------------------------------------
 
 
-@anyhow
+@ends_with(0)
 def a_name_that_ends_in_a_newline(place: Place) -> Done:
     module = place.module()
     trap = module / "a\n" / place.victim.parent.relative_to("/")
@@ -284,14 +282,14 @@ def _includes(place: Place) -> Path:
     return place.module(source=text)
 
 
-@refused
+@ends_with(2)
 def a_link_to_a_file_of_the_users(place: Place) -> Done:
     module = _includes(place)
     (module / "own.h").symlink_to(place.secret)
     return place.build(module, "--profile", place.lab.profile, "--output", place.out)
 
 
-@refused
+@ends_with(2)
 def a_link_to_a_folder_of_the_users(place: Place) -> Done:
     module = _includes(place)
     (module / "home").symlink_to(place.secret.parent)
@@ -299,21 +297,21 @@ def a_link_to_a_folder_of_the_users(place: Place) -> Done:
     return place.build(module, "--profile", place.lab.profile, "--output", place.out)
 
 
-@anyhow
+@ends_with(0)
 def a_pipe_among_the_sources(place: Place) -> Done:
     module = place.module()
     os.mkfifo(module / "pipe.h")
     return place.build(module, "--profile", place.lab.profile)
 
 
-@anyhow
+@ends_with(2)
 def a_link_to_a_device(place: Place) -> Done:
     module = place.module()
     (module / "zero.h").symlink_to("/dev/zero")
     return place.build(module, "--profile", place.lab.profile)
 
 
-@anyhow
+@ends_with(0)
 def folders_nested_without_end(place: Place) -> Done:
     rule = (
         f"{MAKEFILE}$(shell cd $(src) && i=0; while [ $$i -lt {DEEP} ]; do "
@@ -327,7 +325,7 @@ def folders_nested_without_end(place: Place) -> Done:
     return place.build(place.module(), "--profile", place.lab.profile)
 
 
-@anyhow
+@ends_with(0)
 def words_that_fake_a_line(place: Place) -> Done:
     source = (place.lab.module / "mine.c").read_text()
     source += 'MODULE_ALIAS("a\\nerror: faked\\x1b[2J");\nMODULE_INFO(license, "x\\x9b" "31m");\n'
@@ -337,7 +335,7 @@ def words_that_fake_a_line(place: Place) -> Done:
     return place.build(named, "--profile", place.lab.profile)
 
 
-@anyhow
+@ends_with(0)
 def a_compiler_before_the_compiler(place: Place) -> Done:
     """A module that leaves a configuration in ccache must not decide how others are compiled."""
     rule = (
@@ -355,14 +353,14 @@ def a_compiler_before_the_compiler(place: Place) -> Done:
 # --- outputs ----------------------------------------------------------------------------------
 
 
-@anyhow
+@ends_with(0)
 def an_output_that_is_a_link(place: Place) -> Done:
     place.out.mkdir()
     (place.out / "mine.ko").symlink_to(place.victim)
     return place.build(place.module(), "--profile", place.lab.profile, "--output", place.out)
 
 
-@refused
+@ends_with(2)
 def an_output_in_the_cache(place: Place) -> Done:
     target = place.lab.cache / "rootfs"
     return place.build(place.module(), "--profile", place.lab.profile, "--output", target)
@@ -371,14 +369,14 @@ def an_output_in_the_cache(place: Place) -> Done:
 def attempt_all(lab: Lab, tell: Callable[[str], None] = print, only: Sequence[str] = ()) -> Tried:
     """Make each attempt once, each with a folder of its own."""
     found = Tried()
-    for name, attempt in {**REFUSED, **ANY}.items():
+    for name, (attempt, codes) in ATTEMPTS.items():
         if only and name not in only:
             continue
         folder = lab.folder / "beside" / name.replace(" ", "-")
         place = Place(lab, folder)
         done = attempt(place)
         faults = list(place.faults(done))
-        if name in REFUSED and done.code != 2:
+        if done.code not in codes:
             faults.append(f"it ended with {done.code}: {done.err[-300:]}")
         found.attempts += 1
         found.successes += [f"{name}: {fault}" for fault in faults]
