@@ -35,8 +35,13 @@ class Root:
     hint: str = OPTION
 
     def has(self, file: Path) -> bool:
-        """Tell whether a resolved path may be read: what git keeps for itself may not."""
-        return file.is_relative_to(self.folder) and GIT not in file.relative_to(self.folder).parts
+        """Tell whether a resolved path may be read: what git keeps for itself may not.
+
+        rbuild's own data may, such as a fragment that a user's profile begins with.
+        """
+        if file.is_relative_to(self.folder) and GIT not in file.relative_to(self.folder).parts:
+            return True
+        return _is_own(file)
 
     def check(self, path: Path, where: str = "", file: Path | None = None) -> None:
         """Raise UsageError unless ``file``, else what ``path`` leads to, may be read."""

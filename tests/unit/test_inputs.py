@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rbuild import (
+from rbuild import data, (
     binding,
     boot,
     fdt,
@@ -223,6 +223,13 @@ class TestProfile:
         (project / "link").symlink_to("../secret")
         path = profile_in(project, f"{{directory: {host.tree}}}", "{fragments: [link]}")
         assert profile.load(str(path)).fragments() == [("link", SECRET)]
+
+    def test_rbuild_s_own_fragments_may_be_named_from_anywhere(
+        self, host: Host, project: Path
+    ) -> None:
+        own = data.folder("profiles") / "slim.config"
+        path = profile_in(project, f"{{directory: {host.tree}}}", f"{{fragments: [{own}]}}")
+        assert profile.load(str(path)).fragments() == [("slim.config", own.read_text())]
 
     def test_a_key_out_of_its_folder_is_refused(self, project: Path) -> None:
         source = f"{{tarball: 'file://{project}/x', key: ../secret}}"
