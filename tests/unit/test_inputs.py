@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from rbuild import data, (
+from rbuild import (
     binding,
     boot,
+    data,
     fdt,
     ide,
     kbuild,
