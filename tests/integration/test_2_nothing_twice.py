@@ -85,20 +85,27 @@ def test_a_modules_change_is_one_make_and_no_change_is_none(
 def test_c_that_was_compiled_before_is_taken_from_ccache(
     rbuild: Rbuild, c_stranger: Path, tmp_path: Path, env: str
 ) -> None:
-    # The text is this test's own, and so is the folder: neither path nor time must matter.
-    source = c_stranger / "stranger.c"
-    source.write_text(source.read_text().replace("hello", f"hello from {tmp_path}"))
-    twin = shutil.copytree(c_stranger, tmp_path / "twin" / "stranger")
     words = ("--json", "module", "--env", env)
-    plain = rbuild(*words, c_stranger).json
+
+    def from_nothing(*more: str) -> Any:
+        found = rbuild(*words, "--driver", "c", *more).json
+        folder = Path(found["artefacts"][0]["path"]).parents[1]
+        shutil.rmtree(folder)
+        return rbuild(*words, "--driver", "c", *more).json
+
+    plain = from_nothing()
     assert plain["phases"][-1]["ccache"] is None
-    other = shutil.copytree(c_stranger, tmp_path / "other" / "stranger")
-    cold = rbuild(*words, "--ccache", other).json
-    assert cold["phases"][-1]["ccache"]["misses"] >= 1
-    warm = rbuild(*words, "--ccache", twin).json
+    cold = from_nothing("--ccache")
+    warm = from_nothing("--ccache")
     assert warm["phases"][-1]["ccache"]["misses"] == 0
     assert warm["phases"][-1]["ccache"]["hits"] >= 1
     assert sums(plain) == sums(cold) == sums(warm)
+    # A module that isn't rbuild's own adds nothing to what others get.
+    source = c_stranger / "stranger.c"
+    source.write_text(source.read_text().replace("hello", f"hello from {tmp_path}"))
+    twin = shutil.copytree(c_stranger, tmp_path / "twin" / "stranger")
+    for folder in (c_stranger, twin):
+        assert rbuild(*words, "--ccache", folder).json["phases"][-1]["ccache"]["misses"] >= 1
     entries = rbuild("--json", "status").json["entries"]
     assert any(one["room"] == "ccache" and one["name"].startswith(env) for one in entries)
 
