@@ -25,7 +25,7 @@ THREADS = 4
 SETTLES_S = 2.0
 """A file that changed so shortly before it was hashed may change again at the same time stamp."""
 
-NOT_CONTENT = (".git",)
+NOT_CONTENT = "./.git"
 """What at the top of a folder is no part of its content."""
 
 FORM = r"%p\0%y %m\0%l\0%s %T@ %C@ %i %D\0"
@@ -90,11 +90,9 @@ def content(folder: Path, index: Path | None = None) -> str:
 
 
 def _records(folder: Path) -> list[Record]:
-    tops = sorted(f"./{name}" for name in os.listdir(folder) if name not in NOT_CONTENT)  # noqa: PTH208
-    if not tops:
-        return []
+    argv = ["find", ".", "-mindepth", "1", "-path", NOT_CONTENT, "-prune", "-o", "-printf", FORM]
     try:
-        raw = process.output(["find", *tops, "-printf", FORM], cwd=folder, excused=GONE)
+        raw = process.output(argv, cwd=folder, excused=GONE)
     except ProcessFailed as error:
         raise UsageError(f"{folder} can't be read.", detail=error.detail) from error
     fields = raw.split(b"\0")[:-1]

@@ -231,6 +231,14 @@ def test_a_deep_kernel_source_is_refused_and_read(folder: Path) -> None:
         contents.content(folder)
 
 
+def test_more_names_than_a_command_line_holds(folder: Path) -> None:
+    for number in range(os.sysconf("SC_ARG_MAX") // 200):
+        (folder / f"{number:0200}").symlink_to("nowhere")
+    before = contents.content(folder)
+    (folder / "one-more").symlink_to("nowhere")
+    assert contents.content(folder) != before
+
+
 def test_content_beside_an_editor_that_saves(folder: Path) -> None:
     (folder / "a.c").write_text("one")
     before = contents.content(folder)
