@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -17,31 +18,38 @@ from tests.faults.resources import GROUPS, disks, hang, memory, mirrors
 from tests.faults.soak import soak
 
 SEED = 7
-KILLS = 12
-SHORT = ("prepare", "source", "module")
-"""A phase of Kbuild's that goes on where it was, one that begins anew, and one of seconds."""
+SHORT = ("module",)
+LONG = ("prepare", "source")
+"""A phase of Kbuild's that goes on where it was, and one that begins anew: minutes each."""
 
 
 @pytest.fixture(scope="module")
 def killer(lab: Lab) -> Killer:
     test = Killer(lab, SEED)
-    test.prepare(chosen(lab))
+    test.prepare(chosen(lab, SHORT))
     return test
 
 
-def chosen(lab: Lab) -> list[Phase]:
-    return [phase for phase in phases(lab) if phase.name in SHORT]
+def chosen(lab: Lab, names: Sequence[str]) -> list[Phase]:
+    return [phase for phase in phases(lab) if phase.name in names]
 
 
 def test_killed_it_goes_on_as_if_it_wasnt(lab: Lab, killer: Killer) -> None:
-    tallies = list(killer.kill(chosen(lab), KILLS, a_round=4))
+    tallies = list(killer.kill(chosen(lab, SHORT), 4, a_round=4))
     assert [one for one in tallies if not one.is_clean] == []
-    assert sum(one.kills for one in tallies) >= KILLS
+    assert sum(one.kills for one in tallies) >= 4
+
+
+@pytest.mark.slow
+def test_killed_in_long_phases_it_goes_on_as_if_it_wasnt(lab: Lab, killer: Killer) -> None:
+    killer.prepare(chosen(lab, LONG))
+    tallies = list(killer.kill(chosen(lab, LONG), 8, a_round=4))
+    assert [one for one in tallies if not one.is_clean] == []
+    assert sum(one.kills for one in tallies) >= 8
 
 
 def test_asked_to_end_it_leaves_nothing(lab: Lab, killer: Killer) -> None:
-    phase = [one for one in chosen(lab) if one.name == "prepare"]
-    tallies = list(killer.interrupt(phase, ["SIGTERM", "closed terminal"]))
+    tallies = list(killer.interrupt(chosen(lab, SHORT), ["SIGTERM", "closed terminal"]))
     assert [one for one in tallies if not one.is_clean] == []
     assert sum(one.kills for one in tallies) >= len(tallies)
 
@@ -66,6 +74,7 @@ def see_what_is_left(lab: Lab, before: Seen) -> None:
     assert lab.after_the_end(before) == []
 
 
+@pytest.mark.slow
 def test_ten_at_once_do_the_work_once(lab: Lab) -> None:
     found = crowd(lab, cleaning=False, kernel=False)
     assert found.is_clean, found
@@ -73,15 +82,15 @@ def test_ten_at_once_do_the_work_once(lab: Lab) -> None:
 
 
 def test_what_a_power_cut_takes_of_a_modules_build_is_built_again(lab: Lab) -> None:
-    found = modules(lab)
+    found = modules(lab, step=3)
     assert found.faults == []
-    assert found.tried > 10
+    assert found.tried > 3
 
 
 def test_a_row_of_builds_grows_nothing(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in lab.environment().items():
         monkeypatch.setenv(name, value)
-    found = soak(lab, 12, 0)
+    found = soak(lab, 6, 0)
     assert found.is_clean, found
 
 
