@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from rbuild import module, overlay, profile
+from rbuild import architecture, module, overlay, profile
 from rbuild.cli import App
 from rbuild.cli.options import (
     ccache_option,
@@ -23,13 +23,13 @@ from rbuild.cli.options import (
     summary,
 )
 from rbuild.console import joined, size
-from rbuild.deploy import plan, run
+from rbuild.deploy import machine, plan, run
 from rbuild.deploy.board import look
 from rbuild.deploy.remote import remote
 from rbuild.kernel import Kdir, build
 from rbuild.profile import Driver, Kind
 from rbuild.session import Session
-from rbuild.stage import extras, stage
+from rbuild.stage import device_trees, extras, stage
 
 EPILOG = """\b
 Examples:
@@ -123,9 +123,16 @@ def command(
     made = session(app, "deploy", runtime, jobs, ccache=ccache)
     found = profile.load(profile_name)
     wanted, how = Driver(driver or found.driver), Kind(kind or found.kind)
+    if board.other:
+        there.must_be_quiet()
+    warnings = machine.must_suit(board, architecture.of_kernel(found.architecture), whole=whole)
+    _warn(warnings, app)
     kdir = kdir_for(found, env, made)
+    machine.must_run_on(board, kdir, whole=whole)
     if whole:
         kdir = build(kdir, made)
+        warnings += (more := machine.tree_warnings(board, device_trees(kdir)))
+        _warn(more, app)
     else:
         board = plan.for_release(board, kdir.release)
     result = module.build_driver(kdir, wanted, how, made)
@@ -142,8 +149,13 @@ def command(
     data |= {"kind": how, "driver": wanted, "whole_kernel": whole}
     data["artefacts"] = [one.as_json() for one in result.modules]
     data["phases"].append(result.phase.as_json())
-    data |= {"dmesg": said, "rebooted": reboot}
+    data |= {"dmesg": said, "rebooted": reboot, "warnings": warnings}
     app.console.result(_lines(done, kdir, whole, said, reboot), data)
+
+
+def _warn(warnings: Sequence[str], app: App) -> None:
+    for text in warnings:
+        app.console.warn(text)
 
 
 def _must_fit(

@@ -7,10 +7,33 @@ import re
 from dataclasses import dataclass, replace
 
 from rbuild.deploy import config
-from rbuild.deploy.remote import Answer, Remote
+from rbuild.deploy.config import ALONE, Surroundings
+from rbuild.deploy.remote import LOGIN_OUTPUT, Answer, Remote
 from rbuild.errors import InfrastructureError, UsageError
 
 MODULES = "/lib/modules"
+
+ELF = re.compile("7f454c46(?:01|02)01[0-9a-f]{28}")
+"""The first 20 bytes of a little-endian program (elf(5))."""
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What runs a board's programs; a figure is 0, a text empty, where it isn't known.
+
+    ``machine`` is what the kernel that runs calls it, as `uname -m`; ``bits`` are those of the
+    programs' pointers, ``number`` the machine of a card's (elf(5)), ``page_size`` the kernel's;
+    ``compatible`` is the board's device tree's.
+    """
+
+    machine: str = ""
+    bits: int = 0
+    number: int = 0
+    page_size: int = 0
+    compatible: tuple[str, ...] = ()
+
+
+UNKNOWN = Hardware()
 
 
 @dataclass(frozen=True)
@@ -19,7 +42,8 @@ class Board:
 
     ``release`` is the kernel that runs, ``vermagic`` what its modules have, if any could be
     asked; ``updates`` are the modules beside the kernel's own.  ``backups`` are deployments that
-    can be undone, the oldest first; ``left`` is what an interrupted one has left.
+    can be undone, the oldest first; ``left`` is what an interrupted one has left.  ``other`` are
+    lines that came with the answer and were none of it.
     """
 
     remote: Remote
@@ -34,6 +58,9 @@ class Board:
     left: tuple[str, ...]
     boot_free: int
     modules_free: int
+    hardware: Hardware = UNKNOWN
+    around: Surroundings = ALONE
+    other: tuple[str, ...] = ()
 
     @property
     def overlays(self) -> str:
@@ -41,8 +68,8 @@ class Board:
 
         From below ``os_prefix`` only if there is a README (Raspberry Pi's documentation).
         """
-        prefix = config.current(self.config, "os_prefix") or ""
-        folder = config.current(self.config, "overlay_prefix") or "overlays/"
+        prefix = config.current(self.config, "os_prefix", self.around) or ""
+        folder = config.current(self.config, "overlay_prefix", self.around) or "overlays/"
         if prefix + folder in self.overlay_folders:
             folder = prefix + folder
         return f"{self.boot}/{folder.strip('/')}"
@@ -69,6 +96,12 @@ def _board(remote: Remote, boot: str, answer: Answer) -> Board:
         raise InfrastructureError(
             f"{host} lacks {', '.join(lacks)}.",
             hint="Install there what has them: " + ", ".join(_packages(lacks)) + ".",
+        )
+    if not answer.first("uid"):
+        raise InfrastructureError(
+            f"{host} gave no answer that rbuild understands.",
+            detail="\n".join(answer.other),
+            hint=LOGIN_OUTPUT,
         )
     if answer.first("uid") != "0":
         raise InfrastructureError(
@@ -97,7 +130,31 @@ def _board(remote: Remote, boot: str, answer: Answer) -> Board:
         (*answer.all("left"), *(name for name, state in backups if state != "done")),
         _count(answer, "boot_free", host),
         _count(answer, "modules_free", host),
+        hardware := _hardware(answer, remote),
+        Surroundings(_included(answer), config.filters(hardware.compatible)),
+        answer.other,
     )
+
+
+def _hardware(answer: Answer, remote: Remote) -> Hardware:
+    """Return what was told of a system that runs, or of a card's, which runs elsewhere."""
+    if remote.root:
+        if not ELF.fullmatch(header := answer.first("elf")):
+            return UNKNOWN
+        number = int.from_bytes(bytes.fromhex(header[36:40]), "little")
+        return Hardware(bits=32 if header[8:10] == "01" else 64, number=number)
+    return Hardware(
+        answer.first("machine"),
+        bits=_count(answer, "bits", remote.host),
+        page_size=_count(answer, "page_size", remote.host),
+        compatible=tuple(answer.first("compatible").split()),
+    )
+
+
+def _included(answer: Answer) -> dict[str, str]:
+    """Return the files that config.txt includes, by their names there."""
+    found = [one.partition(" ")[::2] for one in answer.all("include")]
+    return {name: decoded(text) for text, name in found}
 
 
 def _count(answer: Answer, word: str, host: str) -> int:

@@ -3,24 +3,73 @@
 The file is a list of ``property=value`` lines; a line such as ``[pi4]`` starts a section that
 counts for some boards only, ``[all]`` ends that, and of two values of a property the later counts
 (Raspberry Pi's documentation of config.txt).  The block begins with ``[all]`` and stands at the
-file's end, or where a user has moved it to.  Text is kept as it is, byte by byte, if it was decoded
-with ``surrogateescape``.
+file's end, or where a user has moved it to.  ``include NAME`` stands for the lines of another file.
+Text is kept as it is, byte by byte, if it was decoded with ``surrogateescape``.
 """
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 BEGIN = "# rbuild: begin (`rbuild deploy` writes these lines)"
 END = "# rbuild: end"
 
 SECTION = re.compile(r"\s*\[(.*)\]\s*")
 
+INCLUDE = re.compile(r"include[ \t]+(.*)")
+MODEL = re.compile(r"pi[0-9].*|cm[0-9].*")
+
+MAX_INCLUDES = 64
+"""How many ``include`` lines are followed."""
+
 REPEATED = ("dtoverlay", "dtparam")
 """Properties of which each line counts, not the last one alone."""
+
+ALIASES = {"device_tree_overlay": "dtoverlay", "device_tree_param": "dtparam"}
+
+FILTERS = {
+    "model-a": "pi1",
+    "model-a-plus": "pi1",
+    "model-b": "pi1",
+    "model-b-plus": "pi1",
+    "model-b-rev2": "pi1",
+    "compute-module": "pi1",
+    "model-zero": "pi0",
+    "model-zero-w": "pi0 pi0w",
+    "model-zero-2-w": "pi0 pi0w pi02",
+    "2-model-b": "pi2",
+    "2-model-b-rev2": "pi2",
+    "3-model-b": "pi3",
+    "3-model-a-plus": "pi3 pi3+",
+    "3-model-b-plus": "pi3 pi3+",
+    "3-compute-module": "pi3",
+    "3-compute-module-plus": "pi3",
+    "4-model-b": "pi4",
+    "400": "pi4 pi400",
+    "4-compute-module": "pi4 cm4",
+    "4-compute-module-s": "pi4 cm4s",
+    "5-model-b": "pi5",
+    "500": "pi5 pi500",
+    "5-compute-module": "pi5 cm5",
+}
+"""The sections that each model reads, by what its device tree calls it after ``raspberrypi,``."""
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What decides which lines count: the files that may be included, the board's own filters.
+
+    ``files`` are texts by the names after ``include``.
+    """
+
+    files: Mapping[str, str] = field(default_factory=dict)
+    filters: Collection[str] = ()
+
+
+ALONE = Surroundings()
 
 
 @dataclass(frozen=True)
@@ -32,15 +81,21 @@ class _Parts:
     after: list[str]
 
 
-def with_block(text: str, lines: Sequence[str]) -> str:
+def filters(compatible: Sequence[str]) -> frozenset[str]:
+    """Return the model sections that a board reads, by the ``compatible`` of its device tree."""
+    names = [one.partition(",")[2] for one in compatible if one.startswith("raspberrypi,")]
+    return frozenset(word for name in names for word in FILTERS.get(name, "").split())
+
+
+def with_block(text: str, lines: Sequence[str], around: Surroundings = ALONE) -> str:
     """Return a config.txt whose block has these lines; all other lines stay as they are.
 
-    A line that the user has, too, and that counts for every board, isn't said a second time: an
+    A line that the user has, too, and that counts for this board, isn't said a second time: an
     overlay must be loaded once.
     """
     parts = _split(text)
     newline = _newline(parts)
-    known = {_loaded(line) for line in _for_all_boards(parts)}
+    known = {_loaded(line) for line in _effective(parts, around)}
     wanted = [line for line in lines if _name(line) not in REPEATED or _loaded(line) not in known]
     block = [f"{line}{newline}" for line in (BEGIN, "[all]", *_scoped(wanted), END)]
     before = parts.before
@@ -78,16 +133,16 @@ def block(text: str) -> list[str] | None:
     return None if found is None else [line.rstrip("\r\n") for line in found[1:-1]]
 
 
-def value(text: str, name: str) -> str | None:
-    """Return what counts for every board as a property's value, the block apart."""
-    found = [line for line in _for_all_boards(_split(text)) if _name(line) == name]
+def value(text: str, name: str, around: Surroundings = ALONE) -> str | None:
+    """Return what counts for this board as a property's value, the block apart."""
+    found = [line for line in _effective(_split(text), around) if _name(line) == name]
     return found[-1].partition("=")[2].strip() if found else None
 
 
-def current(text: str, name: str) -> str | None:
-    """Return what counts for every board as a property's value, the block's as well."""
+def current(text: str, name: str, around: Surroundings = ALONE) -> str | None:
+    """Return what counts for this board as a property's value, the block's as well."""
     found = [line for line in block(text) or [] if _name(line) == name]
-    return found[-1].partition("=")[2].strip() if found else value(text, name)
+    return found[-1].partition("=")[2].strip() if found else value(text, name, around)
 
 
 def difference(old: str, new: str, path: str) -> str:
@@ -119,12 +174,15 @@ def _newline(parts: _Parts) -> str:
 
 
 def _name(line: str) -> str:
-    return line.partition("=")[0].strip()
+    name = line.partition("=")[0].strip()
+    return ALIASES.get(name, name)
 
 
 def _loaded(line: str) -> str:
-    """Return what a line sets or loads: of an overlay its name, whatever its parameters."""
-    return line.partition(",")[0] if _name(line) == "dtoverlay" else line
+    """Return what a line sets or loads: of an overlay its name without its parameters."""
+    name, _, text = line.partition("=")
+    name = ALIASES.get(name, name)
+    return f"{name}={re.split('[,:]', text)[0] if name == 'dtoverlay' else text}"
 
 
 def _scoped(lines: Sequence[str]) -> Iterator[str]:
@@ -153,12 +211,35 @@ def _sections(lines: Sequence[str]) -> Iterator[str]:
             yield found[1].strip().lower()
 
 
-def _for_all_boards(parts: _Parts) -> Iterator[str]:
-    """Yield the user's lines, stripped, that stand in no section, or in [all]."""
+def _effective(parts: _Parts, around: Surroundings) -> Iterator[str]:
+    """Yield the user's lines, stripped, that certainly count for the board.
+
+    Filters of one kind replace each other, those of several kinds must all hold, and ``[all]``
+    ends them; only of those for models it is known here whether they hold.
+    """
     for lines in (parts.before, parts.after):
-        section = "all"
-        for line in lines:
-            if found := SECTION.fullmatch(line.strip()):
-                section = found[1].strip().lower()
-            elif section == "all" and _says_something(line):
-                yield line.strip()
+        holds: dict[str, bool] = {}
+        for line in _expanded(lines, around.files, iter(range(MAX_INCLUDES))):
+            if found := SECTION.fullmatch(line):
+                name = found[1].strip().lower()
+                if name == "all":
+                    holds = {}
+                elif MODEL.fullmatch(name):
+                    holds["model"] = name in around.filters
+                else:
+                    holds["other"] = False
+            elif all(holds.values()):
+                yield line
+
+
+def _expanded(lines: Sequence[str], files: Mapping[str, str], left: Iterator[int]) -> Iterator[str]:
+    """Yield lines that say something, stripped, those of included files in their place."""
+    for line in map(str.strip, lines):
+        if not _says_something(line):
+            continue
+        if found := INCLUDE.fullmatch(line):
+            name = found[1].strip()
+            if name in files and next(left, None) is not None:
+                yield from _expanded(files[name].split("\n"), files, left)
+        else:
+            yield line

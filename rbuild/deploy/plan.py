@@ -164,6 +164,6 @@ def _command_line(board: Board, line: str) -> str:
     """
     if not line.startswith("cmdline="):
         return line
-    name = config.value(board.config, "cmdline") or "cmdline.txt"
-    prefix = config.value(board.config, "os_prefix") or ""
+    name = config.value(board.config, "cmdline", board.around) or "cmdline.txt"
+    prefix = config.value(board.config, "os_prefix", board.around) or ""
     return f"cmdline={name}" if name.startswith("/") else f"cmdline=/{prefix}{name}"

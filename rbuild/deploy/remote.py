@@ -22,8 +22,8 @@ from typing import IO
 
 from rbuild import process
 from rbuild.data import PACKAGE
-from rbuild.errors import HostLacks, InfrastructureError, UsageError
-from rbuild.process import Completed
+from rbuild.errors import HostLacks, InfrastructureError, ProcessFailed, TimedOut, UsageError
+from rbuild.process import Completed, Limits
 
 SAID = "rbuild: "
 UNREACHED = 255
@@ -51,6 +51,10 @@ REST_LINES = 10
 ANSWER_MOST = 16 << 20
 """The bytes of the longest answer of a board's: a thousand modules are 0.1 MiB."""
 
+QUESTION = f'echo "{SAID}shell $SHELL"'
+"""A command with an answer of one line, unless the login shell prints something by itself."""
+ANSWERS_WITHIN_S = 60.0
+
 LOGIN_OUTPUT = "Check what its shell prints at login (.bashrc, .profile)."
 
 SENT = re.compile(r"rbuild: <f\S* (\d+) (.*)")
@@ -59,9 +63,13 @@ PROGRESS = re.compile(r"\s*[\d,.]+\w?\s+(\d+)%")
 
 @dataclass(frozen=True)
 class Answer:
-    """What a step told: values by word, in their order; a word may come more than once."""
+    """What a step told: values by word, in their order; a word may come more than once.
+
+    ``other`` are the last of the lines that were none of it.
+    """
 
     values: Mapping[str, tuple[str, ...]]
+    other: tuple[str, ...] = ()
 
     def all(self, word: str) -> tuple[str, ...]:
         """Return all values of a word."""
@@ -86,6 +94,10 @@ class _Ear:
         self._bytes = 0
 
     def __call__(self, line: str) -> None:
+        # What the login shell has printed before may not have ended its line.
+        if not self._bytes and (at := line.find(SAID)) > 0:
+            self(line[:at])
+            line = line[at:]
         self._bytes += len(line) + 1
         if self._bytes > ANSWER_MOST:
             raise InfrastructureError(
@@ -106,7 +118,7 @@ class _Ear:
     @property
     def answer(self) -> Answer:
         """What was told so far."""
-        return Answer({word: tuple(texts) for word, texts in self._told.items()})
+        return Answer({word: tuple(texts) for word, texts in self._told.items()}, tuple(self.rest))
 
 
 @dataclass(frozen=True)
@@ -242,6 +254,7 @@ class Remote:
         ]
         done = self._run(process.dies_with_parent(argv), listen)
         if done.returncode != 0:
+            self.must_be_quiet()
             words = [
                 line for line in done.tail if not SENT.match(line) and not PROGRESS.match(line)
             ]
@@ -252,6 +265,28 @@ class Remote:
                 "`rbuild deploy` removes what is left.",
             )
         return Sent(tuple(sent))
+
+    def must_be_quiet(self) -> None:
+        """Raise InfrastructureError if the login shell there prints something by itself.
+
+        rsync takes all that comes for its own protocol.
+        """
+        ear = _Ear(self.verbose)
+        # What goes to stderr does no harm.
+        argv = ["sh", "-c", 'exec "$@" 2>/dev/null', "sh", *self._argv(QUESTION)]
+        try:
+            process.run(argv, on_line=ear, limits=Limits(total_s=ANSWERS_WITHIN_S))
+        except (ProcessFailed, TimedOut):
+            return
+        if not ear.rest:
+            return
+        shell = ear.answer.first("shell") or "its login shell"
+        raise InfrastructureError(
+            f"On {self.host}, {shell} prints to every command, so that rsync can't work.",
+            detail="\n".join(ear.rest),
+            hint=f"Let {shell} print only to a terminal there: in .bashrc, .profile or what it "
+            "reads else, `[ -t 1 ] || return` before the lines that print.",
+        )
 
     def _run(
         self,
@@ -289,7 +324,9 @@ class Remote:
                 "a key, a known host, and what else it needs in ~/.ssh/config.",
             )
         return InfrastructureError(
-            f"A step on {self.host} ended with status {status}.", detail=detail
+            f"A step on {self.host} ended with status {status}.",
+            detail=detail,
+            hint=None if ear.answer.values else f"{LOGIN_OUTPUT} It must run `sh`.",
         )
 
 

@@ -205,7 +205,9 @@ def _compare(board: Board, plan: Plan) -> tuple[_Work, Deployed]:
     left = [(str(i), part) for i, part in enumerate(plan.parts) if str(i) not in same]
     if not any(part.kind != "depmod" and part.target.startswith(MODULES) for _, part in left):
         left = [(i, part) for i, part in left if part.kind != "depmod"]
-    new = config.with_block(board.config, plan.lines) if plan.lines else board.config
+    new = board.config
+    if plan.lines:
+        new = config.with_block(board.config, plan.lines, board.around)
     diff = config.difference(board.config, new, f"{board.boot}/config.txt")
     brought = [(i in there, part) for i, part in left if part.source is not None]
     work = _Work(tuple(part for _, part in left), new if diff else None)

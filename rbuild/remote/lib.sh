@@ -107,8 +107,8 @@ undo_tree() {
         elif [ -z "$ROOT" ] && [ "$1" = "$modules/$(uname -r)" ]; then
             # The kernel that runs still needs it.
             say "kept $1"
-        elif grep -qsF "=${1##*/}/" "$(dirname "$path")/config.txt"; then
-            # Somebody's config.txt boots from it.
+        elif grep -qsF "=${1##*/}/" "$(dirname "$path")/"*.txt; then
+            # Somebody's config.txt, or a file that it includes, boots from it.
             say "kept $1"
         else
             mv -T "$path" "$aside" || return 1

@@ -118,7 +118,8 @@ apply_tree() {
     settle "$2"
 }
 
-# Remove all but the newest backups, and kernels that neither config.txt nor a backup of it names.
+# Remove all but the newest backups, and kernels that neither config.txt, nor a file that it may
+# include, nor a backup of it names.
 prune() {
     for folder in "$state/backups/"*/; do
         folder=${folder%/}
@@ -131,7 +132,7 @@ prune() {
     for folder in "$ROOT$boot/rbuild-"*/; do
         folder=${folder%/}
         if [ -f "$folder/$mark" ] &&
-            ! grep -qF "=${folder##*/}/" "$ROOT$boot/config.txt" "$ROOT$boot/config.txt.rbuild-"*; then
+            ! grep -qsF "=${folder##*/}/" "$ROOT$boot/"*.txt "$ROOT$boot/config.txt.rbuild-"*; then
             rm -rf "$folder"
             say "pruned ${folder#"$ROOT"}"
         fi

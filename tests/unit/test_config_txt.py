@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 from rbuild.deploy.config import (
     BEGIN,
     END,
+    Surroundings,
     block,
     current,
     difference,
+    filters,
     value,
     with_block,
     with_block_of,
@@ -121,3 +123,48 @@ def test_a_blocks_lines_end_as_they_did(newline: str) -> None:
     once = with_block(text, ["x=1"])
     assert once == "a=1\r\n" * 6 + newline.join([BEGIN, "[all]", "x=1", END, ""])
     assert with_block(once, ["x=1"]) == once
+
+
+ALSO = Surroundings({"user.txt": "dtoverlay=mfrc522,speed=5\r\nos_prefix=inc/\n[pi4]\n"})
+
+
+def test_included_files_count_where_they_are_included() -> None:
+    """An overlay that an included file loads isn't loaded twice."""
+    text = "include user.txt\nkernel=four.img\n"
+    new = with_block(text, LINES, ALSO)
+    assert "dtoverlay=mfrc522" not in (block(new) or [])
+    assert "dtoverlay=mfrc522" in (block(with_block(text, LINES)) or [])
+    assert with_block(new, LINES, ALSO) == new
+    assert value(text, "os_prefix", ALSO) == current(text, "os_prefix", ALSO) == "inc/"
+    # The section that it began goes on after it.
+    assert value(text, "kernel", ALSO) is None
+    assert value("[pi3]\ninclude user.txt\n", "os_prefix", ALSO) is None
+
+
+def test_files_that_include_each_other_end() -> None:
+    files = {"a": "include b\ninclude b\nx=1\n", "b": "include a\ninclude a\ny=2"}
+    assert value("include a\n", "y", Surroundings(files)) == "2"
+    assert value("include nowhere\nx=3", "x", Surroundings(files)) == "3"
+
+
+@pytest.mark.parametrize(
+    ("compatible", "user", "there"),
+    [
+        ("raspberrypi,4-model-b brcm,bcm2711", "[pi4]\ndtoverlay=mfrc522", False),
+        ("raspberrypi,400 brcm,bcm2711", "[pi400]\ndtoverlay=mfrc522", False),
+        ("raspberrypi,3-model-b-plus", "[pi4]\n[pi3]\ndtoverlay=mfrc522", False),
+        ("raspberrypi,3-model-b-plus", "[pi4]\ndtoverlay=mfrc522", True),
+        ("raspberrypi,4-model-b", "[gpio4=1]\n[pi4]\ndtoverlay=mfrc522", True),
+        ("raspberrypi,4-model-b", "[none]\n[pi4]\ndtoverlay=mfrc522", True),
+        ("raspberrypi,4-model-b", "[none]\n[all]\ndtoverlay=mfrc522", False),
+        ("", "[pi4]\ndtoverlay=mfrc522", True),
+    ],
+)
+def test_a_section_for_the_boards_own_model_counts(compatible: str, user: str, there: bool) -> None:
+    around = Surroundings(filters=filters(compatible.split()))
+    assert ("dtoverlay=mfrc522" in (block(with_block(user, LINES, around)) or [])) is there
+
+
+@pytest.mark.parametrize("line", ["device_tree_overlay=mfrc522", "dtoverlay=mfrc522:speed=5"])
+def test_an_overlay_by_its_older_spelling_is_not_loaded_twice(line: str) -> None:
+    assert "dtoverlay=mfrc522" not in (block(with_block(line, LINES)) or [])

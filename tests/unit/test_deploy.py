@@ -7,18 +7,21 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from rbuild import data
+from rbuild import architecture, data, fdt
+from rbuild.architecture import Architecture
 from rbuild.console import Console
-from rbuild.deploy import run
-from rbuild.deploy.board import Board, _board, look
+from rbuild.deploy import machine, run
+from rbuild.deploy.board import Board, Hardware, _board, look
 from rbuild.deploy.plan import Plan, Planner, for_release, kernel_plan, module_plan
 from rbuild.deploy.remote import Answer, Remote, remote
 from rbuild.errors import GuestFailed, HostLacks, InfrastructureError, UsageError
@@ -333,6 +336,30 @@ def test_only_what_changed_is_replaced(pi: Pi) -> None:
     assert done.config_diff == ""
 
 
+def test_an_overlay_that_an_included_file_loads_is_not_loaded_twice(pi: Pi) -> None:
+    (pi.boot / "config.txt").write_text("include a.txt\r\nINCLUDE x\n")
+    (pi.boot / "a.txt").write_text("\tinclude\tsub/b c.txt \r\ninclude a.txt\ninclude ../x.txt\n")
+    (pi.boot / "sub").mkdir()
+    (pi.boot / "sub/b c.txt").write_text("dtoverlay=mfrc522,speed=100\nos_prefix=mine/")
+    (pi.boot.parent / "x.txt").write_text("secret")
+    board = pi.look()
+    assert sorted(board.around.files) == ["a.txt", "sub/b c.txt"]
+    pi.deploy(pi.driver())
+    assert "dtoverlay=mfrc522" not in pi.config
+    assert pi.deploy(pi.driver()).nothing
+    pi.deploy(pi.kernel())
+    assert "cmdline=/mine/cmdline.txt" in pi.config
+
+
+def test_a_kernel_that_an_included_file_boots_is_not_pruned(pi: Pi) -> None:
+    pi.deploy(pi.kernel("a"))
+    (prefix,) = (path.name for path in pi.boot.glob("rbuild-*"))
+    (pi.boot / "old.txt").write_text(f"os_prefix={prefix}/\n")
+    for text in "bcdef":
+        pi.deploy(pi.kernel(text))
+    assert (pi.boot / prefix / "kernel8.img").read_text() == "a"
+
+
 def test_another_of_our_drivers_goes_and_comes_back(pi: Pi) -> None:
     pi.deploy(pi.driver("c", "mfrc522"))
     before = pi.system()
@@ -368,6 +395,215 @@ def test_overlays_go_where_the_firmware_takes_them_from(pi: Pi) -> None:
     assert folder.startswith("/boot/firmware/rbuild-6.12.5-")
     (pi.root / folder.lstrip("/") / "README").unlink()
     assert pi.look().overlays == "/boot/firmware/overlays"
+
+
+# The machine.
+
+ARM64, ARM = architecture.of_kernel("arm64"), architecture.of_kernel("arm")
+PI = {
+    name: Hardware(machine, bits, 0, 4096, tuple(compatible.split()))
+    for name, machine, bits, compatible in (
+        ("pi1", "armv6l", 32, "raspberrypi,model-b brcm,bcm2835"),
+        ("pi2", "armv7l", 32, "raspberrypi,2-model-b brcm,bcm2836"),
+        ("pi3 32", "armv7l", 32, "raspberrypi,3-model-b brcm,bcm2837"),
+        ("pi4 mixed", "aarch64", 32, "raspberrypi,4-model-b brcm,bcm2711"),
+        ("pi4 linux32", "armv8l", 32, "raspberrypi,4-model-b brcm,bcm2711"),
+        ("pi4", "aarch64", 64, "raspberrypi,4-model-b brcm,bcm2711"),
+        ("pi5 mixed", "aarch64", 32, "raspberrypi,5-model-b brcm,bcm2712"),
+        ("arm", "armv7l", 0, ""),
+        ("pc", "x86_64", 64, ""),
+        ("unknown", "", 0, ""),
+    )
+}
+
+
+def playing(hardware: Hardware, root: str = "") -> Board:
+    values = {"uid": ("0",), "boot": ("/boot",)}
+    return replace(_board(Remote("pi", root=root), "", Answer(values)), hardware=hardware)
+
+
+@pytest.mark.parametrize(
+    ("name", "target", "whole", "words"),
+    [
+        ("pi1", ARM64, True, "32-bit kernel (armv6l); the kernel is built for aarch64"),
+        ("pi2", ARM64, True, "32-bit kernel (armv7l); the kernel is built for aarch64"),
+        ("arm", ARM64, True, "32-bit kernel (armv7l)"),
+        ("pi3 32", ARM64, False, "32-bit kernel (armv7l); the module is built for aarch64"),
+        ("pi4", ARM, False, "64-bit kernel (aarch64); the module is built for armv7l"),
+        ("pi4", ARM, True, "64-bit ones, which no 32-bit kernel runs"),
+        ("pi5 mixed", ARM, True, "64-bit kernel (aarch64); the kernel is built for armv7l"),
+        ("pc", ARM64, False, "x86_64 machine"),
+    ],
+)
+def test_what_the_machine_cannot_run_is_refused(
+    name: str, target: Architecture, whole: bool, words: str
+) -> None:
+    with pytest.raises(UsageError, match=re.escape(words)):
+        machine.must_suit(playing(PI[name]), target, whole=whole)
+
+
+@pytest.mark.parametrize(
+    ("name", "target", "whole", "words"),
+    [
+        ("pi1", ARM, True, []),
+        ("pi2", ARM, False, []),
+        ("pi3 32", ARM, True, []),
+        ("pi3 32", ARM64, True, ["will run a 64-bit one", "32-bit ones under a 64-bit kernel"]),
+        ("pi4 mixed", ARM64, False, ["32-bit ones under a 64-bit kernel"]),
+        ("pi4 linux32", ARM64, False, ["32-bit ones under a 64-bit kernel"]),
+        ("pi4 mixed", ARM, True, ["will run a 32-bit one"]),
+        ("pi4", ARM64, True, []),
+        ("unknown", ARM64, True, []),
+    ],
+)
+def test_what_the_machine_can_run_is_taken(
+    name: str, target: Architecture, whole: bool, words: list[str]
+) -> None:
+    warnings = machine.must_suit(playing(PI[name]), target, whole=whole)
+    assert len(warnings) == len(words)
+    assert all(word in text for word, text in zip(words, warnings, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("number", "bits", "target", "words"),
+    [
+        (183, 2, ARM64, ""),
+        (40, 1, ARM64, "32-bit ones"),
+        (40, 1, ARM, ""),
+        (183, 2, ARM, "no 32-bit kernel"),
+        (62, 2, ARM64, "for another processor"),
+    ],
+)
+def test_the_programs_of_a_card_are_looked_at(
+    pi: Pi, number: int, bits: int, target: Architecture, words: str
+) -> None:
+    program = pi.root / "bin/dash"
+    program.parent.mkdir()
+    program.write_bytes(b"\x7fELF" + bytes([bits, 1, *[0] * 12, number, 0, 9, 9]))
+    board = pi.look()
+    assert board.hardware == Hardware(bits=32 * bits, number=number)
+    try:
+        said = "".join(machine.must_suit(board, target, whole=True))
+    except UsageError as error:
+        said = error.message
+    assert (words in said) if words else (said == "")
+
+
+@dataclass
+class Configured:
+    """What of a KDIR is compared with a board."""
+
+    config: dict[str, str]
+    arch: Architecture
+
+    @property
+    def profile(self):  # type: ignore[no-untyped-def]
+        return SimpleNamespace(name="tiny", path="tiny.yaml")
+
+    @property
+    def ready(self):  # type: ignore[no-untyped-def]
+        return SimpleNamespace(environment=SimpleNamespace(target=self.arch))
+
+
+@pytest.mark.parametrize(
+    ("name", "arch", "whole", "options", "words"),
+    [
+        ("pi4", ARM64, False, "ARM64_4K_PAGES", ""),
+        ("pi4", ARM64, False, "ARM64_16K_PAGES", "pages of 4096 bytes; the module is built for"),
+        ("pi4", ARM64, True, "ARM64_16K_PAGES", ""),
+        ("pi4 mixed", ARM64, False, "", ""),
+        ("pi4 mixed", ARM64, True, "COMPAT", ""),
+        ("pi4 mixed", ARM64, True, "", "CONFIG_COMPAT is not set"),
+        ("pi1", ARM, True, "CPU_V6", ""),
+        ("pi1", ARM, True, "CPU_V7", "CONFIG_CPU_V6 is not set"),
+        ("pi2", ARM, True, "CPU_V6K", "CONFIG_CPU_V7 is not set"),
+        ("pi2", ARM, True, "CPU_V6K CPU_V7", ""),
+    ],
+)
+def test_a_configuration_that_the_board_cannot_run_is_refused(
+    name: str, arch: Architecture, whole: bool, options: str, words: str
+) -> None:
+    kdir = Configured(dict.fromkeys(options.split(), "y"), arch)
+    try:
+        machine.must_run_on(playing(PI[name]), kdir, whole=whole)  # type: ignore[arg-type]
+        said = ""
+    except UsageError as error:
+        said = error.message
+    assert (words in said) if words else (said == "")
+
+
+def test_a_kernel_with_the_device_tree_of_another_board_is_warned_of(tmp_path: Path) -> None:
+    tree = tmp_path / "a.dtb"
+    tree.write_bytes(fdt.pack(fdt.Node({"compatible": b"raspberrypi,3-model-b\0brcm,bcm2837\0"})))
+    assert machine.tree_warnings(playing(PI["pi3 32"]), [tree]) == []
+    assert machine.tree_warnings(playing(PI["unknown"]), [tree]) == []
+    (said,) = machine.tree_warnings(playing(PI["pi4"]), [tree])
+    assert "is a raspberrypi,4-model-b" in said
+
+
+def test_a_board_of_another_machine_costs_no_build(host: Host, pi: Pi) -> None:
+    pi.program("uname", f"case $1 in -r) echo {RELEASE} ;; *) echo armv7l ;; esac")
+    words = ("deploy", "pi@board", "--boot-dir", pi.boot, "--profile", host.profile, "--dry-run")
+    for more in ((), ("--kernel",)):
+        found = host("--json", *words, *more, code=2)
+        assert "pi@board runs a 32-bit kernel (armv7l)" in found.json["error"]
+    assert host.calls("make") == 0
+
+
+def test_32_bit_programs_under_a_64_bit_kernel_are_warned_of(host: Host, pi: Pi) -> None:
+    pi.program("getconf", "case $1 in LONG_BIT) echo 32 ;; *) echo 4096 ;; esac")
+    pi.program("modinfo", "exit 1")
+    overlay = pi.folder / "mfrc522.dtbo"
+    overlay.write_text("overlay")
+    words = ("deploy", "pi@board", "--boot-dir", pi.boot, "--profile", host.profile)
+    found = host("--json", *words, "--driver", "c", "--overlay", overlay, "--dry-run")
+    (said,) = found.json["warnings"]
+    assert "32-bit ones under a 64-bit kernel" in said
+    assert f"warning: {said}" in found.err
+
+
+# A login shell that prints.
+
+BANNER = 'printf "Welcome to board"; exec /bin/sh "$@"'
+
+
+def test_a_shell_that_prints_is_named_before_anything_is_built(host: Host, pi: Pi) -> None:
+    pi.program("sh", BANNER)
+    pi.monkeypatch.setenv("SHELL", "/bin/loud")
+    found = host("deploy", "pi@board", "--root", pi.root, "--profile", host.profile, code=4)
+    assert "/bin/loud prints to every command" in found.err
+    assert "Welcome to board" in found.err
+    assert "[ -t 1 ] || return" in found.err
+    assert host.calls("make") == 0
+
+
+def test_a_shell_that_prints_is_named_when_the_upload_fails(pi: Pi) -> None:
+    board = pi.look()
+    pi.program("sh", BANNER)
+    pi.monkeypatch.setenv("SHELL", "/bin/loud")
+    with pytest.raises(InfrastructureError, match="/bin/loud prints") as caught:
+        run.deploy(board, pi.driver(), pi.folder, console())
+    assert "/bin/loud" in (caught.value.hint or "")
+    pi.program("sh", 'echo "Welcome" >&2; exec /bin/sh "$@"')
+    pi.look().remote.must_be_quiet()
+
+
+def test_a_shell_that_prints_hinders_no_rollback(host: Host, pi: Pi) -> None:
+    pi.deploy(pi.driver())
+    pi.program("sh", BANNER)
+    host("deploy", "pi@board", "--root", pi.root, "--rollback")
+    assert pi.look().backups == ()
+
+
+def test_an_account_without_a_shell_is_said_to_have_none(pi: Pi) -> None:
+    pi.program("sh", "echo 'This account is currently not available.'; exit 1")
+    with pytest.raises(InfrastructureError, match="status 1") as caught:
+        pi.look()
+    assert "login" in (caught.value.hint or "")
+    pi.program("sh", "echo menu")
+    with pytest.raises(InfrastructureError, match="no answer that rbuild understands") as caught:
+        pi.look()
+    assert caught.value.detail == "menu"
 
 
 # A whole kernel.

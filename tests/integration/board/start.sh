@@ -14,7 +14,14 @@ mkdir -p run/sshd boot/firmware lib/modules
 mount -t tmpfs tmpfs boot/firmware
 # The kernel that runs is the host's; the board says what the test wants it to be.
 mv usr/bin/uname usr/bin/uname.real
-printf '#!/bin/sh\n[ "$1" != -r ] || exec cat /etc/kernel-release\nexec uname.real "$@"\n' >usr/bin/uname
+cat >usr/bin/uname <<'END'
+#!/bin/sh
+case $1 in
+-r) exec cat /etc/kernel-release ;;
+-m) echo aarch64 ;;
+*) exec uname.real "$@" ;;
+esac
+END
 chmod 755 usr/bin/uname
 chroot . useradd --create-home --password '*' --shell /bin/bash pi
 chroot . useradd --create-home --password '*' stranger
