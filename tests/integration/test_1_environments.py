@@ -125,6 +125,7 @@ def test_a_disk_too_small_is_said_before_anything_is_downloaded(tmp_path: Path) 
 
 
 @pytest.mark.root
+@pytest.mark.slow
 def test_a_disk_that_fills_up_leaves_nothing_half_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -81,7 +81,7 @@ def test_a_modules_change_is_one_make_and_no_change_is_none(
     assert again["log"] is None
 
 
-@pytest.mark.parametrize("env", ["cross", "hybrid"])
+@pytest.mark.parametrize("env", ["cross", pytest.param("hybrid", marks=pytest.mark.slow)])
 def test_c_that_was_compiled_before_is_taken_from_ccache(
     rbuild: Rbuild, c_stranger: Path, tmp_path: Path, env: str
 ) -> None:

@@ -52,7 +52,7 @@ def test_a_driver_passes_under_the_kernel_s_own_checkers(rbuild: Rbuild, driver:
     assert found["tests"][-1]["name"] == "no memory was lost"
 
 
-@pytest.mark.parametrize("driver", DRIVERS)
+@pytest.mark.parametrize("driver", ["rust", *SLOW])
 def test_a_driver_that_was_built_in_tree(rbuild: Rbuild, driver: str) -> None:
     boot(rbuild, "--driver", driver, "--in-tree", "--test", "loading", "--test", "memory")
 
@@ -78,7 +78,21 @@ def test_verbose_shows_the_guests_console(rbuild: Rbuild) -> None:
     assert "ok 1 - the module has the alias spi:mfrc522" in found.out
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: f"{fault.number} {fault.name}")
+QUICK = (1, 4, 7, 10)
+"""Faults of each driver and kind that are put back every time."""
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(
+            fault,
+            id=f"{fault.number} {fault.name}",
+            marks=() if fault.number in QUICK else pytest.mark.slow,
+        )
+        for fault in FAULTS
+    ],
+)
 def test_a_known_fault_that_is_put_back_is_found(
     rbuild: Rbuild, tmp_path: Path, fault: Fault
 ) -> None:
