@@ -11,13 +11,14 @@ from typing import Any
 
 from rbuild import binfmt, emulator, rootfs
 from rbuild.architecture import Architecture
+from rbuild.console import size
 from rbuild.emulator import Emulator
 from rbuild.environment import Environment
 from rbuild.errors import InfrastructureError, ProcessFailed, UsageError
 from rbuild.rootfs import Provisioned, same_version
 from rbuild.sandbox import MODULE, Bind, Job, Runtime, Sandbox
 from rbuild.sandbox.bwrap import Bwrap
-from rbuild.sandbox.docker import NO_LIMITS, Docker, Limits
+from rbuild.sandbox.docker import MIN_MEMORY, NO_LIMITS, Docker, Limits
 from rbuild.sandbox.native import Layer, layer, merged
 from rbuild.store import METADATA, Store, digest, read_json, write_json
 
@@ -50,6 +51,11 @@ class Ready:
 def runtime_for(name: str, store: Store, limits: Limits = NO_LIMITS) -> Runtime:
     """Return the runtime of that name; raises UsageError where it can't keep the limits."""
     if name == "docker":
+        if limits.memory_bytes is not None and limits.memory_bytes < MIN_MEMORY:
+            raise UsageError(
+                f"--memory: {size(limits.memory_bytes)} is too little: a container needs at least "
+                f"{MIN_MEMORY >> 20}m, a compiler some hundred."
+            )
         return Docker(store, limits)
     assert name == "bwrap"
     if limits != NO_LIMITS:

@@ -12,6 +12,9 @@ from rbuild import definition
 from rbuild.definition import Strict, Word
 from rbuild.profile import Driver
 
+MAX = 1_000_000
+"""The largest number of anything, on the command line as well."""
+
 
 class Settings(Strict):
     """What a configuration file may say; each field is the default of the options named alike."""
@@ -27,10 +30,10 @@ class Settings(Strict):
     memory: Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?[kmgtKMGT]?i?[bB]?$")] | None = Field(
         None, description="how much memory a build may take, such as 4g (docker only)"
     )
-    cpus: Annotated[float, Field(gt=0)] | None = Field(
+    cpus: Annotated[float, Field(ge=0.01, le=MAX)] | None = Field(
         None, description="how many processors' worth of time a build may take (docker only)"
     )
-    jobs: Annotated[int, Field(ge=1)] | None = Field(
+    jobs: Annotated[int, Field(ge=1, le=MAX)] | None = Field(
         None, description="how many commands make runs at once"
     )
     ccache: bool | None = Field(
@@ -39,10 +42,12 @@ class Settings(Strict):
     machine: Word | None = Field(
         None, description="what QEMU is: virt, raspi3b ..., or a YAML file's path"
     )
-    runs: Annotated[int, Field(ge=1)] | None = Field(
+    runs: Annotated[int, Field(ge=1, le=MAX)] | None = Field(
         None, description="counted runs of each mode in a benchmark"
     )
-    warmup: Annotated[int, Field(ge=0)] | None = Field(None, description="runs before those")
+    warmup: Annotated[int, Field(ge=0, le=MAX)] | None = Field(
+        None, description="runs before those"
+    )
     cache_dir: Word | None = Field(
         None, description="where environments, sources and builds are kept (user's file only)"
     )

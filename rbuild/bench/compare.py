@@ -105,11 +105,15 @@ def compare(old: Report, new: Report) -> Comparison:
     )
 
 
+PERCENTAGE_MOST = 20
+"""The characters of the longest percentage."""
+
+
 def parse_threshold(text: str) -> float:
     """Return ``10%`` as 0.1; raise UsageError for anything else than a percentage."""
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", text)
-    if found is None:
-        raise UsageError(f"--fail-above: {text!r} is not a percentage; write it as 10%.")
+    if found is None or len(text) > PERCENTAGE_MOST:
+        raise UsageError(f"--fail-above: {text[:40]!r} is not a percentage; write it as 10%.")
     return float(found[1]) / 100
 
 

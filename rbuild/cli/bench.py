@@ -28,6 +28,7 @@ from rbuild.cli.options import (
     session,
     timeout_option,
 )
+from rbuild.cli.size import Count
 from rbuild.cli.typo import Choice
 from rbuild.errors import BecameSlower
 from rbuild.folders import remove_tree
@@ -112,7 +113,7 @@ def _file(name: str, text: str) -> Callable[..., Any]:
 )
 @click.option(
     "--runs",
-    type=click.IntRange(min=1),
+    type=Count(min=1),
     envvar="RBUILD_RUNS",
     default=5,
     show_default=True,
@@ -121,7 +122,7 @@ def _file(name: str, text: str) -> Callable[..., Any]:
 )
 @click.option(
     "--warmup",
-    type=click.IntRange(min=0),
+    type=Count(min=0),
     envvar="RBUILD_WARMUP",
     default=1,
     show_default=True,
@@ -133,7 +134,7 @@ def _file(name: str, text: str) -> Callable[..., Any]:
     "--jobs",
     "jobs",
     multiple=True,
-    type=click.IntRange(min=1),
+    type=Count(min=1),
     metavar="N",
     help="How many commands make runs at once; may be repeated [default: one a processor].",
 )

@@ -27,6 +27,7 @@ from rbuild.cli.options import (
     summary,
     was_typed,
 )
+from rbuild.cli.size import Number
 from rbuild.cli.typo import Choice
 from rbuild.completion import names
 from rbuild.completion.types import MACHINE, TEST
@@ -84,7 +85,7 @@ Examples:
 )
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=1),
+    type=Number(min=1),
     default=TOTAL_S,
     show_default=True,
     metavar="S",

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import click
 
 from rbuild.cli import App
-from rbuild.cli.size import Size
+from rbuild.cli.size import Count, Number, Size
 from rbuild.cli.typo import Choice
 from rbuild.console import size
 from rbuild.kept import created_s
@@ -36,12 +36,10 @@ DAY_S = 86400
     help="What to remove; may be given more than once [default: kdirs and runs; with --max-size "
     "all].",
 )
-@click.option(
-    "--older-than", type=click.FloatRange(min=0), metavar="DAYS", help="Only what is older."
-)
+@click.option("--older-than", type=Number(min=0), metavar="DAYS", help="Only what is older.")
 @click.option(
     "--keep-last",
-    type=click.IntRange(min=0),
+    type=Count(min=0),
     metavar="N",
     help="Of each kind, leave the N that were used last.",
 )

@@ -23,8 +23,11 @@ from rbuild.cli.options import (
     session,
     was_typed,
 )
+from rbuild.cli.size import Number
 from rbuild.completion.types import PROFILE
 from rbuild.profile import IN_KERNEL, Driver
+from rbuild.provision import runtime_for
+from rbuild.sandbox.docker import Limits
 
 if TYPE_CHECKING:
     from rbuild.matrix.meeting import Meeting
@@ -64,7 +67,7 @@ Examples:
 @click.option(
     "--wait",
     "wait_s",
-    type=click.FloatRange(min=0),
+    type=Number(min=0),
     default=60,
     show_default=True,
     metavar="S",
@@ -111,7 +114,10 @@ def command(
         raise click.UsageError("--insecure needs --scheduler.")
     options = _options(jobs=jobs, runtime=runtime, ccache=ccache)
     plan = replace(_plan(profiles, envs, kinds, drivers), options=options)
-    made = session(app, "matrix", "bwrap", None)
+    # Each build has a runtime of its own; here the limits are only looked at.
+    limits = click.get_current_context().meta.get(LIMITS, {})
+    runtime_for(runtime, app.store, Limits(limits.get("memory"), limits.get("cpus")))
+    made = session(app, "matrix", runtime_for("bwrap", app.store), None)
     rows = sorted(_rows(plan, made, found, wait_s), key=lambda row: plan.builds.index(row.build))
     report = Report(plan, tuple(rows), None if found is None else found.address)
     return _show(report, app, export_json)

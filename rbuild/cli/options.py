@@ -14,7 +14,7 @@ from click.core import ParameterSource
 from rbuild import environment, export, root
 from rbuild.cli import SESSION, App
 from rbuild.cli.again import again, command_line
-from rbuild.cli.size import Size
+from rbuild.cli.size import Count, Number, Size
 from rbuild.cli.typo import Choice
 from rbuild.completion.types import ENVIRONMENT, PROFILE
 from rbuild.errors import UsageError
@@ -23,7 +23,7 @@ from rbuild.profile import Driver, Kind, Profile
 from rbuild.provision import make_ready, runtime_for
 from rbuild.root import Root
 from rbuild.sandbox import Runtime
-from rbuild.sandbox.docker import Limits
+from rbuild.sandbox.docker import Docker, Limits
 from rbuild.session import CacheUse, Phase, Session
 from rbuild.source import obtain
 from rbuild.store import Store
@@ -69,7 +69,7 @@ def _limit(ctx: click.Context, param: click.Parameter, value: Any) -> None:  # n
 def limit_options(function: Function) -> Function:
     """Add --memory and --cpus, which ``session`` takes from the context."""
     for name, kind, text in (
-        ("--cpus", click.FloatRange(min=0, min_open=True), "How many processors' worth of time"),
+        ("--cpus", Number(min=0.01), "How many processors' worth of time"),
         ("--memory", Size(), "How much memory, such as 4g,"),
     ):
         function = click.option(
@@ -137,7 +137,7 @@ def root_of(path: Path | None, folder: Path | None) -> Root | None:
 
 timeout_option = click.option(
     "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Number(min=0, min_open=True),
     callback=_limit,
     expose_value=False,
     envvar="RBUILD_TIMEOUT",
@@ -161,13 +161,16 @@ def runtime_option(function: Function) -> Function:
 def runtime_named(name: str, store: Store) -> Runtime:
     """Return the runtime of that name, with the limits that the command line has for it."""
     asked = click.get_current_context().meta.get(LIMITS, {})
-    return runtime_for(name, store, Limits(asked.get("memory"), asked.get("cpus")))
+    runtime = runtime_for(name, store, Limits(asked.get("memory"), asked.get("cpus")))
+    if isinstance(runtime, Docker) and asked.get("cpus") is not None:
+        runtime.must_have_cpus()
+    return runtime
 
 
 jobs_option = click.option(
     "-j",
     "--jobs",
-    type=click.IntRange(min=1),
+    type=Count(min=1),
     envvar="RBUILD_JOBS",
     metavar="N",
     help="How many commands make runs at once [default: one a processor].",
@@ -252,11 +255,18 @@ def cluster_options(*, required: bool) -> Callable[[Function], Function]:
 
 
 def session(
-    app: App, command: str, runtime: str, jobs: int | None, *, ccache: bool = False
+    app: App,
+    command: str,
+    runtime: str | Runtime,
+    jobs: int | None,
+    *,
+    ccache: bool = False,
 ) -> Session:
     """Return the session of a command."""
     context = click.get_current_context()
-    made = Session(command, app.store, runtime_named(runtime, app.store), ccache=ccache)
+    if isinstance(runtime, str):
+        runtime = runtime_named(runtime, app.store)
+    made = Session(command, app.store, runtime, ccache=ccache)
     context.call_on_close(made.close)
     context.meta[SESSION] = made
     if jobs is not None:

@@ -1,11 +1,49 @@
-"""Sizes on the command line."""
+"""Sizes and other figures on the command line: those that a machine can count with."""
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
 import click
+
+MAX = 1_000_000
+"""The largest number of anything; of seconds it is eleven days."""
+
+MAX_BYTES = 1 << 60
+
+
+class Number(click.FloatRange):
+    """A finite number of a range, at most ``MAX``."""
+
+    def convert(
+        self,
+        value: Any,  # noqa: ANN401
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> float:
+        """Return the number; infinity and what is no number are refused."""
+        found = float(super().convert(value, param, ctx))
+        if not math.isfinite(found) or found > MAX:
+            self.fail(f"{value!r} is not a number up to {MAX}.", param, ctx)
+        return found
+
+
+class Count(click.IntRange):
+    """An integer of a range, at most ``MAX``."""
+
+    def convert(
+        self,
+        value: Any,  # noqa: ANN401
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> int:
+        """Return the number."""
+        found = int(super().convert(value, param, ctx))
+        if found > MAX:
+            self.fail(f"{value!r} is not a number up to {MAX}.", param, ctx)
+        return found
 
 
 class Size(click.ParamType[int]):
@@ -26,4 +64,7 @@ class Size(click.ParamType[int]):
         found = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)([kmgt]?)i?b?", words)
         if found is None or float(found[1]) == 0:
             self.fail(f"{value!r} is no size such as 512m or 4g.", param, ctx)
-        return int(float(found[1]) * 1024 ** " kmgt".index(found[2] or " "))
+        size = int(float(found[1]) * 1024 ** " kmgt".index(found[2] or " "))
+        if not 0 < size <= MAX_BYTES:
+            self.fail(f"{value!r} is no size between 1 byte and 1 EiB.", param, ctx)
+        return size

@@ -7,7 +7,9 @@ a machine that is lost takes no build with it but its own.  Imported only where 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import queue
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
@@ -23,7 +25,7 @@ from rbuild.matrix.identity import PREFIX, identity
 from rbuild.matrix.local import keep_log
 from rbuild.matrix.meeting import Meeting
 from rbuild.matrix.plan import Build, Plan
-from rbuild.matrix.remote import Ticket, build, greet
+from rbuild.matrix.remote import Ticket, build, decline, greet
 from rbuild.matrix.report import Attempt, Row
 from rbuild.matrix.task import Outcome, Task, task_of
 from rbuild.matrix.travel import pack
@@ -176,6 +178,13 @@ class _Run:
                     f"{one['name']} has another rbuild ({other[0]}, here {self.own}): "
                     "it gets no builds."
                 )
+                # It is said there, too; nobody waits for a machine that doesn't answer.
+                threading.Thread(target=self.decline, args=(address,), daemon=True).start()
+
+    def decline(self, address: str) -> None:
+        """Tell a worker whose rbuild is another that it gets no builds."""
+        with contextlib.suppress(Exception):
+            self.client.run(decline, self.own, workers=[address], on_error="ignore")
 
     def hand_out(self) -> None:
         """Submit as many builds as there are machines for."""

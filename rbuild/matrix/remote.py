@@ -78,6 +78,10 @@ class Contact:
     local: str
 
 
+class ChangedError(InfrastructureError):
+    """This machine's files are no longer those that its worker was started with."""
+
+
 def build(task: Task, ticket: Ticket) -> Outcome:
     """Make a build on this worker; Dask calls it.
 
@@ -113,15 +117,27 @@ def build(task: Task, ticket: Ticket) -> Outcome:
             say("left")
             raise Reschedule from None
         except (RbuildError, OSError) as error:
+            if isinstance(error, ChangedError):
+                host.console.warn(error.message)
             outcome = failure(error, host.place)
         step.failed = outcome.exit_code != 0
     return outcome
 
 
+def decline(other: str, dask_worker: Worker | None = None) -> None:
+    """Say at a worker that a matrix of another rbuild gives it no builds; the client calls it."""
+    host = None if dask_worker is None else dask_worker.plugins.get(Host.name)
+    if isinstance(host, Host):
+        host.console.warn(
+            f"{host.place.machine} gets no builds: a matrix has another rbuild ({other}, "
+            f"here {identity()}). Install the same here, and start the worker again."
+        )
+
+
 def _must_be(wanted: str) -> None:
-    """Raise InfrastructureError if this machine's files are no longer those it joined with."""
+    """Raise ChangedError if this machine's files are no longer those it joined with."""
     if (found := identity()) != wanted:
-        raise InfrastructureError(
+        raise ChangedError(
             f"This machine's rbuild was changed ({found}, not {wanted}): its worker is to be "
             "started anew."
         )
@@ -143,7 +159,7 @@ async def _serve(meeting: Meeting, place: Place, console: Console) -> None:
     contact = await greet(meeting, console)
     host = Host(place, console)
     worker = await _join(meeting, contact, host)
-    console.note(f"{place.machine} takes builds from {meeting.address} ({identity()})")
+    console.note(f"{place.machine} takes builds of {identity()} from {meeting.address}")
     lost, ended = asyncio.ensure_future(worker.finished()), asyncio.ensure_future(told.wait())
     await asyncio.wait({lost, ended}, return_when=asyncio.FIRST_COMPLETED)
     by_choice = told.is_set()

@@ -140,6 +140,8 @@ class Limits:
 
 
 NO_LIMITS = Limits()
+MIN_MEMORY = 6 << 20
+"""The bytes that a container must have: Docker refuses fewer."""
 
 
 def engine_of(store: Store) -> DockerClient | None:
@@ -176,6 +178,15 @@ class Docker:
         with explained("describe itself"):
             found = self.client.api.info()
         return str(found.get("ID") or found.get("Name"))
+
+    def must_have_cpus(self) -> None:
+        """Raise UsageError if the engine has fewer processors than its limit says."""
+        with explained("describe itself"):
+            found = self.client.api.info().get("NCPU")
+        wanted = self.limits.cpus
+        if wanted is not None and isinstance(found, int) and 0 < found < wanted:
+            count = "one processor" if found == 1 else f"{found} processors"
+            raise UsageError(f"--cpus {wanted:g}: the Docker engine has {count}.")
 
     def prepare(self, sandbox: Sandbox) -> None:
         """Make the image of a sandbox's rootfs, unless the engine has it."""

@@ -71,6 +71,7 @@ class Machine:
     store: Path
     process: subprocess.Popen[str]
     ready: bool = False
+    said: list[str] = field(default_factory=list)
 
     def tell(self, what: object) -> None:
         (self.store / "told").write_text(str(what))
@@ -136,7 +137,8 @@ class Cluster:
             if not one.ready:
                 first = one.process.stderr.readline()
                 assert "takes builds" in first, first
-                threading.Thread(target=one.process.stderr.read, daemon=True).start()
+                args = (one.process.stderr,)
+                threading.Thread(target=one.said.extend, args=args, daemon=True).start()
                 one.ready = True
 
     def matrix(self, count: int = 1, wait_s: float = 20) -> list[Row]:
@@ -395,6 +397,7 @@ def test_a_machine_with_another_rbuild_gets_nothing(
     assert {row.attempts[-1].machine for row in rows} == {"same"}
     assert other.calls == []
     assert "other has another rbuild (rbuild-0.0.1-abc" in capfd.readouterr().err
+    until(lambda: "other gets no builds: a matrix has another rbuild" in "".join(other.said))
 
 
 def test_a_scheduler_that_is_lost_ends_all(tmp_path: Path) -> None:

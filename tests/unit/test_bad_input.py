@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rbuild import config, definition, environment, profile, source
+from rbuild import config, definition, environment, profile, settings, source
 from rbuild.architecture import machine
-from rbuild.cli import COMMANDS, main
+from rbuild.cli import COMMANDS, main, size
 from rbuild.errors import HostLacks, RbuildError, UsageError
 from rbuild.matrix import meeting
 
@@ -303,3 +303,68 @@ def test_a_base_that_is_no_configuration(host: Host, content: bytes, words: str)
     assert "such as defconfig, or a .config file with lines such as CONFIG_SPI=y" in found.err
     base.write_text("# CONFIG_SPI is not set\n")
     host("kernel", "--profile", path)
+
+
+FIGURES = [
+    (("module", "--runtime", "docker"), "--cpus", ("nan", "inf", "-inf", "1e300", "0", "0.001")),
+    (("module",), "--timeout", ("nan", "inf", "1e300", "0", "-1")),
+    (("module",), "--jobs", ("nan", "1e3", "0", "9" * 30, "9" * 5000)),
+    (("boot",), "--timeout", ("nan", "inf", "1e300", "0")),
+    (("bench",), "--runs", ("0", "9" * 30)),
+    (("bench",), "--warmup", ("-1", "9" * 30)),
+    (("bench",), "--jobs", ("0", "9" * 30)),
+    (("bench", "--compare", "/dev/null"), "--fail-above", ("nan%", "inf%", "9" * 400 + "%")),
+    (("clean",), "--older-than", ("nan", "inf", "-1", "1e300")),
+    (("clean",), "--keep-last", ("-1", "9" * 30)),
+    (("clean",), "--max-size", ("0", "0.0001", "9" * 15 + "t", "9" * 400, "-1")),
+    (("matrix",), "--wait", ("nan", "inf", "-1", "1e300")),
+    (("module", "--runtime", "docker"), "--memory", ("3m", "0.01k", "9" * 15 + "t", "nan")),
+    (("matrix", "--runtime", "docker"), "--memory", ("3m",)),
+]
+
+
+@pytest.mark.parametrize(("command", "option", "values"), FIGURES, ids=lambda one: str(one)[:30])
+def test_a_figure_that_no_machine_has_is_refused(
+    bare: Host, command: tuple[str, ...], option: str, values: tuple[str, ...]
+) -> None:
+    for value in values:
+        found = bare(*command, f"{option}={value}", code=2)
+        assert option in found.err, value
+        assert value[:20] in found.err or "a container needs at least 6m" in found.err
+    variable = f"RBUILD_{option.lstrip('-').upper()}"
+    if option in {"--cpus", "--timeout"} and command[0] == "module":
+        bare.monkeypatch.setenv(variable, "nan")
+        assert "nan" in bare(*command, code=2).err
+
+
+@pytest.mark.parametrize(
+    "text", ["cpus: .nan", "cpus: .inf", "cpus: 0", "jobs: 99999999999999999999", "runs: 1e300"]
+)
+def test_a_figure_of_a_file_that_no_machine_has_is_refused(bare: Host, text: str) -> None:
+    path = bare.folder / "rbuild-settings.yaml"
+    path.write_text(f"runtime: docker\n{text}\n")
+    bare.monkeypatch.setenv("RBUILD_CONFIG", str(path))
+    found = bare("module", code=2)
+    assert f"{path.name}:2: {text.partition(':')[0]}" in found.err
+
+
+def test_the_same_figures_are_accepted_in_files_and_on_the_command_line() -> None:
+    assert settings.MAX == size.MAX
+
+
+def test_a_matrix_hands_limits_to_its_builds(bare: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are for the runtime of each build, not for the matrix's own."""
+    plans = []
+
+    def rows(plan, *_):  # type: ignore[no-untyped-def]
+        plans.append(plan)
+        raise UsageError("enough")
+
+    monkeypatch.setattr("rbuild.cli.matrix._rows", rows)
+    bare("matrix", "--runtime", "docker", "--memory", "4g", "--cpus", "2", code=2)
+    (plan,) = plans
+    words = " ".join(plan.options)
+    assert "--memory 4294967296" in words
+    assert "--cpus 2.0" in words
+    assert "for --runtime docker" in bare("matrix", "--memory", "4g", code=2).err
+    assert len(plans) == 1

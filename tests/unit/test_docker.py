@@ -453,6 +453,24 @@ def test_limits_are_for_docker_alone(host: Host) -> None:
     assert "512m or 4g" in done.err
 
 
+@pytest.mark.parametrize(("cpus", "code"), [("99", 2), ("2.5", 2), ("2", 3), ("0.5", 3)])
+def test_more_processors_than_the_engine_has_are_refused(
+    host: Host, monkeypatch: pytest.MonkeyPatch, cpus: str, code: int
+) -> None:
+    class Client:
+        class api:  # noqa: N801 - as the SDK has it
+            @staticmethod
+            def info() -> dict[str, object]:
+                return {"NCPU": 2}
+
+    monkeypatch.setattr(Docker, "client", Client)
+    monkeypatch.setattr(
+        "rbuild.cli.module.kdir_for", lambda *_: (_ for _ in ()).throw(HostLacks("enough"))
+    )
+    done = host("module", "--runtime", "docker", "--cpus", cpus, code=code)
+    assert ("the Docker engine has 2 processors" in done.err) == (code == 2)
+
+
 def test_no_engine_is_an_error_with_a_remedy(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", "unix:///nonexistent/docker.sock")
     done = host("--json", "module", "--runtime", "docker", code=3)
