@@ -69,8 +69,11 @@ def test_kconfig_is_read_as_the_kernel_itself_reads_it(rbuild: Rbuild) -> None:
 GLUE = pytest.param(Driver.GLUE, marks=pytest.mark.slow)
 """Its two builds take as long as the other four together."""
 
+IN_TREE = pytest.param("in-tree", marks=pytest.mark.slow)
+"""A second KDIR of a large configuration."""
 
-@pytest.mark.parametrize("kind", ["out-of-tree", "in-tree"])
+
+@pytest.mark.parametrize("kind", ["out-of-tree", IN_TREE])
 @pytest.mark.parametrize("driver", [Driver.RUST, Driver.C, GLUE])
 def test_every_driver_is_built_for_the_board(rbuild: Rbuild, driver: Driver, kind: str) -> None:
     found = rbuild("--json", "module", f"--{kind}", "--driver", driver, "--profile", BOARD).json
@@ -78,6 +81,7 @@ def test_every_driver_is_built_for_the_board(rbuild: Rbuild, driver: Driver, kin
     assert found["artefacts"]
 
 
+@pytest.mark.slow
 def test_what_the_pis_own_configuration_refuses_is_explained_and_lifted(
     rbuild: Rbuild, tmp_path: Path
 ) -> None:

@@ -61,7 +61,7 @@ def fresh(module: Path) -> Path:
     return module
 
 
-@pytest.mark.parametrize("env", ["cross", "hybrid"])
+@pytest.mark.parametrize("env", ["cross", pytest.param("hybrid", marks=pytest.mark.slow)])
 def test_a_module_is_the_same_bytes_as_bubblewrap_s(
     docker: Rbuild, engine: Engine, rust_stranger: Path, env: str
 ) -> None:

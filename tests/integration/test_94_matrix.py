@@ -204,6 +204,7 @@ def test_three_machines_come_to_the_same_bytes_as_one(
         assert one.end() == 0
 
 
+@pytest.mark.slow
 def test_a_machine_that_is_killed_while_it_builds(
     rbuild: Rbuild, here: Any, cluster: str, machines: list[Machine], tmp_path: Path
 ) -> None:
