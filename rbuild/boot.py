@@ -8,7 +8,7 @@ or are missing, a splat in the kernel's log, a panic, a hang, or an end without 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -26,15 +26,20 @@ from rbuild.process import Limits, Usage
 from rbuild.reproduce import SCRIPT, guest
 from rbuild.session import Phase, Session
 from rbuild.store import sha256_file
+from rbuild.trace import readable
 
 SPLAT = re.compile(
-    r"BUG: |WARNING: |Kernel panic|Internal error: |Oops\b|Unable to handle kernel|"
+    r"BUG: |WARNING: |Kernel panic|Internal error: |Oops\b|Unable to handle kernel|kernel BUG at |"
+    r"rust_kernel: panicked at |"
     r"KASAN: |KFENCE: |KCSAN: |UBSAN: |refcount_t: |unreferenced object|"
     r"(circular|recursive) locking|inconsistent lock state|suspicious RCU usage|"
     r"INFO: task .{1,100} blocked for more than|detected stalls|list_(add|del) corruption|"
     r"ODEBUG: |DEBUG_LOCKS_WARN_ON|scheduling while atomic"
 )
 """What a kernel's log says when something went wrong that no test may have noticed."""
+
+PRINTK = re.compile(r"^\[ *[0-9.]+\](?:\[ *[TC][0-9]+\])? ?")
+"""What the kernel prints before a line: the time, and who printed it."""
 
 UP = re.compile(r"rbuild: up after ([0-9]{1,9}(?:\.[0-9]{1,9})?) s")
 ENDED = re.compile(r"rbuild: tests ended with ([0-9]{1,9})")
@@ -46,9 +51,22 @@ CONSOLE_MOST = 64 << 20
 KEPT_MOST = 1000
 """How many splats, and failures of the kernel's own tests, are kept of an endless console."""
 
+PANICKED = re.compile(r"panicked at .*:[0-9]+:$")
+"""How a panic of Rust's begins; the next line says why."""
+
+NOT_THE_KERNELS = ("#", "ok ", "not ok ", "rbuild: ")
+REPORT_MOST = 80
+"""The lines of a report that are kept: an Oops with all registers and a deep stack has sixty."""
+REPORTS_MOST = 3
+
 SPLATS_SHOWN = 5
 CONSOLE_SHOWN = 20
-"""How many of the console's last lines a failure shows."""
+"""How many of the console's last lines a failure shows; fewer after a report."""
+AFTER_REPORT = 8
+
+DIAGNOSTICS_SHOWN = 20
+LINE_SHOWN = 300
+"""How many lines of a failed test are shown, and how much of each; the TAP file has all."""
 
 
 class Suite(StrEnum):
@@ -64,7 +82,8 @@ class Booted:
     """What a guest did, passed or not.
 
     ``up_s`` is the guest's own time from its kernel's start to its first process, ``usage`` what
-    QEMU used from its start to its end.
+    QEMU used from its start to its end.  ``reports`` are what the kernel printed of faults, each
+    from its first line, with the names of functions as they are in the source.
     """
 
     report: tap.Report
@@ -74,6 +93,7 @@ class Booted:
     console: Path
     tap: Path
     initramfs: Path
+    reports: tuple[tuple[str, ...], ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -91,6 +111,7 @@ class Booted:
         return {
             "passed": self.passed,
             "problems": list(self.problems),
+            "reports": [list(report) for report in self.reports],
             "planned": self.report.planned,
             "ok": sum(test.passed and test.skipped is None for test in tests),
             "failed": len(self.report.failed),
@@ -168,12 +189,48 @@ def boot(
                     detail="\n".join(error.tail[-CONSOLE_SHOWN:]),
                 ) from error
             listener.problems.append(f"{program} ended with status {error.returncode}")
+        listener.end()
         report = listener.tap.report()
         problems = (*listener.verdict(), *_failed(report))
         step.failed = bool(problems)
+    problems, reports = _translated(
+        problems,
+        listener.reports.values(),
+        [*(one.path for one in modules), *needed],
+        kdir,
+        session,
+    )
     written = session.run_folder / "boot.tap"
     written.write_text(tap.write(report))
-    return Booted(report, problems, listener.up_s, usage, console, written, archive)
+    return Booted(
+        report,
+        problems,
+        listener.up_s,
+        usage,
+        console,
+        written,
+        archive,
+        reports,
+    )
+
+
+def _translated(
+    problems: Sequence[str],
+    reports: Iterable[Sequence[str]],
+    modules: Sequence[Path],
+    kdir: Kdir,
+    session: Session,
+) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
+    """Return problems and the kernel's reports with names and places as they are in the source."""
+    found = [tuple(report) for report in reports]
+    if not found:
+        return tuple(problems), ()
+    texts = [*problems, *(line for report in found for line in report)]
+    lines = iter(readable(texts, modules, kdir, session))
+    return (
+        tuple(next(lines) for _ in problems),
+        tuple(tuple(next(lines) for _ in report) for report in found),
+    )
 
 
 def must_pass(booted: Booted, data: Mapping[str, Any]) -> None:
@@ -181,7 +238,8 @@ def must_pass(booted: Booted, data: Mapping[str, Any]) -> None:
     if booted.passed:
         return
     lines = booted.console.read_text(encoding="utf-8").splitlines()
-    shown = [f"    {line}" for line in lines[-CONSOLE_SHOWN:]]
+    last = lines[-(AFTER_REPORT if booted.reports else CONSOLE_SHOWN) :]
+    shown = [f"    {_shortened(line)}" for line in last]
     raise GuestFailed(
         f"The guest failed: {booted.problems[0]}.",
         detail="\n".join([*_details(booted), "", "The console's last lines:", *shown]),
@@ -194,8 +252,29 @@ def _details(booted: Booted) -> list[str]:
     lines = []
     for test in booted.report.failed[:CONSOLE_SHOWN]:
         lines.append(f"not ok {test.number} - {test}")
-        lines += [f"    {line}" for line in test.diagnostics[:8]]
-    return [*lines, *booted.problems]
+        lines += [f"    {line}" for line in _diagnostics(test.diagnostics)]
+    lines += booted.problems
+    for report in booted.reports:
+        lines += ["", "The kernel's report:", *(f"    {_shortened(line)}" for line in report)]
+    return lines
+
+
+def _diagnostics(lines: Sequence[str]) -> list[str]:
+    """Return a failed test's lines as far as they are shown: the first and the last of many."""
+    shown = [_shortened(line) for line in lines]
+    if len(shown) > DIAGNOSTICS_SHOWN:
+        half = DIAGNOSTICS_SHOWN // 2
+        shown[half:-half] = [f"... ({len(shown) - 2 * half} more lines)"]
+    return shown
+
+
+def _shortened(line: str) -> str:
+    """Return a line as it is shown; of a very long one its beginning and its end."""
+    if len(line) <= LINE_SHOWN:
+        return line
+    end = LINE_SHOWN // 4
+    left = len(line) - LINE_SHOWN
+    return f"{line[: LINE_SHOWN - end]}... ({left} more characters) ...{line[-end:]}"
 
 
 def command_line(
@@ -267,6 +346,10 @@ class Listener:
     log_ended: bool = False
     splats: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    reports: dict[str, list[str]] = field(default_factory=dict)
+    """What was printed of faults, by the first line; the longer one of what is there twice."""
+    _report: list[str] | None = None
+    _has_panicked: bool = False
 
     def hear(self, line: str, step: Step | None = None) -> None:
         """Take one line."""
@@ -286,13 +369,36 @@ class Listener:
             self.in_log = True
         elif line == "rbuild: log ends":
             self.log_ended = True
+        self._hear_kernel(PRINTK.sub("", line))
+
+    def _hear_kernel(self, line: str) -> None:
+        """Take a line that may be of the kernel's report of a fault."""
         # A test's own words may name what it looks for.
-        elif (
-            len(self.splats) < KEPT_MOST
-            and SPLAT.search(line)
-            and not line.startswith(("#", "ok ", "not ok "))
-        ):
-            self.splats.append(re.sub(r"^\[ *[0-9.]+\] ", "", line))
+        is_splat = SPLAT.search(line) and not line.startswith(NOT_THE_KERNELS)
+        if self._has_panicked and self.splats:
+            self.splats[-1] += f" {line}"
+        elif is_splat and len(self.splats) < KEPT_MOST:
+            self.splats.append(line)
+        self._has_panicked = bool(is_splat and PANICKED.search(line))
+        if self._report is not None:
+            if not line.startswith(NOT_THE_KERNELS):
+                self._report.append(line)
+            if line.startswith((*NOT_THE_KERNELS, "---[ end ")) or len(self._report) >= REPORT_MOST:
+                self._keep_report(self._report)
+                self._report = None
+        elif is_splat and not (self.reports and line.startswith("Kernel panic")):
+            self._report = [line]
+
+    def end(self) -> None:
+        """Take it that no more lines come."""
+        if self._report is not None:
+            self._keep_report(self._report)
+        self._report = None
+
+    def _keep_report(self, report: list[str]) -> None:
+        had = self.reports.get(report[0])
+        if len(report) > len(had or ()) and (had or len(self.reports) < REPORTS_MOST):
+            self.reports[report[0]] = report
 
     def verdict(self) -> list[str]:
         """Return what is wrong with the guest as a whole, the likeliest cause first."""

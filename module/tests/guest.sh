@@ -58,8 +58,9 @@ is() { # GOT EXPECTED DESCRIPTION
 		report ok "$3"
 	else
 		report "not ok" "$3"
-		echo "#      got: $1"
-		echo "# expected: $2"
+		# Each may have several lines.
+		echo "     got: $1" | sed 's/^/# /'
+		echo "expected: $2" | sed 's/^/# /'
 	fi
 }
 
@@ -68,7 +69,7 @@ isnt() { # GOT UNEXPECTED DESCRIPTION
 		report ok "$3"
 	else
 		report "not ok" "$3"
-		echo "# got: $1"
+		echo "got: $1" | sed 's/^/# /'
 	fi
 }
 

@@ -15,9 +15,9 @@ mount -t devtmpfs devtmpfs /dev
 exec </dev/console >/dev/console 2>&1
 
 echo "rbuild: up after $(cut -d ' ' -f 1 /proc/uptime) s"
-# What the tests provoke would be printed amid their results; emergencies are,
-# and all of the log at the end.
-dmesg -n 2
+# What the tests provoke would be printed amid their results; what is critical
+# is, and all of the log at the end.
+dmesg -n 3
 
 for module in /modules/needed/*.ko; do
 	[ ! -e "$module" ] || insmod "$module"

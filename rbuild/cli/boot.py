@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -39,9 +40,15 @@ from rbuild.module import Built
 from rbuild.nearest import nearest
 from rbuild.process import Limits
 from rbuild.profile import Driver, Kind
+from rbuild.textfile import read_text
 
 SILENCE_S = 120.0
 TOTAL_S = 900.0
+
+OURS = re.compile(rf"(?<![\w-])(?:{'|'.join(module.NAMES.values())})\.o\b")
+"""How a Makefile names a module that our tests are for."""
+
+MAKEFILE_MOST = 1 << 20
 
 EPILOG = """\b
 Examples:
@@ -133,6 +140,8 @@ def command(
         if name not in (known := names.tests()):
             raise click.UsageError(f"--test: {name!r} is no name of a test.{nearest(name, known)}")
     own = root_of(path, root_folder)
+    if path is not None and not _is_ours(path):
+        _must_suit_any(suites, tests)
     made = session(app, "boot", runtime, jobs, ccache=ccache)
     found = profile.load(profile_name)
     wanted, how = Driver(driver or found.driver), Kind(kind or found.kind)
@@ -170,6 +179,30 @@ def command(
         app.console.result(text)
     must_pass(guest, data)
     app.console.result(text, data)
+
+
+def _is_ours(path: Path) -> bool:
+    """Tell whether a folder makes a module that is named as one of our drivers: a copy of one."""
+    for name in ("Kbuild", "Makefile"):
+        try:
+            text = read_text(path / name, limit=MAKEFILE_MOST)
+        except UsageError:
+            continue
+        if OURS.search(text):
+            return True
+    return False
+
+
+def _must_suit_any(suites: Sequence[str], tests: Sequence[str]) -> None:
+    """Refuse tests that talk to our driver: of another module, all would fail."""
+    known = names.suite(Suite.LOAD)
+    wrong = [f"--suite {one}" for one in suites if one != Suite.LOAD]
+    wrong += [f"--test {one}" for one in tests if one not in known]
+    if wrong:
+        raise click.UsageError(
+            f"{wrong[0]} tests our driver, not the module in PATH; --suite {Suite.LOAD} loads and "
+            "unloads any module."
+        )
 
 
 def _only(modules: Sequence[Built]) -> Built:

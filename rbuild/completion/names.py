@@ -58,6 +58,14 @@ def tests() -> list[str]:
     return re.findall(r"^test_(\w+)\(\)", text, re.MULTILINE)
 
 
+def suite(name: str) -> list[str]:
+    """Return the names of the groups of tests that a suite has."""
+    script = data.folder("module") / "tests" / "guest.sh"
+    text = script.read_text(encoding="utf-8")
+    found = re.search(rf'^{name}="([^"]*)"', text, re.MULTILINE)
+    return found[1].split() if found else []
+
+
 def _stems(folder: Path) -> list[str]:
     return sorted(path.stem for path in folder.glob("*.yaml"))
 

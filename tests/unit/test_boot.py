@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rbuild import tap
+from rbuild import data, tap, trace
 from rbuild.boot import Listener
+from rbuild.cli.boot import _is_ours
+from rbuild.errors import HostLacks
+from rbuild.sandbox import MODULE
 
 from .conftest import Host, Result
 
@@ -184,6 +190,235 @@ def test_any_module_is_loaded_and_unloaded(host: Host, boot) -> None:
     found = boot("--json", "boot", host.write_module()).json
     assert found["driver"] is None
     assert "mine load" in (host.folder / "calls").read_text()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--suite", "functional"),
+        ("--suite", "load", "--suite", "soak"),
+        ("--test", "dead_bus"),
+    ],
+)
+def test_another_module_is_not_given_the_tests_of_our_driver(
+    host: Host, boot, words: tuple[str, ...]
+) -> None:
+    found = boot("boot", host.write_module(), *words, code=2)
+    assert f"{' '.join(words[-2:])} tests our driver" in found.err
+    assert "--suite load" in found.err
+    assert host.calls("make") == 0
+
+
+def test_another_module_is_given_the_tests_of_any(host: Host, boot) -> None:
+    boot("boot", host.write_module(), "--suite", "load", "--test", "module")
+    assert "mine load module" in (host.folder / "calls").read_text()
+
+
+@pytest.mark.parametrize("line", ["obj-m += mfrc522.o", "obj-$(X) := a.o mfrc522_rust.o"])
+def test_a_copy_of_our_driver_is_given_its_tests(tmp_path: Path, line: str) -> None:
+    (tmp_path / "Makefile").write_text(line)
+    assert _is_ours(tmp_path)
+    (tmp_path / "Makefile").write_text("obj-m += my-mfrc522.o mfrc522.obj\n")
+    (tmp_path / "Kbuild").mkdir()
+    assert not _is_ours(tmp_path)
+
+
+def test_what_a_test_got_is_whole_in_the_file_and_short_on_the_terminal(host: Host, boot) -> None:
+    long = "x" * 5000
+    host.fault("test-fails")
+    host.tool("true", "")
+    fake = host.folder / "bin/qemu-system-aarch64"
+    said = ["rbuild: up after 0.5 s", "not ok 1 - it", f"#      got: {long}"]
+    said += [f"# line {number}" for number in range(50)]
+    said += ["# expected: 1", "1..1", "rbuild: tests ended with 1"]
+    said += ["rbuild: log begins", "rbuild: log ends"]
+    text = "".join(f"{line}\n" for line in said)
+    (host.folder / "said").write_text(text)
+    fake.write_text(f"#!/bin/sh\ncat {host.folder}/said\n")
+    fake.chmod(0o755)
+    found = boot("--json", "boot", "--driver", "c", code=1)
+    assert max(map(len, found.err.splitlines())) < 400
+    assert "more characters" in found.err
+    assert "expected: 1" in found.err
+    assert "more lines)" in found.err
+    (test,) = found.json["boot"]["tests"]
+    assert test["diagnostics"][0] == f"     got: {long}"
+    assert long in Path(found.json["boot"]["tap"]).read_text()
+
+
+def test_each_line_that_a_test_got_is_a_comment(tmp_path: Path) -> None:
+    """So that none is lost, or taken for a test."""
+    script = (data.folder("module") / "tests/guest.sh").read_text()
+    functions = script[script.index("report() {") : script.index("skip() {")]
+    call = (
+        "count=0 failures=0\n" + functions + "is 'a\nok 9 - b' 'c\nd' it\nisnt 'e\nf' 'e\nf' that\n"
+    )
+    done = subprocess.run(["sh", "-c", call], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [
+        "not ok 1 - it",
+        "#      got: a",
+        "# ok 9 - b",
+        "# expected: c",
+        "# d",
+        "not ok 2 - that",
+        "# got: e",
+        "# f",
+    ]
+
+
+# What the kernel reports.
+
+PANIC = """\
+[    0.9][   T54] rust_kernel: panicked at /module/pan.rs:9:43:
+[    0.9][   T54] index out of bounds: the len is 1 but the index is 5
+[    0.9][   T54] ------------[ cut here ]------------
+[    0.9][   T54] kernel BUG at rust/helpers/bug.c:7!
+[    0.9][   T54] Internal error: Oops - BUG: 00000000f2000800 [#1] SMP
+[    0.9][   T54] pc : rust_helper_BUG+0x0/0x4
+[    0.9][   T54] lr : _RNvMCs63Ul9L0Rw5_3panNtB2_4Deep5index+0x30/0x34 [pan]
+[    0.9][   T54] Call trace:
+[    0.9][   T54]  rust_helper_BUG+0x0/0x4
+[    0.9][   T54]  init_module+0x14/0xfc4 [pan]
+[    0.9][   T54] ---[ end trace 0000000000000000 ]---
+[    0.9][   T54] Kernel panic - not syncing: Oops - BUG: Fatal exception
+"""
+
+
+def heard(text: str, up_s: float | None = 0.5) -> Listener:
+    listener = Listener(up_s=up_s)
+    for line in text.splitlines():
+        listener.hear(line)
+    listener.end()
+    return listener
+
+
+def test_a_panic_of_rusts_is_told_from_its_first_line() -> None:
+    listener = heard(f"# Group: loading\n{PANIC}")
+    assert listener.verdict()[0] == (
+        "the kernel said `rust_kernel: panicked at /module/pan.rs:9:43: "
+        "index out of bounds: the len is 1 but the index is 5`"
+    )
+    (report,) = listener.reports.values()
+    assert report[0] == "rust_kernel: panicked at /module/pan.rs:9:43:"
+    assert report[-1].startswith("---[ end trace")
+    assert len(report) == 11
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        "Unable to handle kernel NULL pointer dereference at virtual address 0000000000000000",
+        "BUG: KASAN: slab-out-of-bounds in f+0x10/0x20 [pan]",
+        "kernel BUG at lib/list_debug.c:56!",
+        "WARNING: CPU: 0 PID: 71 at lib/refcount.c:28 refcount_warn_saturate+0xf4/0x144",
+    ],
+)
+def test_a_report_begins_with_its_first_line(first: str) -> None:
+    text = f"ok 1 - a\n{first}\nMore of it\n---[ end trace 0 ]---\nother\nok 2 - b\n"
+    (report,) = heard(text).reports.values()
+    assert report == [first, "More of it", "---[ end trace 0 ]---"]
+
+
+def test_a_report_that_is_in_the_log_as_well_is_told_once_and_whole() -> None:
+    text = "BUG: x\nok 1 - a\nrbuild: log begins\n[ 1.0] BUG: x\n[ 1.0] why\nrbuild: log ends\n"
+    listener = heard(text)
+    assert listener.reports == {"BUG: x": ["BUG: x", "why"]}
+
+
+def test_reports_are_bounded() -> None:
+    text = "".join(f"BUG: {number}\n" + "x\n" * 200 for number in range(50))
+    reports = heard(text).reports
+    assert len(reports) == 3
+    assert max(map(len, reports.values())) <= 80
+
+
+class Tools:
+    """LLVM's tools, as a runtime has them."""
+
+    def __init__(self, symbols: str = "", lines: str = "", names: dict[str, str] | None = None):
+        self.symbols, self.lines, self.names = symbols, lines, names
+        self.asked: dict[str, str] = {}
+
+    def run(self, _, job, *, on_line, **more):  # type: ignore[no-untyped-def]
+        folder = next(bind.source for bind in job.binds if bind.target == MODULE)
+        self.asked |= {path.name: path.read_text() for path in folder.glob("*.at")}
+        text = {trace.SYMBOLS: self.symbols, trace.LINES: self.lines}.get(job.argv[2])
+        if text is None:
+            if self.names is None:
+                raise HostLacks("no bwrap")
+            text = (folder / "report").read_text()
+            for name, readable in self.names.items():
+                text = text.replace(name, readable)
+        for line in text.splitlines():
+            on_line(line)
+
+
+SYMBOLS = """\
+pan 0000000000210100 t _RNvMCs63Ul9L0Rw5_3panNtB2_4Deep5index
+pan 0000000000210200 T init_module
+vmlinux ffff800080010000 T rust_helper_BUG
+vmlinux ffff800080020000 t twice
+vmlinux ffff800080030000 t twice
+"""
+
+
+def place(module: str, address: int, *places: tuple[str, int]) -> str:
+    frames = [{"FileName": name, "Line": line} for name, line in places]
+    return json.dumps({"Address": hex(address), "ModuleName": f"/x/{module}", "Symbol": frames})
+
+
+def read_report(tmp_path: Path, tools: Tools, text: str, debug: str = "y") -> list[str]:
+    module = tmp_path / "pan.ko"
+    module.write_text("elf")
+    ready = SimpleNamespace(runtime=tools, sandbox=None, environment=SimpleNamespace(llvm="-19"))
+    kdir = SimpleNamespace(ready=ready, path=tmp_path, config={"DEBUG_INFO": debug})
+    session = SimpleNamespace(run_folder=tmp_path)
+    (report,) = heard(text).reports.values()
+    found = trace.readable(report, [module], kdir, session)  # type: ignore[arg-type]
+    assert not (tmp_path / "trace").exists()
+    return found
+
+
+def test_a_report_has_names_files_and_lines(tmp_path: Path) -> None:
+    lines = [
+        place("pan", 0x21012F, ("core/index.rs", 5), ("pan.rs", 9)),
+        place("pan", 0x210213, ("pan.rs", 15)),
+        place("vmlinux", 0xFFFF800080010000, ("rust/helpers/bug.c", 7)),
+        place("vmlinux", 0xFFFF80008000FFFF, ("", 0)),
+        "[]",
+        '{"Symbol": 3}',
+        "[" * 100_000,
+    ]
+    names = {"_RNvMCs63Ul9L0Rw5_3panNtB2_4Deep5index": "<pan::Deep>::index"}
+    tools = Tools(SYMBOLS, "\n".join(lines), names)
+    found = read_report(tmp_path, tools, PANIC.replace("Call trace:", "twice+0x4/0x8"))
+    assert "pc : rust_helper_BUG+0x0/0x4 (rust/helpers/bug.c:7)" in found
+    assert "lr : <pan::Deep>::index+0x30/0x34 [pan] (core/index.rs:5 in pan.rs:9)" in found
+    assert " init_module+0x14/0xfc4 [pan] (pan.rs:15)" in found
+    assert " rust_helper_BUG+0x0/0x4" in found
+    assert "twice+0x4/0x8" in found
+    assert tools.asked["pan.at"] == "0x21012f\n0x210213\n"
+
+
+def test_a_report_without_debug_information_or_tools_stays_as_it_is(tmp_path: Path) -> None:
+    plain = next(iter(heard(PANIC).reports.values()))
+    assert read_report(tmp_path, Tools(), PANIC) == plain
+    assert read_report(tmp_path, Tools(names={}), PANIC, "n") == plain
+    assert read_report(tmp_path, Tools(SYMBOLS, names={"pan": "a\nb"}), PANIC) == plain
+
+
+@given(st.text(max_size=200))
+def test_any_line_of_a_report_is_taken(line: str) -> None:
+    for match in trace.FRAME.finditer(line + "+0x1/0x2 [a b]"):
+        assert match["name"]
+
+
+def test_a_guest_that_panics_shows_the_report(host: Host, boot) -> None:
+    host.fault("panic")
+    found = boot("--json", "boot", "--driver", "c", code=1)
+    assert "The kernel's report:\n    Unable to handle kernel paging request" in found.err
+    (report,) = found.json["boot"]["reports"]
+    assert report[0].startswith("Unable to handle kernel paging request")
 
 
 def test_tap_on_stdout_and_in_a_file(host: Host, boot) -> None:
