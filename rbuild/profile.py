@@ -191,8 +191,8 @@ class Config(Strict):
 class Objects(Strict):
     """About how many objects each phase makes: what progress counts against the first time."""
 
-    prepare: int = Field(0, ge=0, description="of `make modules_prepare`")
-    kernel: int = Field(0, ge=0, description="of a whole kernel's build")
+    prepare: int = Field(0, ge=0, le=1_000_000, description="of `make modules_prepare`")
+    kernel: int = Field(0, ge=0, le=1_000_000, description="of a whole kernel's build")
 
 
 class Profile(Strict):

@@ -114,7 +114,8 @@ class _Tracer:
         """Return the lines with the names of Rust's and C++'s symbols as they are in the source."""
         if not any("_R" in line or "_Z" in line for line in lines):
             return list(lines)
-        (self.folder / "report").write_text("".join(f"{line}\n" for line in lines))
+        text = "".join(f"{line}\n" for line in lines)
+        (self.folder / "report").write_text(text, encoding="utf-8")
         found = self._run(NAMES)
         return found if len(found) == len(lines) else list(lines)
 

@@ -23,6 +23,7 @@ from unittest import mock
 
 from rbuild import (
     apt,
+    architecture,
     boot,
     config,
     environment,
@@ -44,6 +45,7 @@ from rbuild import (
     sought,
     source,
     tap,
+    trace,
 )
 from rbuild.architecture import machine
 from rbuild.bench import compare, stats
@@ -53,6 +55,7 @@ from rbuild.cli import clean, status
 from rbuild.console import Console, Step
 from rbuild.deploy import board
 from rbuild.deploy import config as config_txt
+from rbuild.deploy import machine as board_machine
 from rbuild.deploy.remote import Remote, _Ear
 from rbuild.elf import machine as elf_machine
 from rbuild.elf import module_info, section_digests
@@ -672,6 +675,9 @@ def of_console(folder: Path) -> Try:
             listener.hear(line, step)
         report = listener.tap.report()
         (*listener.verdict(), *boot._failed(report))
+        listener.end()
+        for line in (line for lines in listener.reports.values() for line in lines):
+            [trace._key(match) for match in trace.FRAME.finditer(line)]
         tap.write(report)
         step.far()
 
@@ -728,6 +734,12 @@ BOARD = b"""\
 Welcome!
 rbuild: uid 0
 rbuild: release 6.12.47+rpt-rpi-v8
+rbuild: machine aarch64
+rbuild: bits 32
+rbuild: page_size 4096
+rbuild: compatible raspberrypi,4-model-b brcm,bcm2711
+rbuild: elf 7f454c460101010000000000000000000200280001000000
+rbuild: include aW5jbHVkZSBhCltwaTRdCmR0b3ZlcmxheT14Cg== a
 rbuild: vermagic 6.12.47+rpt-rpi-v8 SMP preempt mod_unload modversions aarch64
 rbuild: boot /boot/firmware
 rbuild: config ZHRwYXJhbT1zcGk9b24Kb3NfcHJlZml4PXgvCg==
@@ -745,14 +757,18 @@ rbuild: modules_free 123456789
 def of_board(folder: Path) -> Try:
     """Try what a board answers when it is looked at."""
     del folder
-    there = Remote("pi@pi")
+    hosts = (Remote("pi@pi"), Remote("pi@pi", root="/mnt"))
+    target = architecture.of_kernel("arm64")
 
     def try_it(content: bytes) -> None:
         ear = _Ear(lambda _: None)
         for line in lines_of(content, b"\r\n"):
             ear(line)
-        found = board._board(there, "", ear.answer)
-        str((found.overlays, found.boot_free + found.modules_free))
+        for there in hosts:
+            found = board._board(there, "", ear.answer)
+            str((found.overlays, found.boot_free + found.modules_free))
+            config_txt.with_block(found.config, ["dtoverlay=x"], found.around)
+            board_machine.must_suit(found, target, whole=True)
 
     return try_it
 
