@@ -135,6 +135,8 @@ def command(
         _warn(more, app)
     else:
         board = plan.for_release(board, kdir.release)
+        warnings += (more := machine.config_warnings(board, kdir))
+        _warn(more, app)
     result = module.build_driver(kdir, wanted, how, made)
     brought = list(overlays) or _own_overlays(kdir, made)
     with tempfile.TemporaryDirectory(prefix="deploy-", dir=made.run_folder) as name:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import base64
+import re
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rbuild import architecture, fdt
 from rbuild.architecture import Architecture
+from rbuild.console import several
 from rbuild.deploy.board import Board, Hardware
 from rbuild.errors import UsageError
+from rbuild.kbuild import read_config
 from rbuild.kernel import Kdir
 
 GENERATIONS = {
@@ -27,6 +32,16 @@ PAGE_SIZES = {"ARM64_4K_PAGES": 4096, "ARM64_16K_PAGES": 16384, "ARM64_64K_PAGES
 
 PROCESSORS = {"armv6l": ("CPU_V6", "CPU_V6K"), "armv7l": ("CPU_V7",)}
 """What a 32-bit kernel must have to know a processor (arch/arm/mm/Kconfig)."""
+
+TOOLS = re.compile(
+    r"(CC|GCC|CLANG|LD|LLD|AS|RUSTC|RUST|BINDGEN|PAHOLE|TOOLS|TOOLCHAIN|LLVM|HAVE|ARCH|CAN)_|"
+    r".*_VERSION(_TEXT)?$|IKCONFIG|LOCALVERSION|BUILD_SALT|DEFAULT_HOSTNAME|SYSTEM_TRUSTED_KEYS"
+)
+"""Options that tell what a kernel was compiled by, or change nothing that a module sees."""
+
+CONFIG_MOST = 4 << 20
+"""The bytes of the largest configuration: a distribution's has 0.3 MiB."""
+DIFFERENCES_SHOWN = 3
 
 OTHER_PROFILE = "--profile chooses a kernel for another architecture."
 
@@ -130,6 +145,40 @@ def must_run_on(board: Board, kdir: Kdir, *, whole: bool) -> None:
             f"for another processor: CONFIG_{needed[0]} is not set.",
             hint=OTHER_PROFILE,
         )
+
+
+def config_warnings(board: Board, kdir: Kdir) -> list[str]:
+    """Return a warning if the kernel there is one of the same release, but configured otherwise.
+
+    A module of another configuration may be loaded, and take the kernel's structures for others.
+    """
+    there = read_config(_config_of(board, kdir.release))
+    here = kdir.config
+    names = sorted(
+        name
+        for name in there.keys() | here.keys()
+        if there.get(name, "n") != here.get(name, "n") and not TOOLS.match(name)
+    )
+    if not there or not names:
+        return []
+    differences = [
+        f"CONFIG_{name}={there.get(name, 'n')}, here {here.get(name, 'n')}" for name in names
+    ]
+    return [
+        f"The kernel {kdir.release} on {board.remote.host} isn't configured as that of "
+        f"{kdir.profile.name}: {several(differences, DIFFERENCES_SHOWN)}. "
+        "A module may not work there."
+    ]
+
+
+def _config_of(board: Board, release: str) -> str:
+    """Return the configuration of a kernel there; nothing where it isn't known."""
+    content = board.remote.step("kconfig", release).first("kconfig")
+    try:
+        found = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+        return found.decompress(base64.b64decode(content), CONFIG_MOST).decode("utf-8", "replace")
+    except (ValueError, zlib.error):
+        return ""
 
 
 def tree_warnings(board: Board, trees: Sequence[Path]) -> list[str]:

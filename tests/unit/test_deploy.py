@@ -495,6 +495,7 @@ class Configured:
 
     config: dict[str, str]
     arch: Architecture
+    release: str = RELEASE
 
     @property
     def profile(self):  # type: ignore[no-untyped-def]
@@ -532,6 +533,33 @@ def test_a_configuration_that_the_board_cannot_run_is_refused(
     assert (words in said) if words else (said == "")
 
 
+@pytest.mark.parametrize(
+    ("there", "words"),
+    [
+        (None, ""),
+        ("", ""),
+        ("CONFIG_SMP=y\n# CONFIG_X is not set\nCONFIG_GCC_VERSION=1\nCONFIG_HZ=100\n", ""),
+        ("CONFIG_SMP=y\nCONFIG_HZ=250\n", "of tiny: CONFIG_HZ=250, here 100. A module"),
+        ("CONFIG_HZ=100\nCONFIG_KASAN=y", "CONFIG_KASAN=y, here n; CONFIG_SMP=n, here y. A"),
+    ],
+)
+def test_a_kernel_of_the_same_release_but_configured_otherwise_is_warned_of(
+    pi: Pi, there: str | None, words: str
+) -> None:
+    if there is not None:
+        (pi.root / f"boot/config-{RELEASE}").write_text(there)
+    kdir = Configured({"SMP": "y", "HZ": "100", "CC_VERSION_TEXT": "x"}, ARM64)
+    said = "".join(machine.config_warnings(pi.look(), kdir))  # type: ignore[arg-type]
+    assert (words in said) if words else (said == "")
+
+
+@pytest.mark.parametrize("text", ["x", "eA==", "H4sIAAAA", "\udcff"])
+def test_a_configuration_that_is_none_is_none(pi: Pi, text: str) -> None:
+    pi.monkeypatch.setattr(Remote, "step", lambda *_: Answer({"kconfig": (text,)}))
+    kdir = Configured({"SMP": "y"}, ARM64)
+    assert machine.config_warnings(playing(PI["pi4"]), kdir) == []  # type: ignore[arg-type]
+
+
 def test_a_kernel_with_the_device_tree_of_another_board_is_warned_of(tmp_path: Path) -> None:
     tree = tmp_path / "a.dtb"
     tree.write_bytes(fdt.pack(fdt.Node({"compatible": b"raspberrypi,3-model-b\0brcm,bcm2837\0"})))
@@ -557,8 +585,8 @@ def test_32_bit_programs_under_a_64_bit_kernel_are_warned_of(host: Host, pi: Pi)
     overlay.write_text("overlay")
     words = ("deploy", "pi@board", "--boot-dir", pi.boot, "--profile", host.profile)
     found = host("--json", *words, "--driver", "c", "--overlay", overlay, "--dry-run")
-    (said,) = found.json["warnings"]
-    assert "32-bit ones under a 64-bit kernel" in said
+    # This host's /proc/config.gz is the board's, too.
+    (said,) = (one for one in found.json["warnings"] if "32-bit ones under a 64-bit kernel" in one)
     assert f"warning: {said}" in found.err
 
 
