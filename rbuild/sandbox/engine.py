@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rbuild.errors import HostLacks, InfrastructureError
+from rbuild.errors import HostLacks, InfrastructureError, UsageError
 from rbuild.sandbox.tunnel import tunnel
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ LOOK_S = 5
 """How long it may take where rbuild only looks whether there is one."""
 
 CANNOT_RUN = re.compile(r"exec format error", re.I)
+LIMITS_REFUSED = re.compile(r"range of CPUs is|minimum memory limit", re.I)
 
 
 @dataclass(frozen=True)
@@ -144,6 +145,11 @@ def explained(what: str) -> Iterator[None]:
             raise unreachable(error) from error
         if CANNOT_RUN.search(words):
             raise cannot_run() from error
+        if LIMITS_REFUSED.search(words):
+            raise UsageError(
+                f"The Docker engine can't keep the limits: {words.strip()}",
+                hint="--cpus and --memory set them.",
+            ) from error
         raise InfrastructureError(f"The Docker engine can't {what}: {words.strip()}") from error
     except (DockerException, RequestException, OSError) as error:
         if isinstance(error, OSError) and error.filename is not None:

@@ -28,7 +28,7 @@ from rbuild.errors import HostLacks, InfrastructureError, ProcessFailed, UsageEr
 from rbuild.process import LINE_MOST
 from rbuild.sandbox import Bind, Job, Sandbox, image
 from rbuild.sandbox.docker import ENGINES, Docker, Limits, _lines
-from rbuild.sandbox.engine import PASSING, Owner, remove_orphans, unreachable
+from rbuild.sandbox.engine import PASSING, Owner, explained, remove_orphans, unreachable
 from rbuild.store import METADATA, Room, Store, digest, write_json
 
 from .conftest import Host
@@ -469,6 +469,19 @@ def test_more_processors_than_the_engine_has_are_refused(
     )
     done = host("module", "--runtime", "docker", "--cpus", cpus, code=code)
     assert ("the Docker engine has 2 processors" in done.err) == (code == 2)
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        ("range of CPUs is from 0.01 to 2.00, as there are only 2 CPUs available", UsageError),
+        ("Minimum memory limit allowed is 6MB", UsageError),
+        ("no space left on device", InfrastructureError),
+    ],
+)
+def test_limits_that_the_engine_refuses_are_wrong_usage(words: str, error: type[Exception]) -> None:
+    with pytest.raises(error, match=words), explained("make a container"):
+        raise APIError("400 Client Error", explanation=words)
 
 
 def test_no_engine_is_an_error_with_a_remedy(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
