@@ -21,7 +21,7 @@ from rbuild.elf import module_info
 from rbuild.errors import GuestFailed, InfrastructureError, ProcessFailed, TimedOut
 from rbuild.guest import initramfs, userland
 from rbuild.kernel import Kdir, Stage
-from rbuild.module import Built
+from rbuild.module import Built, with_own_paths
 from rbuild.process import Limits, Usage
 from rbuild.reproduce import SCRIPT, guest
 from rbuild.session import Phase, Session
@@ -146,10 +146,12 @@ def boot(
     limits: Limits,
     session: Session,
     machine: Machine,
+    origin: Path | None = None,
 ) -> Booted:
     """Boot the kernel of a built KDIR, and run ``tests`` (or suites) on the module ``driver``.
 
-    ``modules`` are what the guest has besides.  The kernel must have what ``guest.must_boot``
+    ``modules`` are what the guest has besides; ``origin`` is the folder that the driver was built
+    from, by which its files are named.  The kernel must have what ``guest.must_boot``
     asks for.  A guest that fails is a result, not an error.  Raises HostLacks where QEMU isn't
     there, InfrastructureError where busybox can't be had or QEMU doesn't start.
     """
@@ -193,31 +195,19 @@ def boot(
         report = listener.tap.report()
         problems = (*listener.verdict(), *_failed(report))
         step.failed = bool(problems)
-    problems, reports = _translated(
-        problems,
-        listener.reports.values(),
-        [*(one.path for one in modules), *needed],
-        kdir,
-        session,
-    )
+    files = [*(one.path for one in modules), *needed]
+    reports = listener.reports.values()
+    problems, shown = _translated(problems, reports, files, origin, kdir, session)
     written = session.run_folder / "boot.tap"
     written.write_text(tap.write(report))
-    return Booted(
-        report,
-        problems,
-        listener.up_s,
-        usage,
-        console,
-        written,
-        archive,
-        reports,
-    )
+    return Booted(report, problems, listener.up_s, usage, console, written, archive, shown)
 
 
 def _translated(
     problems: Sequence[str],
     reports: Iterable[Sequence[str]],
     modules: Sequence[Path],
+    origin: Path | None,
     kdir: Kdir,
     session: Session,
 ) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
@@ -226,7 +216,10 @@ def _translated(
     if not found:
         return tuple(problems), ()
     texts = [*problems, *(line for report in found for line in report)]
-    lines = iter(readable(texts, modules, kdir, session))
+    translated = readable(texts, modules, kdir, session)
+    if origin is not None:
+        translated = [with_own_paths(line, origin) for line in translated]
+    lines = iter(translated)
     return (
         tuple(next(lines) for _ in problems),
         tuple(tuple(next(lines) for _ in report) for report in found),

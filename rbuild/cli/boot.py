@@ -163,7 +163,8 @@ def command(
     tested = _only(result.modules)
     limits = Limits(timeout, SILENCE_S)
     modules = [tested, *simulator.modules]
-    guest = boot(kdir, modules, tested.path.stem, chosen, limits, made, machine)
+    origin = None if how is Kind.IN_TREE else path or module.driver_source(wanted)
+    guest = boot(kdir, modules, tested.path.stem, chosen, limits, made, machine, origin)
 
     if tap_file is not None and tap_file != Path("-"):
         export.write(tap_file, guest.tap.read_text())

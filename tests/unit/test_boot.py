@@ -421,6 +421,15 @@ def test_a_guest_that_panics_shows_the_report(host: Host, boot) -> None:
     assert report[0].startswith("Unable to handle kernel paging request")
 
 
+def test_a_panic_names_the_users_own_file(host: Host, boot) -> None:
+    host.fault("rust-panic")
+    folder = host.write_module()
+    found = boot("boot", folder, code=1)
+    place = f"panicked at {folder}/mine.c:1:5:"
+    assert f"the kernel said `rust_kernel: {place} index out of bounds`" in found.err
+    assert f"The kernel's report:\n    rust_kernel: {place}\n    index out of" in found.err
+
+
 def test_tap_on_stdout_and_in_a_file(host: Host, boot) -> None:
     out = boot("boot", "--driver", "c", "--tap", "-").out
     assert out.startswith("# Group: loading\nok 1 - the driver loads\n")
