@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -138,6 +139,7 @@ class Kbuild:
         objects = 0
         last = ""
         killed = memory.kills()
+        words = Words()
         with (
             console.step(title, total=expected, key=self._key(title, targets)) as step,
             self.session.log() as log,
@@ -149,6 +151,7 @@ class Kbuild:
             def watch(line: str) -> None:
                 nonlocal objects, last
                 console.verbose(line)
+                words.add(line)
                 if found := OBJECT.match(line):
                     objects += 1
                     last = f"{found['what']} {found['file']}"
@@ -161,7 +164,9 @@ class Kbuild:
                     )
             except ProcessFailed as error:
                 ran_out = memory.kills() > killed
-                raise explain(error, title, self.session.log_path, ran_out=ran_out) from error
+                raise explain(
+                    error, title, self.session.log_path, ran_out=ran_out, words=words
+                ) from error
             except TimedOut as error:
                 raise _hung(error, title, last, self.session.log_path) from error
             return Made(done.usage, objects, cache.use() if cache is not None else None)
@@ -185,19 +190,27 @@ class Kbuild:
         session = self.session
         session.store.check(UNREAD if external else None)
         killed = memory.kills()
+        words = Words()
+
+        def watch(line: str) -> None:
+            session.console.verbose(line)
+            words.add(line)
+
         with session.log() as log:
             try:
                 with _settled(job, title, session.log_path):
                     return self.ready.runtime.run(
                         self.ready.sandbox,
                         job,
-                        on_line=session.console.verbose,
+                        on_line=watch,
                         log=log,
                         limits=session.limits,
                     ).text
             except ProcessFailed as error:
                 ran_out = memory.kills() > killed
-                raise explain(error, title, session.log_path, ran_out=ran_out) from error
+                raise explain(
+                    error, title, session.log_path, ran_out=ran_out, words=words
+                ) from error
             except TimedOut as error:
                 raise _hung(error, title, "", session.log_path) from error
 
@@ -244,52 +257,80 @@ UNWRITTEN = re.compile(r"^\*\*\* Error (during|while) .*configuration", re.M)
 
 
 def explain(
-    error: ProcessFailed, title: str, log: Path, *, ran_out: bool = False
+    error: ProcessFailed,
+    title: str,
+    log: Path,
+    *,
+    ran_out: bool = False,
+    words: Words | None = None,
 ) -> BuildFailed | InfrastructureError:
     """Turn a failed make into an error that ends in the compiler's own words.
 
-    With ``ran_out`` the kernel has killed a process for want of memory meanwhile.
+    ``words`` has heard all of its output, of which the error has only the end.  With ``ran_out``
+    the kernel has killed a process for want of memory meanwhile.
     """
-    words = "\n".join(compiler_words(error.tail))
-    if found := memory.killed(error.tail, ran_out=ran_out):
+    first = [] if words is None else words.lines
+    output = [*first, *error.tail]
+    detail = "\n".join(first or compiler_words(error.tail))
+    if found := memory.killed(output, ran_out=ran_out):
         return InfrastructureError(
             f"{title}: memory ran out, and the kernel killed {found}.",
-            detail=words,
+            detail=detail,
             log=log,
             hint="Fewer jobs at once (-j) need less; --memory sets a container's limit.",
         )
     # Kconfig doesn't say why it can't write (scripts/kconfig/conf.c).
-    silent = UNWRITTEN.search(words) is not None and is_full(log.parent)
-    if silent or "No space left on device" in words:
+    silent = UNWRITTEN.search(detail) is not None and is_full(log.parent)
+    if silent or "No space left on device" in detail:
         return InfrastructureError(
             f"{title}: {full(log.parent)}.",
-            detail=words,
+            detail=detail,
             log=log,
             hint=FREE_SPACE,
         )
     hint = None
-    if NO_FORK.search("\n".join(error.tail)):
+    if NO_FORK.search("\n".join(output)):
         hint = (
             f"A process or thread couldn't be started (limit: {max_tasks()} per build). Reduce -j."
         )
     if error.returncode < 0:
         hint = f"It was ended by signal {-error.returncode}; 9 may mean that memory ran out."
-    return BuildFailed(f"{title} failed.", detail=words, log=log, hint=hint)
+    return BuildFailed(f"{title} failed.", detail=detail, log=log, hint=hint)
+
+
+@dataclass
+class Words:
+    """The part of make's output that says what went wrong: from the first error on.
+
+    It is kept while make runs: any number of lines may follow the first error.
+    """
+
+    most: int = 60
+    lines: list[str] = field(default_factory=list)
+    _before: deque[str] = field(default_factory=lambda: deque(maxlen=CONTEXT_LINES))
+
+    def add(self, line: str) -> None:
+        """Take the next line of the output."""
+        if len(self.lines) >= self.most:
+            return
+        if NOISE.match(line):
+            self._before.clear()
+        elif self.lines:
+            self.lines.append(line)
+        elif ERROR.search(line):
+            # What stands just before an error often explains it: the files through which a header
+            # was reached, or the linker's words before those of the compiler that called it.
+            self.lines += [*self._before, line]
+        else:
+            self._before.append(line)
 
 
 def compiler_words(lines: Sequence[str], most: int = 60) -> list[str]:
-    """Return the part of make's output that says what went wrong: from the first error on."""
-    first = next(
-        (n for n, line in enumerate(lines) if ERROR.search(line) and not NOISE.match(line)), None
-    )
-    if first is None:
-        return list(lines[-15:])
-    # What stands just before an error often explains it: the files through which a header was
-    # reached, or the linker's words before those of the compiler that called it.
-    earliest = max(0, first - CONTEXT_LINES)
-    while first > earliest and not NOISE.match(lines[first - 1]):
-        first -= 1
-    return [line for line in lines[first:] if not NOISE.match(line)][:most]
+    """Return the part of make's output that says what went wrong, or else its last lines."""
+    words = Words(most)
+    for line in lines:
+        words.add(line)
+    return words.lines or list(lines[-15:])
 
 
 def read_config(text: str) -> dict[str, str]:

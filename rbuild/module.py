@@ -149,6 +149,7 @@ class Workplace:
         except BuildFailed as error:
             if self.module is not None:
                 # The files to mend, as an editor or a terminal can open them.
+                error.hint = error.hint or _not_in_the_build(error.detail, self.origin)
                 error.detail = with_own_paths(error.detail, self.origin)
             raise
 
@@ -201,9 +202,32 @@ def with_own_paths(words: str, origin: Path) -> str:
     def at_home(found: re.Match[str]) -> str:
         own = str(origin / found["name"])
         # os.path says of a name that no file can have that there is none.
-        return visible(own) if os.path.lexists(own) else found[0]
+        return visible(own) if _is_input(found["name"]) and os.path.lexists(own) else found[0]
 
     return IN_SANDBOX.sub(at_home, words)
+
+
+def _is_input(name: str) -> bool:
+    """Tell whether a file of that path in a module's folder is brought into its build.
+
+    Otherwise the build's own file of that name, or none, is meant.
+    """
+    parts = Path(name).parts
+    return ".." not in parts and not any(PRODUCTS.fullmatch(one) for one in parts)
+
+
+def _not_in_the_build(words: str, origin: Path) -> str | None:
+    """Return what to say of the first file of the user's that a build lacks, if it names one."""
+    for found in IN_SANDBOX.finditer(words):
+        own = origin / found["name"]
+        if _is_input(found["name"]) or not os.path.lexists(own):
+            continue
+        place = visible(os.path.normpath(own))
+        if ".." in Path(found["name"]).parts:
+            return f"A build sees the module's folder only, not {place}: copy it into the folder."
+        shipped = f": call it {visible(own.name)}_shipped" if own.suffix == ".o" else ""
+        return f"{place} was not brought into the build, since Kbuild makes such files{shipped}."
+    return None
 
 
 def out_of_tree(

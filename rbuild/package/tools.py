@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rbuild import data, environment
 from rbuild.errors import BuildFailed, ProcessFailed
-from rbuild.kbuild import explain
+from rbuild.kbuild import Words, explain
 from rbuild.process import Completed
 from rbuild.provision import Ready, make_ready
 from rbuild.sandbox import Bind, Job
@@ -29,13 +29,17 @@ class Tools:
     def run(self, job: Job, title: str) -> Completed:
         """Run a job with its output in the log; raises BuildFailed with the tool's words."""
         session = self.session
+        words = Words()
+
+        def watch(line: str) -> None:
+            session.console.verbose(line)
+            words.add(line)
+
         with session.console.step(title), session.log() as log:
             try:
-                return self.ready.runtime.run(
-                    self.ready.sandbox, job, on_line=session.console.verbose, log=log
-                )
+                return self.ready.runtime.run(self.ready.sandbox, job, on_line=watch, log=log)
             except ProcessFailed as error:
-                failure = explain(error, title, session.log_path)
+                failure = explain(error, title, session.log_path, words=words)
                 if isinstance(failure, BuildFailed) and not failure.detail:
                     failure.detail = "\n".join(error.tail[-20:])
                 raise failure from error

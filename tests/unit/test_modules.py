@@ -225,3 +225,30 @@ def test_a_file_that_vanishes_before_it_is_read_is_no_input(
 
     monkeypatch.setattr(module, "_files", files)
     host.module(folder)
+
+
+def test_the_first_error_is_said_whatever_follows_it(host: Host) -> None:
+    mine = host.write_module("oops\n")
+    host.fault("chatty")
+    done = host("module", mine, "--profile", host.profile, code=1)
+    assert f"{mine}/mine.c:1:1: error: use of undeclared identifier 'oops'" in done.err
+
+
+def test_a_file_that_is_outside_of_the_build_is_not_called_missing(host: Host) -> None:
+    mine = host.write_module()
+    (host.folder / "inc").mkdir()
+    (host.folder / "inc/x.mk").write_text("")
+    (mine / "Kbuild").write_text("include $(src)/../inc/x.mk\nobj-m += mine.o\n")
+    done = host("module", mine, "--profile", host.profile, code=1)
+    assert f"{mine}/Kbuild:1: /module/../inc/x.mk: No such file" in done.err
+    assert f"sees the module's folder only, not {host.folder}/inc/x.mk" in done.err
+
+
+def test_a_prebuilt_object_is_not_called_missing(host: Host) -> None:
+    mine = host.write_module()
+    (mine / "blob.o").write_text("")
+    (mine / "Kbuild").write_text("obj-m += bl.o\nbl-y := mine.o blob.o\n")
+    done = host("module", mine, "--profile", host.profile, code=1)
+    assert "'/module/blob.o'" in done.err
+    assert f"{mine}/blob.o was not brought into the build" in done.err
+    assert "blob.o_shipped" in done.err
