@@ -18,7 +18,7 @@ from typing import Any
 from rbuild.errors import RbuildError
 from rbuild.kernel import Kdir
 from rbuild.process import Limits
-from rbuild.sandbox import KDIR, MODULE, Bind, Job
+from rbuild.sandbox import KDIR, MODULE, SRC, Bind, Job
 from rbuild.session import Session
 from rbuild.store import remove_tree
 
@@ -29,7 +29,7 @@ FRAME = re.compile(
 """A name with an offset, as vsprintf's %pS prints it."""
 
 EXACT = re.compile(r"^\s*(pc :|PC is at|WARNING: )")
-"""What names the instruction itself; else it is the one after a call."""
+"""What names the instruction itself, which a trace begins with; else it is the one after a call."""
 
 KERNEL = "vmlinux"
 MAX_INLINED = 4
@@ -82,12 +82,15 @@ class _Tracer:
     kdir: Kdir
     folder: Path
     symbols: dict[tuple[str, str], set[int]] = field(default_factory=dict)
+    exact: set[str] = field(default_factory=set)
 
     def located(self, lines: Sequence[str], modules: Mapping[str, Path]) -> list[str]:
         """Return the lines with the places that the debug information has for their names."""
         wanted: set[tuple[str, str]] = set()
         for line in lines:
             wanted |= {_key(match) for match in FRAME.finditer(line)}
+            if EXACT.match(line):
+                self.exact |= {match[0] for match in FRAME.finditer(line)}
         named = {name for name, _ in wanted}
         for name in named & modules.keys():
             shutil.copyfile(modules[name], self.folder / f"{name}.ko")
@@ -95,20 +98,17 @@ class _Tracer:
         asked: dict[str, set[int]] = {}
         for line in lines:
             for match in FRAME.finditer(line):
-                if (address := self._address(line, match)) is not None:
+                if (address := self._address(match)) is not None:
                     asked.setdefault(_key(match)[0], set()).add(address)
         if not asked:
             return list(lines)
         places = self._places(asked)
 
-        def with_place(line: str, match: re.Match[str]) -> str:
-            place = places.get((_key(match)[0], self._address(line, match) or 0))
+        def with_place(match: re.Match[str]) -> str:
+            place = places.get((_key(match)[0], self._address(match) or 0))
             return match[0] if place is None else f"{match[0]} ({place})"
 
-        return [
-            FRAME.sub(lambda match, line=line: with_place(line, match), line)  # type: ignore[misc]
-            for line in lines
-        ]
+        return [FRAME.sub(with_place, line) for line in lines]
 
     def demangled(self, lines: Sequence[str]) -> list[str]:
         """Return the lines with the names of Rust's and C++'s symbols as they are in the source."""
@@ -126,11 +126,11 @@ class _Tracer:
             if len(words) == 4 and (words[0], words[3]) in wanted:
                 self.symbols.setdefault((words[0], words[3]), set()).add(int(words[1], 16))
 
-    def _address(self, line: str, match: re.Match[str]) -> int | None:
+    def _address(self, match: re.Match[str]) -> int | None:
         found = self.symbols.get(_key(match), set())
         if len(found) != 1:
             return None
-        return next(iter(found)) + int(match["offset"], 16) - (not EXACT.match(line))
+        return next(iter(found)) + int(match["offset"], 16) - (match[0] not in self.exact)
 
     def _places(self, asked: Mapping[str, set[int]]) -> dict[tuple[str, int], str]:
         for name, addresses in asked.items():
@@ -168,7 +168,7 @@ def _key(match: re.Match[str]) -> tuple[str, str]:
 def _where(frames: Sequence[Mapping[str, Any]]) -> str:
     """Return the place of a symbolizer's answer, the innermost of what was inlined first."""
     places = [
-        f"{frame['FileName']}:{frame['Line']}"
+        f"{frame['FileName'].removeprefix(f'{SRC}/')}:{frame['Line']}"
         for frame in frames
         if frame["FileName"] and frame["Line"]
     ]

@@ -383,7 +383,7 @@ def test_a_report_has_names_files_and_lines(tmp_path: Path) -> None:
     lines = [
         place("pan", 0x21012F, ("core/index.rs", 5), ("pan.rs", 9)),
         place("pan", 0x210213, ("pan.rs", 15)),
-        place("vmlinux", 0xFFFF800080010000, ("rust/helpers/bug.c", 7)),
+        place("vmlinux", 0xFFFF800080010000, ("/src/rust/helpers/bug.c", 7)),
         place("vmlinux", 0xFFFF80008000FFFF, ("", 0)),
         "[]",
         '{"Symbol": 3}',
@@ -395,7 +395,8 @@ def test_a_report_has_names_files_and_lines(tmp_path: Path) -> None:
     assert "pc : rust_helper_BUG+0x0/0x4 (rust/helpers/bug.c:7)" in found
     assert "lr : <pan::Deep>::index+0x30/0x34 [pan] (core/index.rs:5 in pan.rs:9)" in found
     assert " init_module+0x14/0xfc4 [pan] (pan.rs:15)" in found
-    assert " rust_helper_BUG+0x0/0x4" in found
+    # The first of the trace is the instruction itself.
+    assert " rust_helper_BUG+0x0/0x4 (rust/helpers/bug.c:7)" in found
     assert "twice+0x4/0x8" in found
     assert tools.asked["pan.at"] == "0x21012f\n0x210213\n"
 
