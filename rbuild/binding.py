@@ -1,27 +1,31 @@
 """Device tree bindings, and what dt-schema says of them and of device trees.
 
 ``check`` does what the kernel's ``make dt_binding_check`` does for one binding, and ``validate``
-what ``make dtbs_check`` does for the nodes that an overlay changes.  dt-schema's programs run on
-the host, since they come from PyPI and only read; the C preprocessor and dtc run in the sandbox.
+what ``make dtbs_check`` does for the nodes that an overlay changes.  dt-schema's programs are
+Debian's, in the environment that has its packaging tools, too.
 """
 
 from __future__ import annotations
 
 import re
 import shutil
-import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from rbuild import fdt, process, root, textfile
-from rbuild.errors import BuildFailed, HostLacks, ProcessFailed, UsageError
+from rbuild import fdt, root, textfile
+from rbuild.errors import BuildFailed, InfrastructureError, UsageError
 from rbuild.fdt import Node
 from rbuild.kbuild import Kbuild
 from rbuild.kernel import Kdir
 from rbuild.overlay import Fitted, compile_device_trees, own_folder
+from rbuild.package.tools import Tools, provide
+from rbuild.process import Completed
 from rbuild.root import Root
+from rbuild.sandbox import Bind, Job
 from rbuild.session import Session
 from rbuild.source import Tree
+from rbuild.stage import OUT
 from rbuild.store import remove_tree
 
 BINDINGS = "Documentation/devicetree/bindings"
@@ -54,59 +58,141 @@ def known(source: Path, own: Root | None = None) -> list[Path]:
     return list(found.values())
 
 
-def check(kdir: Kdir, binding: Path, session: Session) -> None:
-    """Check a binding as the kernel's dt_binding_check would if it were a part of the tree.
+@dataclass(frozen=True)
+class Checker:
+    """dt-schema's programs, new enough for a kernel's tree: see ``checker``."""
 
-    It must be a schema such as the kernel's meta-schemas allow, be formatted as the kernel's
-    yamllint configuration asks for, and its examples must compile and conform.  Raises
-    BuildFailed with the tools' words, HostLacks where dt-schema isn't installed.
-    """
-    require(kdir.tree)
-    build = _workplace(kdir, binding.stem)
-    title = f"Checking the binding {binding.name}"
-    with session.store.lock(kdir.entry):
-        with session.console.step(title):
-            (placed,), schemas = _bring(kdir.tree, [binding], (), build)
-            faults = _complaints(session, placed, "dt-doc-validate", "-u", schemas)
-            faults += _yamllint(kdir.tree, placed, session)
-        faults = faults or _examples(kdir, placed, schemas, session)
-    if faults:
-        raise BuildFailed(
-            f"{binding.name} is not a binding as the kernel wants it.",
-            detail="\n".join(faults).replace(f"{build}/", ""),
-            log=session.log_path,
-        )
+    kdir: Kdir
+    tools: Tools
+
+    def check(self, binding: Path) -> None:
+        """Check a binding as the kernel's dt_binding_check would if it were a part of the tree.
+
+        It must be a schema such as the kernel's meta-schemas allow, be formatted as the kernel's
+        yamllint configuration asks for, and its examples must compile and conform.  Raises
+        BuildFailed with the tools' words.
+        """
+        work = self._work(binding.stem)
+        with self.tools.session.store.lock(self.kdir.entry):
+            (placed,), schemas = _bring(self.kdir.tree, [binding], (), work.folder)
+            title = f"Checking the binding {binding.name}"
+            faults = work.complaints(title, "dt-doc-validate", "-u", schemas, of=placed)
+            faults += self._format(work, placed)
+            faults = faults or self._examples(work, placed, schemas)
+        if faults:
+            raise BuildFailed(
+                f"{binding.name} is not a binding as the kernel wants it.",
+                detail="\n".join(faults).replace(f"{OUT}/", ""),
+                log=self.tools.session.log_path,
+            )
+
+    def validate(self, fitted: Fitted, bindings: Sequence[Path]) -> list[str]:
+        """Check the nodes that an overlay changed in a device tree; return the bindings' names.
+
+        Those are the ones for the nodes' compatibles, of ``bindings`` and of the kernel's tree.
+        What was to be said of the device tree before doesn't count.  Raises BuildFailed with what
+        is wrong, or if a new node has no binding.
+        """
+        work = self._work(f"{fitted.overlay.name}-{fitted.base.stem}")
+        before, after = fdt.read(fitted.base), fdt.read(fitted.path)
+        changed = changes(before, after)
+        compatibles = sorted({one for _, node in changed for one in node.texts("compatible")})
+        with self.tools.session.store.lock(self.kdir.entry):
+            placed, schemas = _bring(self.kdir.tree, bindings, compatibles, work.folder)
+            _known([one for one in changed if before.find(one[0]) is None], placed)
+            ids = [str(one.relative_to(schemas)) for one in placed]
+            processed = work.processed(schemas)
+            words = ("dt-validate", "-s", processed, "-l", ":".join(ids))
+            earlier = _enabled(before, changed, work.folder / "before.dtb")
+            later = Path(shutil.copyfile(fitted.path, work.folder / "after.dtb"))
+            old = work.complaints(f"Checking {fitted.base.name}", *words, of=earlier)
+            title = f"Checking {fitted.overlay.path.name} on {fitted.base.name}"
+            faults = [one for one in work.complaints(title, *words, of=later) if one not in old]
+        if faults:
+            raise BuildFailed(
+                f"{fitted.overlay.path.name} on {fitted.base.name} is not as the bindings say.",
+                detail="\n".join(faults),
+                log=self.tools.session.log_path,
+            )
+        return ids
+
+    def _work(self, name: str) -> _Work:
+        folder = self.kdir.entry.path / "bindings" / name
+        if folder.exists():
+            remove_tree(folder)
+        folder.mkdir(parents=True)
+        return _Work(self.tools, folder)
+
+    def _format(self, work: _Work, binding: Path) -> list[str]:
+        settings = self.kdir.tree.path / BINDINGS / ".yamllint"
+        own = Path(shutil.copyfile(settings, work.folder / "yamllint"))
+        title = f"Checking the format of {binding.name}"
+        return work.complaints(title, "yamllint", "-f", "parsable", "-c", own, of=binding)
+
+    def _examples(self, work: _Work, binding: Path, schemas: Path) -> list[str]:
+        """Compile a binding's examples and check them; return what is wrong."""
+        build = work.folder / "examples"
+        build.mkdir()
+        source = build / f"{binding.stem}.example.dts"
+        title = f"Extracting the examples of {binding.name}"
+        lines = work.run(title, "dt-extract-example", binding).tail
+        source.write_text("".join(f"{line}\n" for line in lines))
+        kdir = self.kdir
+        kbuild = Kbuild(self.tools.session, kdir.ready, kdir.tree, kdir.path)
+        flags = EXAMPLE_FLAGS.search(_makefile(kdir.tree))
+        extra = flags[1].replace("\\\n", " ").split() if flags is not None else []
+        title = f"Compiling the examples of {binding.name}"
+        compile_device_trees(kbuild, build, title, " ".join(extra))
+        words = ("dt-validate", "-s", work.processed(schemas))
+        limit = ("-l", str(binding.relative_to(schemas)))
+        title = f"Checking the examples of {binding.name}"
+        return work.complaints(title, *words, *limit, of=source.with_suffix(".dtb"))
 
 
-def validate(kdir: Kdir, fitted: Fitted, bindings: Sequence[Path], session: Session) -> list[str]:
-    """Check the nodes that an overlay changed in a device tree; return the bindings' names.
+def checker(kdir: Kdir, session: Session) -> Checker:
+    """Provide dt-schema; raises InfrastructureError if it is too old for the kernel's tree."""
+    tools = provide(session)
+    wanted = MIN_VERSION.search(_makefile(kdir.tree))
+    if wanted is not None:
+        done = tools.run(Job(["dt-doc-validate", "--version"]), "Looking at dt-schema")
+        if _number(done.text) < _number(wanted[1]):
+            raise InfrastructureError(
+                f"Linux {kdir.tree.version} wants dt-schema {wanted[1]} or newer; the environment "
+                f"{tools.ready.environment.name} has {done.text}."
+            )
+    return Checker(kdir, tools)
 
-    Those are the ones for the nodes' compatibles, of ``bindings`` and of the kernel's tree.  What
-    was to be said of the device tree before doesn't count.  Raises BuildFailed with what is wrong,
-    or if a new node has no binding, HostLacks where dt-schema isn't installed.
-    """
-    require(kdir.tree)
-    name = f"{fitted.overlay.name}-{fitted.base.stem}"
-    build = _workplace(kdir, name)
-    title = f"Checking {fitted.overlay.path.name} on {fitted.base.name}"
-    before, after = fdt.read(fitted.base), fdt.read(fitted.path)
-    changed = changes(before, after)
-    compatibles = sorted({one for _, node in changed for one in node.texts("compatible")})
-    with session.console.step(title), session.store.lock(kdir.entry):
-        placed, schemas = _bring(kdir.tree, bindings, compatibles, build)
-        _known([one for one in changed if before.find(one[0]) is None], placed)
-        ids = [str(one.relative_to(schemas)) for one in placed]
-        processed = _processed(schemas, build, session)
-        words: tuple[str | Path, ...] = ("dt-validate", "-s", processed, "-l", ":".join(ids))
-        old = _complaints(session, _enabled(before, changed, build / "before.dtb"), *words)
-        faults = [one for one in _complaints(session, fitted.path, *words) if one not in old]
-    if faults:
-        raise BuildFailed(
-            f"{fitted.overlay.path.name} on {fitted.base.name} is not as the bindings say.",
-            detail="\n".join(faults),
-            log=session.log_path,
-        )
-    return ids
+
+@dataclass(frozen=True)
+class _Work:
+    """A folder that dt-schema's programs see; all paths that they are given are below it."""
+
+    tools: Tools
+    folder: Path
+
+    def run(self, title: str, *words: str | Path, check: bool = True) -> Completed:
+        """Run a program, which must succeed if ``check``; raises BuildFailed with its words."""
+        argv = [self._inside(one) if isinstance(one, Path) else one for one in words]
+        job = Job(argv, [Bind(self.folder, OUT, writable=True)], OUT)
+        return self.tools.run(job, title, check=check)
+
+    def complaints(self, title: str, *words: str | Path, of: Path) -> list[str]:
+        """Return what one of the programs has to say of a file, without the file's name.
+
+        Some end with status 0 whatever they say; others with 1, and have said why.
+        """
+        done = self.run(title, *words, of, check=False)
+        found = _words(done.tail, self._inside(of))
+        return found or (list(done.tail) if done.returncode != 0 else [])
+
+    def processed(self, schemas: Path) -> Path:
+        """Return what dt-validate reads: a folder's schemas, and dt-schema's own, in one file."""
+        target = self.folder / "processed-schema.json"
+        self.run("Reading the bindings", "dt-mk-schema", "-j", "-o", target, schemas)
+        return target
+
+    def _inside(self, path: Path) -> str:
+        return f"{OUT}/{path.relative_to(self.folder)}"
 
 
 def changes(before: Node, after: Node) -> list[tuple[str, Node]]:
@@ -142,17 +228,6 @@ def _enabled(before: Node, changed: Sequence[tuple[str, Node]], path: Path) -> P
     return path
 
 
-def require(tree: Tree) -> None:
-    """Raise HostLacks unless dt-schema is installed, and new enough for a kernel tree."""
-    version = process.capture([tool("dt-doc-validate"), "--version"])
-    wanted = MIN_VERSION.search(_makefile(tree))
-    if wanted is not None and _number(version) < _number(wanted[1]):
-        raise HostLacks(
-            f"Linux {tree.version} wants dt-schema {wanted[1]} or newer; installed is {version}.",
-            hint="`pip install --upgrade dtschema` in rbuild's virtual environment.",
-        )
-
-
 def _makefile(tree: Tree) -> str:
     return (tree.path / BINDINGS / "Makefile").read_text()
 
@@ -161,32 +236,7 @@ def _number(version: str) -> list[int]:
     return [int(one) for one in re.findall(r"\d+", version)[:2]]
 
 
-def tool(name: str) -> Path:
-    """Return one of dt-schema's programs: beside this Python, as pip puts it, or in PATH."""
-    beside = Path(sys.executable).with_name(name)
-    if beside.is_file():
-        return beside
-    found = shutil.which(name)
-    if found is None:
-        raise HostLacks(
-            f"dt-schema is not installed: there is no {name}.",
-            hint="`pip install 'rbuild[dt]'` (or `pip install dtschema`) brings it.",
-        )
-    return Path(found)
-
-
-def _complaints(session: Session, path: Path, name: str | Path, *words: str | Path) -> list[str]:
-    """Return what one of the programs has to say of a file, without the file's name.
-
-    Some end with status 0 whatever they say; others with 1, and have said why.
-    """
-    with session.log() as log:
-        done = process.run([tool(str(name)), *words, path], log=log, check=False)
-    found = _words(done.tail, path)
-    return found or (list(done.tail) if done.returncode != 0 else [])
-
-
-def _words(lines: Iterable[str], path: Path) -> list[str]:
+def _words(lines: Iterable[str], path: str) -> list[str]:
     """Return the lines that are about a file, each with those below it that belong to it."""
     found: list[str] = []
     mine = False
@@ -201,58 +251,6 @@ def _words(lines: Iterable[str], path: Path) -> list[str]:
     return found
 
 
-def _run(session: Session, name: str, *words: str | Path) -> Sequence[str]:
-    """Run one of the programs, which must succeed; return what it printed."""
-    with session.log() as log:
-        try:
-            return process.run([tool(name), *words], log=log).tail
-        except ProcessFailed as error:
-            raise BuildFailed(
-                f"{name} failed.", detail=error.detail, log=session.log_path
-            ) from error
-
-
-def _yamllint(tree: Tree, binding: Path, session: Session) -> list[str]:
-    """Return what yamllint says; like the kernel's Makefile, nothing where it isn't installed."""
-    try:
-        tool("yamllint")
-    except HostLacks:
-        session.console.note("yamllint is not installed: the binding's format is not checked.")
-        return []
-    settings = tree.path / BINDINGS / ".yamllint"
-    return _complaints(session, binding, "yamllint", "-f", "parsable", "-c", settings)
-
-
-def _examples(kdir: Kdir, binding: Path, schemas: Path, session: Session) -> list[str]:
-    """Compile a binding's examples and check them; return what is wrong."""
-    title = f"Compiling the examples of {binding.name}"
-    build = schemas.parent / "examples"
-    build.mkdir()
-    source = build / f"{binding.stem}.example.dts"
-    lines = _run(session, "dt-extract-example", binding)
-    source.write_text("".join(f"{line}\n" for line in lines))
-    kbuild = Kbuild(session, kdir.ready, kdir.tree, kdir.path)
-    flags = EXAMPLE_FLAGS.search(_makefile(kdir.tree))
-    words = flags[1].replace("\\\n", " ").split() if flags is not None else []
-    compile_device_trees(kbuild, build, title, " ".join(words))
-    example = source.with_suffix(".dtb")
-    with session.console.step(f"Checking the examples of {binding.name}"):
-        processed = _processed(schemas, schemas.parent, session)
-        limit = str(binding.relative_to(schemas))
-        return _complaints(session, example, "dt-validate", "-s", processed, "-l", limit)
-
-
-def _processed(schemas: Path, build: Path, session: Session) -> Path:
-    """Return what dt-validate reads: all schemas of a folder, and dt-schema's own, in one file."""
-    target = build / "processed-schema.json"
-    _run(session, "dt-mk-schema", "-j", "-o", target, schemas)
-    return target
-
-
-def _workplace(kdir: Kdir, name: str) -> Path:
-    return kdir.entry.path / "bindings" / name
-
-
 def _bring(
     tree: Tree, bindings: Sequence[Path], compatibles: Sequence[str], build: Path
 ) -> tuple[list[Path], Path]:
@@ -261,8 +259,6 @@ def _bring(
     Meant are ``bindings``, and the tree's that name one of the ``compatibles``; brought is also
     what they refer to.  All of a kernel's bindings would take dt-schema a minute.
     """
-    if build.exists():
-        remove_tree(build)
     schemas = build / "schemas"
     meant: dict[str, Path] = {}
     for binding in bindings:

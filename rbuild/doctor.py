@@ -88,7 +88,6 @@ def examine(store: Store) -> list[Finding]:
         _disk(store),
         _memory(),
         *_docker(store),
-        _dt_schema(),
     ]
     user = _user()
     if user is not None:
@@ -431,13 +430,3 @@ def _in_container(arch: Architecture, client: DockerClient) -> Finding:
 
 def _ended(status: int) -> str:
     return f"ended with status {status}, not {EXIT_STATUS}"
-
-
-def _dt_schema() -> Finding:
-    from rbuild import binding  # noqa: PLC0415 - not where nothing is checked
-
-    try:
-        text = str(binding.tool("dt-validate"))
-    except HostLacks:
-        text = "not installed; `rbuild overlay --check` needs it: pip install dtschema"
-    return Finding("dt-schema (optional)", State.OK, text)

@@ -38,8 +38,10 @@ Extended = Form(
 Package = Annotated[
     str,
     Form(
-        "[a-z0-9][a-z0-9.+-]*[a-z0-9.+](?::[a-z0-9]+)?(?:=[0-9][A-Za-z0-9.+~:-]*)?",
-        "a Debian package, such as clang-19 (or gcc:arm64, or gcc=4:14.2.0-1)",
+        "[a-z0-9][a-z0-9.+-]*[a-z0-9.+](?::[a-z0-9]+)?"
+        "(?:=[0-9][A-Za-z0-9.+~:-]*|/[a-z][a-z0-9]*(?:-[a-z0-9]+)*)?",
+        "a Debian package, such as clang-19 (or gcc:arm64, gcc=4:14.2.0-1, or "
+        "dt-schema/trixie-backports)",
     ),
 ]
 Program = Annotated[
@@ -134,6 +136,12 @@ class RootfsDefinition(Strict):
     def all_packages(self) -> tuple[str, ...]:
         """All packages that are asked for."""
         return (*self.packages, *self.more_packages)
+
+    @property
+    def other_suites(self) -> tuple[str, ...]:
+        """The suites that packages are asked of by name (NAME/SUITE)."""
+        found = {one.partition("/")[2] for one in self.all_packages}
+        return tuple(sorted(found - {"", self.suite}))
 
     @field_validator("architecture", "target")
     @classmethod

@@ -134,6 +134,8 @@ def debootstrap(rootfs: Rootfs, root: Path, watcher: Callable[[str], None]) -> N
     # Nothing in a rootfs is ever upgraded in place: fsync would only cost time.
     words += ["--dpkgopt=force-unsafe-io"]
     words += [f"--customize-hook={_folders_hook(rootfs.mount_points)}"]
+    if others := rootfs.definition.other_suites:
+        words += [f"--setup-hook={_suites_hook(rootfs.definition.suite, others)}"]
     mirrors = host_mirrors(rootfs.definition.suite)
     # No other variable of a definition may reach a program of the host's.
     env = _environment() | rootfs.emulator_variables
@@ -260,6 +262,15 @@ def host_mirrors(suite: str) -> list[str]:
         if security is not None:
             lines.append(f"deb {security} {suite}-security main")
     return lines
+
+
+def _suites_hook(suite: str, others: Sequence[str]) -> str:
+    """Return what adds further suites to a rootfs's sources, on the mirror of its own suite."""
+    line = rf"s/^(deb .*) {re.escape(suite)} main$/\1 $other main/p"
+    return (
+        f"for other in {shlex.join(others)}; do "
+        f'sed -nE "{line}" "$1/etc/apt/sources.list" >"$1/etc/apt/sources.list.d/$other.list"; done'
+    )
 
 
 def proxy_options() -> list[str]:

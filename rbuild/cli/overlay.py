@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from rbuild import binding, overlay, profile
+from rbuild.binding import Checker
 from rbuild.cli import App
 from rbuild.cli.options import (
     Output,
@@ -84,17 +85,16 @@ def command(
     own = root_of(path, root_folder)
     overlay.sources(source, own)  # what is no overlay is said before a kernel is prepared
     kdir = kdir_for(found, env, made)
-    if check:
-        binding.require(kdir.tree)
+    checker = binding.checker(kdir, made) if check else None
     result = overlay.compile_overlays(kdir, source, made, own)
     overlays = result.overlays
     if values:
         overlays = tuple(overlay.parametrised(one, values) for one in overlays)
-    if check:
+    if checker is not None:
         for one in binding.beside(source, own):
-            binding.check(kdir, one, made)
+            checker.check(one)
     if found.device_trees or check:
-        proofs = [_prove(kdir, one, (source, own), made, check=check) for one in overlays]
+        proofs = [_prove(kdir, one, (source, own), made, checker) for one in overlays]
     else:
         made.console.note(f"The profile {found.name} names no device trees: applied to none.")
         proofs = [_Proof() for _ in overlays]
@@ -126,14 +126,18 @@ class _Proof:
 
 
 def _prove(
-    kdir: Kdir, one: Overlay, source: tuple[Path, Root | None], made: Session, *, check: bool
+    kdir: Kdir,
+    one: Overlay,
+    source: tuple[Path, Root | None],
+    made: Session,
+    checker: Checker | None,
 ) -> _Proof:
     fitted = overlay.fit(kdir, one, made)
     used: set[str] = set()
-    if check:
+    if checker is not None:
         bindings = binding.known(*source)
         for where in fitted:
-            used |= set(binding.validate(kdir, where, bindings, made))
+            used |= set(checker.validate(where, bindings))
     return _Proof(tuple(fitted), tuple(sorted(used)))
 
 

@@ -1,4 +1,4 @@
-"""The packaging environment: Debian's tools for packages, entered like any other environment."""
+"""The packaging environment: Debian's tools for packages and device trees, to be entered."""
 
 from __future__ import annotations
 
@@ -26,8 +26,11 @@ class Tools:
     ready: Ready
     session: Session
 
-    def run(self, job: Job, title: str) -> Completed:
-        """Run a job with its output in the log; raises BuildFailed with the tool's words."""
+    def run(self, job: Job, title: str, *, check: bool = True) -> Completed:
+        """Run a job with its output in the log; raises BuildFailed with the tool's words.
+
+        Without ``check`` a failure is the caller's to look at.
+        """
         session = self.session
         words = Words()
 
@@ -37,7 +40,9 @@ class Tools:
 
         with session.console.step(title), session.log() as log:
             try:
-                return self.ready.runtime.run(self.ready.sandbox, job, on_line=watch, log=log)
+                return self.ready.runtime.run(
+                    self.ready.sandbox, job, on_line=watch, log=log, check=check
+                )
             except ProcessFailed as error:
                 failure = explain(error, title, session.log_path, words=words)
                 if isinstance(failure, BuildFailed) and not failure.detail:

@@ -114,6 +114,8 @@ def debian_dockerfile(
     own = ""
     if mirrors:
         own = f"RUN rm -f /etc/apt/sources.list.d/* && {_written(mirrors, 'sources.list')}\n"
+    for other in rootfs.definition.other_suites:
+        own += f"RUN {_added(suite, other, is_list=bool(mirrors))}\n"
     if proxies:
         own += f"RUN {_written(proxies, 'apt.conf.d/rbuild')}\n"
     return (
@@ -126,6 +128,17 @@ def debian_dockerfile(
         "    && rm -rf /var/lib/apt/lists/* /var/cache/apt/archives/*.deb \\\n"
         f"    && mkdir -p -- {folders}\n"
     )
+
+
+def _added(suite: str, other: str, *, is_list: bool) -> str:
+    """Return what adds a suite to an image's sources, on the mirror of its own suite."""
+    if is_list:
+        source, rule = "sources.list", f"s/^(deb .*) {suite} main$/\\1 {other} main/p"
+    else:
+        source = "sources.list.d/debian.sources"
+        rule = f"s/^Suites: {suite} .*/Suites: {other}/; /^$/q; p"
+    target = f"sources.list.d/{other}.{'list' if is_list else 'sources'}"
+    return f"sed -nE {shlex.quote(rule)} /etc/apt/{source} >/etc/apt/{target}"
 
 
 def _written(lines: Sequence[str], name: str) -> str:
