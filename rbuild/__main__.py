@@ -21,7 +21,7 @@ def main() -> None:
         from rbuild.completion.shells import answer  # noqa: PLC0415 - see HELP
 
         sys.exit(answer(asked))
-    if arguments in (["--help"], ["-h"], []):
+    if arguments in (["--help"], ["-h"], ["help"], []):
         try:
             with open(HELP, encoding="utf-8") as file:  # noqa: PTH123
                 sys.stdout.write(file.read())

@@ -11,7 +11,6 @@ import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import click
 from rbuild import __version__
 from rbuild.cli.defaults import WITHOUT, Defaults
 from rbuild.cli.typo import Group
+from rbuild.cli.words import arranged, before_dashes
 from rbuild.config import VARIABLES, pins
 from rbuild.console import Console, abandon, visible
 from rbuild.errors import (
@@ -129,7 +129,10 @@ def _cache_directory(given: str | None) -> Path:
 def main(
     ctx: click.Context, cache_dir: str | None, as_json: bool, verbose: bool, quiet: bool
 ) -> None:
-    """Build a Linux kernel and a driver for a 64-bit Arm board, and measure each way."""
+    """Build a Linux kernel and a driver for a 64-bit Arm board, and measure each way.
+
+    The options below may follow the command, too; `rbuild help COMMAND` shows a command's own.
+    """
     if verbose and quiet:
         raise click.UsageError("--verbose and --quiet exclude each other.")
     root = _cache_directory(cache_dir)
@@ -168,7 +171,7 @@ def _heed(ctx: click.Context, console: Console) -> None:
 
 def run(arguments: list[str]) -> int:
     """Run the command line; return the exit code.  The one place where errors become messages."""
-    console = Console(json="--json" in arguments)
+    console = Console(json="--json" in before_dashes(arguments))
     try:
         with _signals():
             return _invoke(arguments)
@@ -207,13 +210,16 @@ def _invoke(arguments: list[str]) -> int:
 def _attempt(arguments: list[str]) -> int:
     """Run the command, without what click's own ``main`` makes of a closed pipe."""
     try:
-        asks_help = bool({"-h", "--help"} & set(takewhile(lambda word: word != "--", arguments)))
+        arguments = arranged(main, arguments)
+        asks_help = bool({"-h", "--help"} & set(before_dashes(arguments)))
         defaults = Defaults(main, asks_help)
-        with main.make_context("rbuild", list(arguments), default_map=defaults) as context:
+        with main.make_context("rbuild", arguments, default_map=defaults) as context:
             try:
                 result = main.invoke(context)
             except RbuildError as error:
                 made = context.meta.get(SESSION)
+                if made is not None and made.has_log:
+                    error.log = error.log or made.log_path
                 if made is not None and error.exit_code == BuildFailed.exit_code:
                     error.result = {**error.result, "reproduce": made.reproduce()}
                 raise
@@ -242,9 +248,8 @@ def _show(error: RbuildError, console: Console) -> int:
 
         for line in again(error.result["reproduce"]):
             console.note(line)
-    return _answer(
-        console, error.message, error.exit_code, error.hint, error.log, result=error.result
-    )
+    result = {**error.result, "detail": error.detail}
+    return _answer(console, error.message, error.exit_code, error.hint, error.log, result)
 
 
 def _answer(
@@ -257,7 +262,14 @@ def _answer(
 ) -> int:
     """Give a script that asked for JSON an error as JSON; return the exit code."""
     if console.json:
-        data = {**(result or {}), "error": message, "hint": hint, "exit_code": code, "log": log}
+        data = {
+            "detail": "",
+            **(result or {}),
+            "error": message,
+            "hint": hint,
+            "exit_code": code,
+            "log": log,
+        }
         # Where stdout itself is what failed, the exit code has to do.
         with suppress(OSError):
             console.result("", data)

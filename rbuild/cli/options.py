@@ -209,6 +209,29 @@ def mode_options(function: Function) -> Function:
     return function
 
 
+class Alternative(click.Option):
+    """A flag that gives a parameter one of its values; another of its flags excludes it."""
+
+    def add_to_parser(self, parser: Any, ctx: click.Context) -> None:  # noqa: ANN401, ARG002
+        """Keep what is given by the option's own name: a later flag would replace it."""
+        dest = self.opts[0]
+        parser.add_option(
+            obj=self, opts=self.opts, dest=dest, action="store_const", const=self.flag_value
+        )
+
+    def consume_value(self, ctx: click.Context, opts: Any) -> Any:  # noqa: ANN401
+        """Return the parameter's value; raise UsageError if it is given two."""
+        flags = [
+            one.opts[0]
+            for one in ctx.command.params
+            if isinstance(one, Alternative) and one.name == self.name and one.opts[0] in opts
+        ]
+        if len(flags) > 1:
+            raise click.UsageError(f"{' and '.join(flags)} exclude each other.", ctx)
+        given = {self.name: opts[flags[0]]} if flags else {}
+        return super().consume_value(ctx, {**opts, **given})
+
+
 def kind_options(function: Function) -> Function:
     """Add --out-of-tree and --in-tree, as the parameter ``kind``."""
     for kind, text in (
@@ -216,7 +239,12 @@ def kind_options(function: Function) -> Function:
         (Kind.OUT_OF_TREE, "Build beside the kernel tree."),
     ):
         function = click.option(
-            f"--{kind.value}", "kind", flag_value=kind.value, type=str, help=text
+            f"--{kind.value}",
+            "kind",
+            cls=Alternative,
+            flag_value=kind.value,
+            type=str,
+            help=text,
         )(function)
     return function
 

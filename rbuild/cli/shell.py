@@ -23,6 +23,9 @@ Examples:
   rbuild shell --env hybrid --scratch     then: apt update, apt install ...
 """
 
+EXEC = ("/bin/sh", "-c", 'exec "$@"', "sh")
+"""A shell ends with 127 where it doesn't find a program, and with 126 where it may not run it."""
+
 
 @click.command(epilog=EPILOG, context_settings={"ignore_unknown_options": True})
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[COMMAND]...")
@@ -75,7 +78,7 @@ def command(
         binds += resolver()
     prompt = {"PS1": rf"rbuild {env}:\w\$ ", "TERM": "xterm-256color"}
     job = Job(
-        list(words) or ["bash", "--norc", "-i"],
+        [*EXEC, *words] if words else ["bash", "--norc", "-i"],
         binds,
         MODULE if module is not None else KDIR,
         {**kbuild.environment(), **variables(kbuild.ready, kbuild.tree), **prompt},

@@ -14,6 +14,14 @@ MAX = 1_000_000
 MAX_BYTES = 1 << 60
 
 
+def _is_one(value: Any, kind: type[float]) -> bool:  # noqa: ANN401
+    try:
+        kind(value)
+    except (TypeError, ValueError, OverflowError):
+        return False
+    return True
+
+
 class Number(click.FloatRange):
     """A finite number of a range, at most ``MAX``."""
 
@@ -24,6 +32,8 @@ class Number(click.FloatRange):
         ctx: click.Context | None,
     ) -> float:
         """Return the number; infinity and what is no number are refused."""
+        if not _is_one(value, float):
+            self.fail(f"{value!r} is not a number, such as 1.5.", param, ctx)
         found = float(super().convert(value, param, ctx))
         if not math.isfinite(found) or found > MAX:
             self.fail(f"{value!r} is not a number up to {MAX}.", param, ctx)
@@ -40,6 +50,8 @@ class Count(click.IntRange):
         ctx: click.Context | None,
     ) -> int:
         """Return the number."""
+        if not _is_one(value, int):
+            self.fail(f"{value!r} is not a whole number, such as 4.", param, ctx)
         found = int(super().convert(value, param, ctx))
         if found > MAX:
             self.fail(f"{value!r} is not a number up to {MAX}.", param, ctx)

@@ -18,6 +18,7 @@ import yaml
 
 from rbuild import __version__, cli, definition, doctor, profile
 from rbuild.cli import COMMANDS
+from rbuild.cli.words import arranged
 from rbuild.console import Console
 from rbuild.doctor import Finding, State
 from rbuild.errors import HostLacks, InfrastructureError
@@ -53,6 +54,16 @@ def test_json_of_a_failure_is_one_object(host: Host, fault: str, code: int) -> N
     assert found.json["error"] in found.err
 
 
+def test_json_of_a_failed_build_has_the_compilers_words_and_the_log(host: Host) -> None:
+    found = host.module(host.write_module("oops\n"), code=1).json
+    assert "mine.c:1:1: error: use of undeclared identifier 'oops'" in found["detail"]
+    assert "undeclared identifier" in Path(found["log"]).read_text()
+    host.fault("no-license")
+    found = host.module(host.write_module(), code=1).json
+    assert found["detail"] == ""
+    assert Path(found["log"]).is_file()
+
+
 @pytest.mark.parametrize("words", [["modul"], ["kernel", "-j", "0"], ["bench", "--runs", "x"]])
 def test_json_of_wrong_usage_is_one_object(bare: Host, words: list[str]) -> None:
     found = bare("--json", *words, code=2)
@@ -84,6 +95,12 @@ def test_a_run_that_is_to_outlive_its_terminal_does(bare: Host) -> None:
         (["bench", "--driver", "perl"], "'perl'"),
         (["clean", "--older-than", "-1"], "--older-than"),
         (["--nonsense"], "--nonsense"),
+        (["kernel", "-j", "abc"], "'abc' is not a whole number, such as 4"),
+        (["kernel", "--cpus", "x"], "'x' is not a number, such as 1.5"),
+        (["module", "--in-tree", "--out-of-tree"], "exclude each other"),
+        (["package", "--out-of-tree", "--in-tree", "--output", "."], "exclude each other"),
+        (["status", "-v", "-q"], "exclude each other"),
+        (["help", "modul"], "Did you mean 'module'?"),
         (["module", "--output", "{file}"], "--output"),
     ],
 )
@@ -312,6 +329,13 @@ def test_shell_ends_as_its_command_does(host: Host, status: int) -> None:
     host("shell", "--profile", host.profile, "--", "bash", "-c", f"exit {status}", code=status)
 
 
+@pytest.mark.parametrize(("program", "status"), [("nosuchprogram", 127), ("/etc/passwd", 126)])
+def test_shell_ends_as_a_shell_where_a_program_cannot_be_run(
+    host: Host, program: str, status: int
+) -> None:
+    host("shell", "--profile", host.profile, "--", program, code=status)
+
+
 def test_status_marks_what_cannot_be_used(host: Host) -> None:
     (metadata,) = host.cache.glob("rootfs/*/metadata.json")
     metadata.write_text("{")
@@ -349,3 +373,51 @@ def test_a_shell_gets_completions_not_help() -> None:
         text=True,
     )
     assert done.stdout.startswith("plain\tmodule\t")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_a_command(bare: Host, name: str) -> None:
+    assert bare("help", name).out == bare(name, "--help").out
+
+
+def test_help_alone() -> None:
+    found = rbuild("help", stdout=subprocess.PIPE)
+    assert found.stdout == rbuild("--help", stdout=subprocess.PIPE).stdout
+    assert "trust" in rbuild("help", "config", "trust", stdout=subprocess.PIPE).stdout
+
+
+def test_global_options_may_follow_the_command(bare: Host, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    for words in (
+        ["status", "--json", "--cache-dir", elsewhere],
+        ["status", f"--cache-dir={elsewhere}", "-q", "--json"],
+        ["-q", "status", "--verify", "--cache-dir", elsewhere, "--json"],
+    ):
+        assert bare(*words).json["root"] == str(elsewhere)
+    assert isinstance(bare("profiles", "--json").json, list)
+    assert isinstance(bare("profiles", "--json", "show", "slim").json, dict)
+    assert __version__ in bare("status", "--version").out
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("module --json", "--json module"),
+        ("-q module x -v", "-q -v module x"),
+        ("module --profile --json -v", "-v module --profile --json"),
+        ("module -- --json", "module -- --json"),
+        ("module -j4 --cache-dir", "--cache-dir module -j4"),
+        ("shell -v make -v", "-v shell make -v"),
+        ("shell --env hybrid -v make --json", "-v shell --env hybrid make --json"),
+        ("shell -x -v", "shell -x -v"),
+        ("nonsense --json", "--json nonsense"),
+        ("help", "--help"),
+        ("--json help config trust", "--json config trust --help"),
+        ("--cache-dir help status", "--cache-dir help status"),
+        ("--cache-dir help help", "--cache-dir help --help"),
+        ("-- help", "-- help"),
+        ("", ""),
+    ],
+)
+def test_words_are_arranged(line: str, expected: str) -> None:
+    assert arranged(cli.main, line.split()) == expected.split()
