@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rbuild import process
-from rbuild.errors import ProcessFailed, UsageError
+from rbuild.errors import InfrastructureError, ProcessFailed, UsageError
 from rbuild.folders import GONE, MAX_DEPTH, TOO_DEEP, VANISHED, is_too_deep
 from rbuild.store import sha256_file
 
@@ -30,6 +31,9 @@ NOT_CONTENT = "./.git"
 
 FORM = r"%p\0%y %m\0%l\0%s %T@ %C@ %i %D\0"
 """What find(1) prints: path, kind and mode, a link's target, and what changes with the content."""
+
+STATUS = re.compile(rb"[0-9]+(?: -?[0-9.]+){2} [0-9]+ [0-9]+")
+KIND = re.compile(rb"[a-zA-Z?] [0-7]+")
 
 FIELDS_IN_FORM, FIELDS_IN_INDEX = 4, 3
 
@@ -51,6 +55,12 @@ class Record:
         """Kind and mode as a copy has them: cp(1) drops set-user-ID and sticky bits of others'."""
         letter, mode = self.kind.split()
         return letter + b" %o" % (int(mode, 8) & 0o777)
+
+    @property
+    def is_well_formed(self) -> bool:
+        """Whether it is what find(1) was asked to print."""
+        is_below = self.path.startswith(b"./")
+        return is_below and bool(KIND.fullmatch(self.kind) and STATUS.fullmatch(self.status))
 
     @property
     def is_file(self) -> bool:
@@ -95,9 +105,11 @@ def _records(folder: Path) -> list[Record]:
         raw = process.output(argv, cwd=folder, excused=GONE)
     except ProcessFailed as error:
         raise UsageError(f"{folder} can't be read.", detail=error.detail) from error
-    fields = raw.split(b"\0")[:-1]
-    rows = zip(*[iter(fields)] * FIELDS_IN_FORM, strict=True)
+    *fields, rest = raw.split(b"\0")
+    rows = zip(*[iter(fields)] * FIELDS_IN_FORM, strict=False)
     records = sorted((Record(*row) for row in rows), key=lambda record: record.path)
+    if rest or len(fields) % FIELDS_IN_FORM or not all(one.is_well_formed for one in records):
+        raise InfrastructureError(f"find(1) printed what it wasn't asked for, of {folder}.")
     long = (one.path for one in records if len(one.path) > MAX_DEPTH)
     if any(is_too_deep(os.fsdecode(path)) for path in long):
         raise UsageError(f"{folder} has files or folders {TOO_DEEP}.")

@@ -143,7 +143,7 @@ def _install(packages: Sequence[str], say: Callable[[str], None]) -> None:
             + ", ".join(packages)
             + "."
         )
-    env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    env = process.environment(DEBIAN_FRONTEND="noninteractive")
     for words in (
         ["apt-get", "update", "-q"],
         ["apt-get", "install", "-q", "-y", "--no-install-recommends", *packages],

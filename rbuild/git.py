@@ -13,7 +13,6 @@ from pathlib import Path
 from rbuild import process
 from rbuild.errors import InfrastructureError, ProcessFailed, TimedOut
 from rbuild.kept import Kept, created_s
-from rbuild.process import Limits
 from rbuild.store import Entry, Room, Store, digest, read_json, remove_tree, write_json
 
 COMMIT = re.compile("[0-9a-f]{40}(?:[0-9a-f]{24})?")
@@ -28,12 +27,17 @@ ANSWERS_WITHIN_S = 20.0
 TAG_REMEMBERED_S = 24 * 3600
 """For how long a tag is believed to be where it was.  A branch is asked for each time."""
 
-OF_A_REPOSITORY = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY")
-"""What git sets for its hooks: with it, git would work on the caller's repository."""
-
-
 PROTOCOLS = "https:http:ssh:git:file"
 """What git may fetch by (git(1)), also where a server redirects to: nothing that runs a program."""
+
+
+SETTINGS = (
+    *("-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false"),
+    *("-c", "core.attributesFile=/dev/null", "-c", "core.autocrlf=false", "-c", "core.eol=lf"),
+    *("-c", "gc.auto=0", "-c", "maintenance.auto=false", "-c", "fetch.recurseSubmodules=false"),
+)
+"""What no setting of the user's changes: git runs no hooks, writes files as they were committed,
+and leaves nothing running in the background."""
 
 
 class MovedError(InfrastructureError):
@@ -80,15 +84,19 @@ def fetch(url: str, ref: str, commit: str, target: Path, tell: Callable[[str], N
 
     Raises InfrastructureError if it can't be fetched, MovedError if the ref has moved meanwhile.
     """
-    git = ["git", "-C", str(target)]
-    env = _environment()
+    git = ["git", "-C", str(target), *SETTINGS]
+    # Only to reach the repository are the user's own settings needed: a proxy, a credential.
+    env = _environment() | NO_SETTINGS
     try:
-        process.run([*git, "init", "--quiet"], env=env)
+        process.run([*git, "init", "--quiet", "--template="], env=env)
         words = [*git, "fetch", "--depth=1", "--progress", "--", url, ref]
-        process.run(words, on_line=tell, env=env)
+        process.run(words, on_line=tell, env=_environment())
         process.run([*git, "checkout", "--quiet", "--detach", "FETCH_HEAD"], env=env)
         got = process.capture([*git, "rev-parse", "HEAD"], env=env)
-        date = process.capture([*git, "log", "-1", "--format=%cI"], env=env)
+        words = [*git, "show", "--no-show-signature", "--no-patch", "--format=%cI", "HEAD"]
+        date = datetime.fromisoformat(process.capture(words, env=env)).astimezone(UTC)
+    except ValueError as error:
+        raise InfrastructureError(f"{commit} of {url} has no valid date.") from error
     except ProcessFailed as error:
         raise InfrastructureError(
             f"Fetching {ref} from {url} failed.", detail="\n".join(error.tail[-5:])
@@ -99,7 +107,7 @@ def fetch(url: str, ref: str, commit: str, target: Path, tell: Callable[[str], N
             hint="Run it again.",
         )
     remove_tree(target / ".git")
-    return datetime.fromisoformat(date).astimezone(UTC)
+    return date
 
 
 def forget(url: str, ref: str, store: Store) -> None:
@@ -113,17 +121,26 @@ def record(url: str, ref: str, commit: str) -> dict[str, object]:
 
 
 def _environment() -> dict[str, str]:
-    """Return the caller's environment without what is another repository's."""
-    own = {name: value for name, value in os.environ.items() if name not in OF_A_REPOSITORY}
+    """Return the environment of git: no variable of git's own is the caller's."""
     # There is nobody to answer.
-    return {**own, "GIT_ALLOW_PROTOCOL": PROTOCOLS, "GIT_TERMINAL_PROMPT": "0"}
+    return process.environment(
+        GIT_ALLOW_PROTOCOL=PROTOCOLS, GIT_TERMINAL_PROMPT="0", GIT_ATTR_NOSYSTEM="1"
+    )
+
+
+NO_SETTINGS = {
+    "GIT_CONFIG_GLOBAL": os.devnull,
+    "GIT_CONFIG_SYSTEM": os.devnull,
+    "GIT_CONFIG_NOSYSTEM": "1",
+}
+"""Keeps git from the settings of the user and the host, such as filters, which are programs."""
 
 
 def _list(url: str, ref: str) -> dict[str, str]:
     """Return the commit of each ref of a repository whose name ends in ``ref``."""
-    words = ["git", "ls-remote", "--quiet", "--", url, ref, f"{ref}^{{}}"]
+    words = ["git", *SETTINGS, "ls-remote", "--quiet", "--", url, ref, f"{ref}^{{}}"]
     try:
-        done = process.run(words, env=_environment(), limits=Limits(total_s=ANSWERS_WITHIN_S))
+        printed = process.output(words, env=_environment(), total_s=ANSWERS_WITHIN_S)
     except (ProcessFailed, TimedOut) as error:
         tail = error.tail if isinstance(error, ProcessFailed) else ()
         raise InfrastructureError(
@@ -131,7 +148,7 @@ def _list(url: str, ref: str) -> dict[str, str]:
             detail="\n".join(tail[-5:]),
             hint="Check the URL and the network.",
         ) from error
-    found = (LISTED.fullmatch(line) for line in done.tail)
+    found = (LISTED.fullmatch(process.plain(line)) for line in printed.splitlines())
     return {match[2]: match[1] for match in found if match is not None}
 
 

@@ -106,7 +106,7 @@ def _fetch(folder: Path, ready: Ready, store: Store) -> str:
         script = "dpkg-deb -x ./*.deb . && dpkg-deb -f ./*.deb Version"
         job = Job(["sh", "-c", script], [Bind(work, MODULE, writable=True)], MODULE)
         try:
-            version = ready.runtime.run(ready.sandbox, job).text.strip()
+            version = ready.runtime.run(ready.sandbox, job).tail[-1].strip()
         except ProcessFailed as error:
             raise InfrastructureError(
                 f"{PACKAGE} can't be unpacked.", detail=error.detail

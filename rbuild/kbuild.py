@@ -392,6 +392,10 @@ LAST_S = 30.0
 """How much of a killed make's work is done again."""
 
 
+CHANGED = re.compile(rb"(-?[0-9.]+) (/.*)", re.DOTALL)
+"""When a file was changed, and its path, as find(1) prints them."""
+
+
 def forget_the_last(build: Path) -> None:
     """Remove the command lines of all targets that a killed make may have left half made.
 
@@ -401,7 +405,11 @@ def forget_the_last(build: Path) -> None:
     symbols, come after the .cmd file.
     """
     words = ["find", str(build), "-name", ".*.cmd", "-type", "f", "-printf", r"%T@ %p\0"]
-    found = [one.split(b" ", 1) for one in process.output(words).split(b"\0")[:-1]]
+    *records, rest = process.output(words).split(b"\0")
+    matches = [CHANGED.fullmatch(one) for one in records]
+    found = [(match[1], match[2]) for match in matches if match is not None]
+    if rest or len(found) != len(records):
+        raise InfrastructureError(f"find(1) printed what it wasn't asked for, of {build}.")
     newest = max((float(changed) for changed, _ in found), default=0.0)
     for changed, name in found:
         path = Path(os.fsdecode(name))

@@ -75,6 +75,30 @@ class Completed:
         return "\n".join(self.tail)
 
 
+INHERITED = re.compile(
+    "PATH|HOME|USER|LOGNAME|TMPDIR|TERM|LD_LIBRARY_PATH|SSH_AUTH_SOCK|SSL_CERT_(?:FILE|DIR)"
+    "|APT_CONFIG|XDG_[A-Z_]+|RBUILD_[A-Z_]+|(?i:[a-z]+_proxy)"
+)
+"""The caller's variables that a tool is told.  Others change what tools print and do, such as
+TAR_OPTIONS, POSIXLY_CORRECT, GIT_TRACE and LD_PRELOAD, or are secrets."""
+
+NOISE = re.compile(
+    "LD_(?:PRELOAD|AUDIT|DEBUG.*|BIND_NOT|SHOW_AUXV|TRACE.*)|POSIXLY_CORRECT|RSYNC_.*"
+)
+"""Variables that not even a program which the user chose, such as ssh, is told."""
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Return the environment that tools have: messages in English, no settings of the caller's."""
+    kept = {name: value for name, value in os.environ.items() if INHERITED.fullmatch(name)}
+    return {**kept, "LC_ALL": "C.UTF-8", **more}
+
+
+def callers_environment() -> dict[str, str]:
+    """Return the caller's environment for a program that needs it, such as ssh, less its noise."""
+    return {name: value for name, value in os.environ.items() if not NOISE.fullmatch(name)}
+
+
 def run(
     argv: Sequence[str | Path],
     *,
@@ -93,7 +117,7 @@ def run(
 
     The program gets no standard input but ``stdin``, a file, and a session of its own, so that
     Ctrl-C reaches rbuild alone, which then ends the program.  Each byte in ``ends`` ends a line.
-    It keeps the open ``descriptors``.
+    It keeps the open ``descriptors``, and has ``environment()`` unless ``env`` is another.
     Raises HostLacks if the program isn't there, TimedOut if it had to be ended for its limits,
     Unwanted if ``unwanted`` came to say so, and, with ``check``, ProcessFailed if it ends with a
     status other than 0.
@@ -129,34 +153,45 @@ def run(
 
 
 def capture(argv: Sequence[str | Path], *, env: Mapping[str, str] | None = None) -> str:
-    """Return what a short program prints, stripped; raise as ``run`` does."""
-    return run(argv, env=env).text.strip()
+    """Return what a short program prints to stdout, stripped; raise as ``output`` does."""
+    printed = output([str(word) for word in argv], env=env)
+    return "\n".join(plain(line) for line in printed.split(b"\n")).strip()
 
 
 def output(
-    argv: Sequence[str], *, cwd: Path | None = None, excused: re.Pattern[str] | None = None
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    excused: re.Pattern[str] | None = None,
+    total_s: float | None = None,
 ) -> bytes:
-    """Return all that a program of the host's prints, as it is; raise as ``run`` does.
+    """Return all that a program prints to stdout, as it is; raise as ``run`` does.
 
-    One that fails with nothing but lines in which ``excused`` is found has not failed.
+    One that ends by itself with a failure, and complains of nothing but what ``excused`` is found
+    in, has not failed.
     """
-    env = {**os.environ, "LC_ALL": "C"}
+    env = environment(LC_ALL="C") if env is None else env
     child = _start(tuple(argv), env=env, cwd=cwd, stderr=subprocess.PIPE)
     try:
-        found, complaints = child.communicate()
+        printed, complaints = child.communicate(timeout=total_s)
+    except subprocess.TimeoutExpired as error:
+        terminate(child)
+        raise TimedOut(error.timeout, silent=False) from error
     except BaseException:
         terminate(child)
         raise
     if child.returncode != 0:
-        lines = complaints.decode("utf-8", "replace").splitlines()
-        if excused is None or not lines or not all(excused.search(line) for line in lines):
+        lines = [plain(line) for line in complaints.splitlines()]
+        is_excused = child.returncode > 0 and excused is not None and bool(lines)
+        if not is_excused or not all(excused and excused.search(line) for line in lines):
             raise ProcessFailed(tuple(argv), child.returncode, tuple(lines[-TAIL_LINES:]))
-    return found
+    return printed
 
 
 def attached(argv: Sequence[str], descriptors: Sequence[int] = ()) -> int:
     """Run a program on rbuild's own standard streams; return its exit status."""
-    with subprocess.Popen(list(argv), pass_fds=tuple(descriptors)) as child:
+    with subprocess.Popen(list(argv), pass_fds=tuple(descriptors), env=environment()) as child:
         return child.wait()
 
 
@@ -254,13 +289,15 @@ def _merged(children: Sequence[subprocess.Popen[bytes]]) -> Iterator[tuple[int, 
 
 
 @contextlib.contextmanager
-def beside(argv: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
+def beside(
+    argv: Sequence[str], *, env: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
     """Have a program at rbuild's side, talked to through its standard streams, while the body runs.
 
     Its input is closed at the end, which it has a little while to heed.  Should rbuild be killed,
     its input closes too.
     """
-    child = _start(tuple(argv), stdin=subprocess.PIPE)
+    child = _start(tuple(argv), env=env, stdin=subprocess.PIPE)
     try:
         yield child
     finally:
@@ -303,7 +340,7 @@ def _start(
     try:
         return subprocess.Popen(
             argv,
-            env=None if env is None else dict(env),
+            env=environment() if env is None else dict(env),
             cwd=cwd,
             stdin=stdin,
             stdout=stdout,

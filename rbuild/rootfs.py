@@ -240,6 +240,13 @@ def settle(root: Path) -> None:
                 path.chmod(path.stat().st_mode | 0o700)
 
 
+INDEX = re.compile(r"(Debian|Debian-Security)\|([a-z+]+:\S+)")
+"""A line of ``apt-get indextargets``, in the form that is asked for."""
+
+PROXY = re.compile(r'Acquire::https?::Proxy(?:::\S+)? "[^"\n]*";', re.IGNORECASE)
+"""A line of ``apt-config dump``, in the form that is asked for."""
+
+
 def host_mirrors(suite: str) -> list[str]:
     """Return apt source lines for ``suite`` on the mirrors that the host itself uses.
 
@@ -252,7 +259,8 @@ def host_mirrors(suite: str) -> list[str]:
         )
     except (HostLacks, ProcessFailed):
         return []
-    places = dict(line.split("|", 1) for line in reversed(listed.splitlines()) if "|" in line)
+    found = (INDEX.fullmatch(line) for line in reversed(listed.splitlines()))
+    places = {match[1]: match[2] for match in found if match is not None}
     main, security = places.get("Debian"), places.get("Debian-Security")
     if main is None:
         return []
@@ -276,7 +284,7 @@ def _suites_hook(suite: str, others: Sequence[str]) -> str:
 def proxy_options() -> list[str]:
     """Return the host's apt proxies as options, so that a rootfs reaches what the host reaches."""
     try:
-        return process.capture(
+        lines = process.capture(
             [
                 "apt-config",
                 "dump",
@@ -288,6 +296,7 @@ def proxy_options() -> list[str]:
         ).splitlines()
     except (HostLacks, ProcessFailed):
         return []
+    return [line for line in lines if PROXY.fullmatch(line)]
 
 
 def installed(root: Path) -> dict[str, str]:

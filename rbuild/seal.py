@@ -49,6 +49,10 @@ FORM = (
 """What find(1) prints: no times and sizes of folders, which are the file system's own matter."""
 
 
+RECORD = re.compile(rb"(?:f [0-7]+ [0-9]+ \S+|l [0-9]+ \S+|[a-zA-Z?] [0-7]+) \./.", re.DOTALL)
+"""How each begins."""
+
+
 @dataclass(frozen=True)
 class Seal:
     """What an entry's metadata has of its manifest; ``folder`` is what is sealed of the entry."""
@@ -151,7 +155,11 @@ def _records(folder: Path, without: Collection[str]) -> list[bytes]:
     except ProcessFailed as error:
         denied = errno.EACCES if "Permission denied" in error.detail else errno.EIO
         raise OSError(denied, os.strerror(denied), str(folder)) from error
-    return sorted(found.split(b"\0")[:-1])
+    *records, rest = found.split(b"\0")
+    if rest or not all(RECORD.match(one) for one in records):
+        # What find(1) has printed says nothing of the folder.
+        raise OSError(errno.EBADMSG, "find(1) printed what it wasn't asked for", str(folder))
+    return sorted(records)
 
 
 def _tops(folder: Path) -> list[str]:

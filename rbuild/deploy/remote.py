@@ -180,7 +180,7 @@ class Remote:
         """
         token = secrets.token_hex(8)
         stop = threading.Event()
-        with process.beside(self._argv()) as child:
+        with process.beside(self._argv(), env=process.callers_environment()) as child:
             assert child.stdin is not None
             assert child.stdout is not None
             ear = _Ear(self.verbose)
@@ -275,7 +275,12 @@ class Remote:
         # What goes to stderr does no harm.
         argv = ["sh", "-c", 'exec "$@" 2>/dev/null', "sh", *self._argv(QUESTION)]
         try:
-            process.run(argv, on_line=ear, limits=Limits(total_s=ANSWERS_WITHIN_S))
+            process.run(
+                argv,
+                env=process.callers_environment(),
+                on_line=ear,
+                limits=Limits(total_s=ANSWERS_WITHIN_S),
+            )
         except (ProcessFailed, TimedOut):
             return
         if not ear.rest:
@@ -294,7 +299,14 @@ class Remote:
         listen: Callable[[str], None],
         file: IO[bytes] | None = None,
     ) -> Completed:
-        return process.run(argv, on_line=listen, check=False, stdin=file, ends=b"\r\n")
+        return process.run(
+            argv,
+            env=process.callers_environment(),
+            on_line=listen,
+            check=False,
+            stdin=file,
+            ends=b"\r\n",
+        )
 
     def _argv(self, shell: str = "") -> tuple[str, ...]:
         shell = shell or ("sudo -n sh -s" if self.sudo else "sh -s")

@@ -108,6 +108,7 @@ def perform(
         with output.open("w", encoding="utf-8", errors="surrogateescape") as file:
             done = process.run(
                 process.dies_with_parent(words),
+                env=process.callers_environment(),
                 on_line=on_line,
                 log=file,
                 check=False,

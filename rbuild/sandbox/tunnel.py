@@ -39,7 +39,8 @@ def tunnel(place: str, timeout_s: float = CONNECTS_WITHIN_S) -> Iterator[str]:
     argv = ["ssh", "-N", "-T", "-a", "-x", *(word for one in options for word in ("-o", one))]
     argv += [*port, "-L", f"{near}:{socket}", "--", destination]
     try:
-        with process.beside(process.dies_with_parent(argv)) as child:
+        env = process.callers_environment()
+        with process.beside(process.dies_with_parent(argv), env=env) as child:
             ends = time.monotonic() + min(timeout_s, CONNECTS_WITHIN_S)
             try:
                 # It is there once the host has let us in.
