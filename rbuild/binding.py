@@ -73,7 +73,7 @@ class Checker:
         BuildFailed with the tools' words.
         """
         work = self._work(binding.stem)
-        with self.tools.session.store.lock(self.kdir.entry):
+        with self.tools.session.store.reading(self.kdir.entry, work.folder):
             (placed,), schemas = _bring(self.kdir.tree, [binding], (), work.folder)
             title = f"Checking the binding {binding.name}"
             faults = work.complaints(title, "dt-doc-validate", "-u", schemas, of=placed)
@@ -97,7 +97,7 @@ class Checker:
         before, after = fdt.read(fitted.base), fdt.read(fitted.path)
         changed = changes(before, after)
         compatibles = sorted({one for _, node in changed for one in node.texts("compatible")})
-        with self.tools.session.store.lock(self.kdir.entry):
+        with self.tools.session.store.reading(self.kdir.entry, work.folder):
             placed, schemas = _bring(self.kdir.tree, bindings, compatibles, work.folder)
             _known([one for one in changed if before.find(one[0]) is None], placed)
             ids = [str(one.relative_to(schemas)) for one in placed]

@@ -311,7 +311,8 @@ def discard(profile: Profile, tree: Tree, ready: Ready, session: Session) -> Non
     with session.store.lock(entry):
         remove_tree(session.store.partial(entry, keep=True))
         if entry.path.exists():
-            session.store.remove(entry)
+            with session.store.without_readers(entry.path / "modules"):
+                session.store.remove(entry)
 
 
 def origins(profile: Profile, tree: Tree) -> list[Origin]:

@@ -328,7 +328,7 @@ def _build(place: Workplace, kdir: Kdir, folder: Path, session: Session) -> Resu
     if (found := _unchanged(kdir.entry, folder, _inputs(kdir, place))) is not None:
         session.script = place.reproducer(script)
         return found
-    with session.store.lock(kdir.entry):
+    with _alone(place, kdir, folder, session):
         inputs = _inputs(kdir, place)
         if (found := _unchanged(kdir.entry, folder, inputs)) is not None:
             session.script = place.reproducer(script)
@@ -336,6 +336,15 @@ def _build(place: Workplace, kdir: Kdir, folder: Path, session: Session) -> Resu
         folder.mkdir(parents=True, exist_ok=True)
         session.script = place.reproducer(script)
         return _build_locked(place, kdir, inputs, folder)
+
+
+def _alone(
+    place: Workplace, kdir: Kdir, folder: Path, session: Session
+) -> contextlib.AbstractContextManager[None]:
+    """Return what keeps others from what a build writes: an external module's only its folder."""
+    if place.module is None:
+        return session.store.lock(kdir.entry)
+    return session.store.reading(kdir.entry, folder)
 
 
 def _build_locked(place: Workplace, kdir: Kdir, inputs: dict[str, Any], folder: Path) -> Result:

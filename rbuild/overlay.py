@@ -122,7 +122,7 @@ def compile_overlays(kdir: Kdir, path: Path, session: Session, own: Root | None 
     inputs = _inputs(kdir, found, own)
     if (known := _unchanged(kdir.entry, folder, inputs)) is not None:
         return known
-    with session.store.lock(kdir.entry):
+    with session.store.reading(kdir.entry, folder):
         if (known := _unchanged(kdir.entry, folder, inputs)) is not None:
             return known
         build = folder / "build"
@@ -204,7 +204,10 @@ def fit(kdir: Kdir, overlay: Overlay, session: Session) -> list[Fitted]:
     kbuild = Kbuild(session, kdir.ready, kdir.tree, kdir.path)
     build = overlay.path.parent
     fitted = []
-    with session.store.lock(kdir.entry):
+    # A folder in the one of the overlay, where its parameters are given, is of the same lock.
+    place = kdir.entry.path / "overlays"
+    folder = place / build.relative_to(place).parts[0]
+    with session.store.reading(kdir.entry, folder):
         for base in bases:
             merged = build / "merged" / f"{overlay.name}-{base.name}"
             merged.parent.mkdir(exist_ok=True)

@@ -18,7 +18,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import chain
@@ -280,6 +280,11 @@ class Entry:
         return self.raw.get("open") is not None
 
     @property
+    def is_mended(self) -> bool:
+        """Whether its writer makes anew what an earlier one, which was killed, has left there."""
+        return bool(self.raw.get("mended"))
+
+    @property
     def was_cut_off(self) -> bool:
         """Whether the machine was started again while somebody wrote to it: see ``boot_id``."""
         return _cut_off(self.raw)
@@ -343,16 +348,56 @@ class Store:
 
     @contextmanager
     def lock(self, entry: Entry) -> Iterator[None]:
-        """Hold the entry's lock; say so while waiting for another rbuild."""
+        """Hold the entry's lock; say once for whom it has to be waited."""
         with self.lock_within(entry, 0.2) as held:
             if held:
                 self._sweep(entry)
                 yield
                 return
-        self.console.note(f"Waiting for another rbuild that works on {entry.name} ...")
+        self._say_wait(f"another rbuild that works on {entry.name}", _lock_file(entry))
         with self.lock_within(entry, None):
             self._sweep(entry)
             yield
+
+    def _say_wait(self, what: str, lock: Path) -> None:
+        from rbuild.holder import holder  # noqa: PLC0415 - only where it is waited
+
+        other = holder(lock)
+        self.console.note(f"Waiting for {what}{'' if other is None else f': {other}'} ...")
+
+    @contextmanager
+    def reading(self, entry: Entry, folder: Path) -> Iterator[None]:
+        """Hold the lock of a folder in an entry, for work there that only reads the entry's rest.
+
+        What is made in other folders isn't waited for, nor is the entry's writer, unless it mends
+        what an earlier one has left half written.
+        """
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with (
+            self.use(folder.parent),
+            self.lock(Entry(entry.room, folder.name, folder)),
+            self.lock(entry) if entry.is_mended else nullcontext(),
+        ):
+            yield
+
+    @contextmanager
+    def without_readers(self, folder: Path) -> Iterator[None]:
+        """Wait for those who work in a folder's folders (see ``reading``); have no new ones."""
+        if not folder.is_dir():
+            yield
+            return
+        held = os.open(folder, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self._say_wait(f"another rbuild that works in {folder}", folder)
+                fcntl.flock(held, fcntl.LOCK_EX)
+            except OSError:  # some network file systems lock no folders
+                pass
+            yield
+        finally:
+            os.close(held)
 
     def _sweep(self, entry: Entry) -> None:
         """Remove what was moved out of sight, by a rbuild that was killed before it was gone, too.
@@ -369,7 +414,7 @@ class Store:
         from filelock import FileLock, Timeout  # noqa: PLC0415 - not needed to show help
 
         self._make_room(entry.room)
-        lock = FileLock(entry.path.with_name(f".{entry.name}.lock"))
+        lock = FileLock(_lock_file(entry))
         try:
             lock.acquire(timeout=seconds)
         except Timeout:
@@ -424,19 +469,19 @@ class Store:
         was_open = entry.is_open
         self._relied.pop(entry.path, None)
         self._checked.difference_update([one for one in self._checked if one[0] == entry.path])
-        self.update(entry, seal=None, open=boot_id())
+        self.update(entry, seal=None, open=boot_id(), mended=was_open)
         return was_open
 
     def close(self, entry: Entry, /, **changes: Any) -> None:  # noqa: ANN401
         """Seal an entry that was opened, and change fields of its metadata."""
         found = _seal(entry.room, entry.path)
         sync_below(entry.path)
-        self.update(entry, seal=found, open=None, **changes)
+        self.update(entry, seal=found, open=None, mended=False, **changes)
 
     def rest(self, entry: Entry) -> None:
         """Record that the writer of an entry is done; it stays unsealed."""
         sync_below(entry.path)
-        self.update(entry, open=None)
+        self.update(entry, open=None, mended=False)
 
     @contextmanager
     def writing(self, entry: Entry) -> Iterator[bool]:
@@ -684,6 +729,10 @@ class Store:
                 f"{self.root} can't be written: {_why(self.root, error)}.",
                 hint="Name another place with --cache-dir or RBUILD_CACHE_DIR.",
             ) from error
+
+
+def _lock_file(entry: Entry) -> Path:
+    return entry.path.with_name(f".{entry.name}.lock")
 
 
 def _faults(path: Path, found: Seal, without: re.Pattern[str] | None) -> list[str]:

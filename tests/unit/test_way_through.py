@@ -6,6 +6,8 @@ import csv
 import hashlib
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import tarfile
@@ -16,10 +18,12 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from rbuild import cli, rootfs
+from rbuild import cli, holder, rootfs
 from rbuild.bench.compare import load
+from rbuild.console import Console
 from rbuild.module import with_own_paths
 from rbuild.profile import IN_KERNEL, Kind
+from rbuild.store import Entry, Room, Store
 
 from .conftest import Host, Result
 
@@ -471,7 +475,9 @@ def test_a_second_rbuild_says_that_it_waits_and_clean_leaves_its_log(host: Host)
     first = host.start_and_hold(*words)
     second = host.start(*words)
     assert second.stdout is not None
-    assert any("Waiting for another rbuild" in line for line in second.stdout)
+    said = next(line for line in second.stdout if "Waiting for another rbuild" in line)
+    assert f": pid {first.pid}, `" in said
+    assert re.search(r"`, since \d\d:\d\d:\d\d \(.* s ago\) \.\.\.$", said)
     (run,) = host.cache.glob("runs/2*")
     assert host("--json", "clean", "--what", "runs").json["removed"] == []
     host.release()
@@ -480,6 +486,73 @@ def test_a_second_rbuild_says_that_it_waits_and_clean_leaves_its_log(host: Host)
         assert child.returncode == 0
     assert host.calls("modules_prepare") == 1
     assert host("--json", "clean", "--what", "runs").json["removed"] == [run.name]
+
+
+def kdir_of(host: Host) -> Entry:
+    (path,) = host.cache.glob("kdirs/tiny-*")
+    return Entry(Room.KDIRS, path.name, path)
+
+
+def test_a_module_waits_for_no_one_who_works_on_its_kdir_or_on_another_module(host: Host) -> None:
+    host.module(host.write_module())
+    store = Store(host.cache, Console())
+    (folder,) = (path for path in kdir_of(host).path.glob("modules/mine-*") if path.is_dir())
+    other = host.folder / "other"
+    shutil.copytree(host.write_module(), other)
+    with store.lock(kdir_of(host)), store.lock(Entry(Room.KDIRS, folder.name, folder)):
+        child = host.start("module", other, "--profile", host.profile)
+        said = child.communicate(timeout=30)[0]
+    assert child.returncode == 0, said
+    assert "Waiting" not in said
+
+
+def test_a_module_waits_for_who_mends_its_kdir(host: Host) -> None:
+    host.module(host.write_module())
+    store, entry = Store(host.cache, Console()), kdir_of(host)
+    host.write_module("int y;\n")
+    with store.lock(entry):
+        store.open(entry)
+        store.open(entry)  # as after a kill
+        child = host.start("module", host.folder / "mine", "--profile", host.profile)
+        assert child.stdout is not None
+        said = next(line for line in child.stdout if "Waiting" in line)
+        assert entry.name in said
+        assert f"pid {os.getpid()}, `" in said
+        store.rest(entry)
+    child.communicate(timeout=30)
+    assert child.returncode == 0
+
+
+def test_a_kdir_is_discarded_once_no_module_is_built_in_it(host: Host) -> None:
+    host.module(host.write_module())
+    store, entry = Store(host.cache, Console()), kdir_of(host)
+    with store.reading(entry, entry.path / "modules/x"):
+        child = host.start("kernel", "--clean", "--profile", host.profile)
+        assert child.stdout is not None
+        said = next(line for line in child.stdout if "Waiting" in line)
+        assert f"pid {os.getpid()}, `" in said
+        assert entry.path.exists()
+    child.communicate(timeout=30)
+    assert child.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        (["python3", "-m", "rbuild", "module", "a b"], "rbuild module 'a b'"),
+        (["/v/bin/python", "/v/bin/rbuild", "kernel"], "rbuild kernel"),
+        (["/usr/bin/rbuild"], "rbuild"),
+        (["python3", "-c", "x" * 300], f"python3 -c {'x' * 189}..."),
+    ],
+)
+def test_a_holder_is_shown_as_it_was_typed(
+    words: list[str], shown: str, tmp_path: Path, monkeypatch
+) -> None:
+    (tmp_path / "7").mkdir()
+    (tmp_path / "7/cmdline").write_bytes(b"".join(word.encode() + b"\0" for word in words))
+    monkeypatch.setattr(holder, "PROC", tmp_path)
+    assert holder._command(7) == shown
+    assert holder.holder(tmp_path / "7/cmdline") is None  # nothing says who
 
 
 def test_status_and_clean(bare: Host) -> None:
