@@ -1,10 +1,11 @@
 """Set up a checkout on a fresh Debian machine, then run rbuild or its tests from it.
 
-    python3 rbuild/bootstrap.py bench        what `rbuild bench` does, after all set-up
-    python3 rbuild/bootstrap.py --test       the tests, after all set-up
+    python3 rbuild/bootstrap.py COMMAND...      what `rbuild COMMAND...` does, such as bench
+    python3 rbuild/bootstrap.py --test [...]    the tests; further words are pytest's
+    python3 rbuild/bootstrap.py --help          this text, and nothing else
 
 Needs nothing but Python 3.11 and git: what is missing is installed by apt (as root, or with
-sudo) and by pip into ``.venv`` in the checkout.  Whatever is there already is left alone.
+sudo) and by pip into `.venv` in the checkout.  Whatever is there already is left alone.
 """
 
 from __future__ import annotations
@@ -15,23 +16,51 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 VENV = CHECKOUT / ".venv"
 
+TEST_PACKAGES = {
+    "clangd": "clangd",
+    "dockerd": "docker.io",
+    "fish": "fish",
+    "gpg": "gnupg",
+    "man": "man-db",
+    "mandoc": "mandoc",
+    "newuidmap": "uidmap",
+    "rsync": "rsync",
+    "ssh": "openssh-client",
+    "tmux": "tmux",
+    "zsh": "zsh",
+}
+"""What only the tests need: programs, and Debian's packages that have them."""
+
+TELLS_EVERY_S = 5.0
+
 
 def main(arguments: list[str]) -> int:
     """Set up, then become what was asked for; return only if a step of the set-up failed."""
+    if not arguments or arguments[0] in {"-h", "--help"}:
+        sys.stdout.write(f"{__doc__}")
+        return 0 if arguments else 2
+    is_test = arguments[0] == "--test"
     try:
-        _virtual_environment()
+        _virtual_environment("dev" if is_test else "")
         _host()
-        if arguments[:1] == ["--test"]:
+        if is_test:
             _tests()
     except subprocess.CalledProcessError as error:
-        sys.stderr.write(f"failed: {' '.join(map(str, error.cmd))}\n")
+        sys.stderr.write(f"error: failed: {' '.join(map(str, error.cmd))}\n")
         return 3
-    if arguments[:1] == ["--test"]:
+    except KeyboardInterrupt:
+        return 130
+    except FileNotFoundError as error:
+        sys.stderr.write(f"error: {error.filename} is not installed, and this user isn't root.\n")
+        return 3
+    if is_test:
         words = [str(VENV / "bin/python"), "-m", "pytest", *arguments[1:]]
     else:
         words = [str(VENV / "bin/rbuild"), *arguments]
@@ -45,44 +74,65 @@ def _host() -> None:
     rbuild = str(VENV / "bin/rbuild")
     asked = subprocess.run([rbuild, "--quiet", "doctor"], check=False, capture_output=True)
     if asked.returncode != 0:
-        _as_root([rbuild, "doctor", "--fix", "--yes"])
+        _as_root([rbuild, "doctor", "--fix", "--yes"], "Installing what the host lacks")
 
 
 def _tests() -> None:
-    """Install what only the tests need: as root they build as an ordinary user, and deploy."""
-    needed = {"newuidmap": "uidmap", "rsync": "rsync", "ssh": "openssh-client"}
-    lacking = [package for program, package in needed.items() if shutil.which(program) is None]
+    """Install what only the tests need, as root: others skip what they lack."""
+    lacking = sorted(
+        package for program, package in TEST_PACKAGES.items() if not _is_installed(program)
+    )
     if os.geteuid() == 0 and lacking:
-        _as_root(["apt-get", "install", "-q", "-y", *lacking])
+        _apt(lacking, "Installing what the tests need")
 
 
-def _virtual_environment() -> None:
-    """Make .venv with rbuild in it, unless it was made from this very pyproject.toml."""
+def _is_installed(program: str) -> bool:
+    return shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin") is not None
+
+
+def _virtual_environment(extra: str) -> None:
+    """Make .venv with rbuild in it, and what an ``extra`` of this very pyproject.toml adds."""
     stamp = VENV / "bootstrapped"
     wanted = hashlib.sha256((CHECKOUT / "pyproject.toml").read_bytes()).hexdigest()
-    if stamp.exists() and stamp.read_text() == wanted:
+    known = stamp.read_text().split() if stamp.exists() else []
+    if known[:1] == [wanted] and (not extra or extra in known):
         return
     if importlib.util.find_spec("ensurepip") is None:
-        _as_root(["apt-get", "update", "-q"])
-        _as_root(["apt-get", "install", "-q", "-y", "python3-venv"])
-    subprocess.run([sys.executable, "-m", "venv", str(VENV)], check=True)
-    subprocess.run(
-        [
-            VENV / "bin/pip",
-            "install",
-            "--quiet",
-            "--disable-pip-version-check",
-            "--editable",
-            f"{CHECKOUT}[dev]",
-        ],
-        check=True,
-    )
-    stamp.write_text(wanted)
+        _apt(["python3-venv"], "Installing python3-venv")
+    _step([sys.executable, "-m", "venv", str(VENV)], "Making .venv")
+    target = f"{CHECKOUT}[{extra}]" if extra else str(CHECKOUT)
+    pip = [str(VENV / "bin/pip"), "install", "--quiet", "--disable-pip-version-check"]
+    packages = "rbuild and what its tests need" if extra else "rbuild and what it needs"
+    _step([*pip, "--editable", target], f"Installing {packages} into .venv")
+    stamp.write_text(f"{wanted} {extra}\n")
 
 
-def _as_root(argv: list[str]) -> None:
-    words = argv if os.geteuid() == 0 else ["sudo", *argv]
-    subprocess.run(words, check=True, stdout=sys.stderr)
+def _apt(packages: list[str], title: str) -> None:
+    _as_root(["apt-get", "update", "-q"], "Reading the lists of packages")
+    apt = ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "install", "-q", "-y"]
+    _as_root([*apt, "--no-install-recommends", *packages], title)
+
+
+def _as_root(argv: list[str], title: str) -> None:
+    _step(argv if os.geteuid() == 0 else ["sudo", *argv], title)
+
+
+def _step(argv: list[str], title: str) -> None:
+    """Run a step of the set-up; tell now and then that it lives, and its words if it fails."""
+    sys.stderr.write(f"==> {title}\n")
+    begun = time.monotonic()
+    with tempfile.TemporaryFile() as said:
+        child = subprocess.Popen(argv, stdout=said, stderr=subprocess.STDOUT)
+        while True:
+            try:
+                child.wait(TELLS_EVERY_S)
+                break
+            except subprocess.TimeoutExpired:
+                sys.stderr.write(f"    {time.monotonic() - begun:.0f} s\n")
+        if child.returncode != 0:
+            said.seek(0)
+            sys.stderr.write(said.read().decode(errors="replace"))
+            raise subprocess.CalledProcessError(child.returncode, argv)
 
 
 if __name__ == "__main__":

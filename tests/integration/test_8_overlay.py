@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import libfdt
 import pytest
 
 from rbuild import fdt
@@ -23,42 +22,38 @@ PI = "bcm2837-rpi-3-b-plus.dtb"
 
 
 class Tree:
-    """A device tree, read by libfdt."""
+    """A device tree, by the paths of its nodes."""
 
     def __init__(self, path: Path) -> None:
-        self.fdt = libfdt.FdtRo(path.read_bytes())
+        self.root = fdt.read(path)
 
-    def node(self, path: str) -> int:
-        return self.fdt.path_offset(path)
+    def node(self, path: str) -> Node:
+        found = self.root.find(path)
+        assert found is not None, path
+        return found
 
     def has(self, path: str) -> bool:
-        return self.fdt.path_offset(path, libfdt.QUIET_NOTFOUND) >= 0
+        return self.root.find(path) is not None
 
-    def text(self, path: str, name: str) -> str:
-        return self.fdt.getprop(self.node(path), name).as_str()
+    def text(self, path: str, name: str) -> str | None:
+        return self.node(path).text(name)
 
-    def cells(self, path: str | int, name: str) -> list[int]:
-        at = self.node(path) if isinstance(path, str) else path
-        return self.fdt.getprop(at, name).as_uint32_list()
+    def cells(self, path: str, name: str) -> list[int] | None:
+        return self.node(path).cells(name)
 
     def names(self, path: str) -> set[str]:
         """Return the names of a node's properties."""
-        found = set()
-        at = self.fdt.first_property_offset(self.node(path), libfdt.QUIET_NOTFOUND)
-        while at >= 0:
-            found.add(self.fdt.get_property_by_offset(at).name)
-            at = self.fdt.next_property_offset(at, libfdt.QUIET_NOTFOUND)
-        return found
+        return set(self.node(path).properties)
 
     def pins(self, path: str) -> list[tuple[int, int, int | None]]:
         """Return the pins of a node's pinctrl-0, each with its function and its pull."""
+        groups = {tuple(node.cells("phandle") or ()): node for _, node in self.root.walk()}
         found = []
-        for phandle in self.cells(path, "pinctrl-0"):
-            group = self.fdt.node_offset_by_phandle(phandle)
-            pull = self.fdt.getprop(group, "brcm,pull", libfdt.QUIET_NOTFOUND)
-            pull = None if isinstance(pull, int) else pull.as_uint32_list()[0]
-            (function,) = self.cells(group, "brcm,function")
-            found += [(pin, function, pull) for pin in self.cells(group, "brcm,pins")]
+        for phandle in self.cells(path, "pinctrl-0") or ():
+            group = groups[(phandle,)]
+            pull = (group.cells("brcm,pull") or [None])[0]
+            (function,) = group.cells("brcm,function") or ()
+            found += [(pin, function, pull) for pin in group.cells("brcm,pins") or ()]
         return found
 
 
