@@ -129,3 +129,33 @@ def test_a_stranger_that_misbehaves_is_found(rbuild: Rbuild, c_stranger: Path, w
 def test_strangers_that_behave_pass(rbuild: Rbuild, c_stranger: Path, rust_stranger: Path) -> None:
     for folder in (c_stranger, rust_stranger):
         boot(rbuild, folder)
+
+
+PANIC = """\
+// SPDX-License-Identifier: GPL-2.0
+//! Panics when it is loaded.
+use kernel::prelude::*;
+module! { type: Panics, name: "panics", author: "x", description: "x", license: "GPL", }
+struct Panics;
+impl kernel::Module for Panics {
+    fn init(_module: &'static ThisModule) -> Result<Self> {
+        let mut bytes = KVec::new();
+        bytes.push(1u8, GFP_KERNEL)?;
+        pr_info!("{}\\n", bytes[bytes.len() + 4]);
+        Ok(Panics)
+    }
+}
+"""
+
+
+def test_a_panic_of_rusts_is_shown_from_its_first_line(rbuild: Rbuild, tmp_path: Path) -> None:
+    (tmp_path / "Kbuild").write_text("obj-m += panics.o\n")
+    (tmp_path / "panics.rs").write_text(PANIC)
+    found = rbuild("--json", "boot", tmp_path, code=1)
+    first = f"rust_kernel: panicked at {tmp_path}/panics.rs:10:"
+    assert first in found.err
+    assert "the len is 1 but the index is 5`" in found.json["error"]
+    (report,) = found.json["boot"]["reports"]
+    assert report[0].startswith(first)
+    assert any("core::panicking::" in line for line in report)
+    assert not any("_RN" in line for line in report)
