@@ -237,3 +237,76 @@ def test_a_commit_without_a_date_is_no_traceback(
     bare.tool("git", f'case "$*" in *%cI*) echo odd;; *) exec {real} "$@";; esac')
     with pytest.raises(InfrastructureError, match=re.escape("no valid date")):
         _fetched(repository, tmp_path / "target")
+
+
+APT_GET = r"""
+sources=/nonexistent
+for word; do case $word in -oDir::Etc::SourceList=*) sources=${{word#*=}};; esac; done
+if [ $sources = /nonexistent ]; then
+    {whole}
+fi
+grep -q nonsense $sources && {{ echo "E: Malformed entry 1" >&2; exit 100; }}
+sed -n 's/^deb \([^ ]*[^ /]\)\/* \([^ ]*\) \([a-z]*\)$/\1\/|\2|\3|$(SIGNED_BY)/p' $sources
+sed -n 's/^deb .signed-by=\([^ ]*\). \([^ ]*[^ /]\)\/* \([^ ]*\) \([a-z]*\)$/\2\/|\3|\4|\1/p' $sources
+"""
+
+EMPTY = "exit 0"
+MALFORMED = 'echo "E: Malformed entry 1 in list file bad.list (Suite)" >&2; exit 100'
+
+
+@pytest.fixture
+def apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "apt"
+    (folder / "sources.list.d").mkdir(parents=True)
+    (folder / "sources.list").write_text(
+        "deb [signed-by=/usr/share/other.gpg] https://other.example/debian trixie main\n"
+        "deb https://docker.example/linux/debian trixie stable\n"
+        "deb http://mirror.example/debian trixie main\n"
+    )
+    (folder / "sources.list.d/security.list").write_text(
+        "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]"
+        " http://mirror.example/debian-security trixie-security main\n"
+    )
+    monkeypatch.setattr(rootfs, "APT", folder)
+    return folder
+
+
+LINES = [
+    "deb http://mirror.example/debian/ trixie main",
+    "deb http://mirror.example/debian/ trixie-updates main",
+    "deb http://mirror.example/debian-security/ trixie-security main",
+]
+
+
+@pytest.mark.usefixtures("apt")
+def test_the_hosts_mirror_is_found_without_lists(bare: Host) -> None:
+    bare.tool("apt-get", APT_GET.format(whole=EMPTY))
+    assert rootfs.host_mirrors("trixie") == LINES
+    assert rootfs.find_mirrors().warning == ""
+
+
+@pytest.mark.usefixtures("apt")
+def test_a_mirror_whose_list_is_missing_is_found_as_well(bare: Host) -> None:
+    whole = "echo 'Debian|http://mirror.example/debian/'; exit 0"
+    bare.tool("apt-get", APT_GET.format(whole=whole))
+    assert rootfs.host_mirrors("trixie") == LINES
+
+
+def test_a_malformed_list_of_somebody_elses_hides_no_mirror(bare: Host, apt: Path) -> None:
+    bare.tool("apt-get", APT_GET.format(whole=MALFORMED))
+    (apt / "sources.list.d/bad.list").write_text("deb nonsense\n")
+    assert rootfs.host_mirrors("trixie") == LINES
+    said = bare("setup", "cross").err
+    assert "Malformed entry 1 in list file bad.list (Suite)" in said
+    assert "http://mirror.example/debian/" in said
+
+
+def test_a_mirror_is_not_ignored_without_a_word(bare: Host, apt: Path) -> None:
+    bare.tool("apt-get", APT_GET.format(whole=MALFORMED))
+    (apt / "sources.list").write_text("deb nonsense\n")
+    assert rootfs.host_mirrors("trixie") == []
+    assert "taking Debian's default mirror" in bare("setup", "cross").err
+
+
+def test_a_host_that_is_not_debian_needs_no_warning(bare: Host) -> None:
+    assert "mirror" not in bare("setup", "cross").err
