@@ -9,7 +9,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from rbuild import process
+from rbuild import data, process
 from rbuild.architecture import Architecture
 from rbuild.errors import HostLacks, ProcessFailed
 
@@ -94,7 +94,7 @@ def require(arch: Architecture) -> None:
     if found is not None:
         raise HostLacks(
             f"{arch.machine} programs can't run on this host: {found}.",
-            hint="`rbuild doctor --fix` mends it (as root).",
+            hint=f"`{data.as_root('doctor --fix')}` mends it.",
         )
 
 

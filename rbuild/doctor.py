@@ -15,7 +15,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rbuild import architecture, binfmt, environment, process
+from rbuild import architecture, binfmt, data, environment, process
 from rbuild.architecture import Architecture
 from rbuild.console import size
 from rbuild.errors import HostLacks, InfrastructureError, ProcessFailed
@@ -132,7 +132,7 @@ def _may_fix() -> None:
     if os.geteuid() != 0:
         raise HostLacks(
             "Only root can install packages and register interpreters.",
-            hint="Run `sudo rbuild doctor --fix`, or apply the remedies by hand.",
+            hint=f"Run `{data.as_root('doctor --fix')}`, or apply the remedies by hand.",
         )
 
 

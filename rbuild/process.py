@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from rbuild import data
 from rbuild.errors import HostLacks, ProcessFailed, TimedOut, Unwanted
 
 TAIL_LINES = 400
@@ -352,7 +353,8 @@ def _start(
         if error.filename is not None and str(error.filename) != argv[0]:
             raise
         raise HostLacks(
-            f"The program {argv[0]} is not installed.", hint="`rbuild doctor --fix` installs it."
+            f"The program {argv[0]} is not installed.",
+            hint=f"`{data.as_root('doctor --fix')}` installs it.",
         ) from error
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from rbuild import data
 from rbuild.cli import App
 from rbuild.console import joined
 from rbuild.doctor import Finding, State, examine, fix, plan
@@ -56,7 +57,7 @@ def command(ctx: click.Context, mend: bool, yes: bool) -> None:
         ctx.exit(HostLacks.exit_code)
     raise HostLacks(
         f"This host lacks: {', '.join(lacking)}.",
-        hint=None if mend else "`rbuild doctor --fix` applies the remedies.",
+        hint=None if mend else f"`{data.as_root('doctor --fix')}` applies the remedies.",
     )
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rbuild import data
 from rbuild.errors import HostLacks, InfrastructureError, UsageError
 from rbuild.sandbox.tunnel import tunnel
 
@@ -161,8 +162,9 @@ def cannot_run() -> HostLacks:
     """Return the error of an engine that doesn't emulate the architecture of a rootfs."""
     return HostLacks(
         "The Docker engine can't run programs of that architecture: no emulator is registered.",
-        hint="Where the engine runs on this host, `rbuild doctor --fix` registers QEMU (with the "
-        "flag F); in a virtual machine or on another host, install qemu-user-static there.",
+        hint=f"Where the engine runs on this host, `{data.as_root('doctor --fix')}` registers QEMU "
+        "(with the flag F); in a virtual machine or on another host, install qemu-user-static "
+        "there.",
     )
 
 

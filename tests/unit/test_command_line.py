@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import click
 import pytest
 import yaml
 
-from rbuild import __version__, cli, definition, doctor, profile
+from rbuild import __version__, cli, data, definition, doctor, profile
 from rbuild.cli import COMMANDS
 from rbuild.cli.words import arranged
 from rbuild.console import Console
@@ -258,7 +259,8 @@ def test_doctor_fix_asks_first(bare: Host, apt: Path, monkeypatch) -> None:
 def test_doctor_fix_needs_root(bare: Host, apt: Path, monkeypatch) -> None:
     monkeypatch.setattr("rbuild.cli.doctor.examine", lambda store: [LACKING])
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    assert "sudo rbuild doctor --fix" in bare("doctor", "--fix", "--yes", code=3).err
+    found = bare("doctor", "--fix", "--yes", code=3)
+    assert re.search(r"`sudo \S.* doctor --fix`", found.err)
     assert not apt.exists()
 
 
@@ -421,3 +423,21 @@ def test_global_options_may_follow_the_command(bare: Host, tmp_path: Path) -> No
 )
 def test_words_are_arranged(line: str, expected: str) -> None:
     assert arranged(cli.main, line.split()) == expected.split()
+
+
+@pytest.mark.parametrize(
+    ("program", "uid", "line"),
+    [
+        ("/usr/bin/rbuild", 1000, "sudo rbuild"),
+        ("/home/me/a venv/bin/rbuild", 1000, "sudo '/home/me/a venv/bin/rbuild'"),
+        ("/home/me/.local/bin/rbuild", 0, "/home/me/.local/bin/rbuild"),
+        ("/work/rbuild/__main__.py", 1000, f"sudo {sys.executable} -m rbuild"),
+    ],
+)
+def test_a_line_for_root_works_when_pasted(
+    monkeypatch: pytest.MonkeyPatch, program: str, uid: int, line: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", [program])
+    monkeypatch.setattr(os, "geteuid", lambda: uid)
+    monkeypatch.setattr(shutil, "which", lambda name, path=None: path and f"/usr/bin/{name}")
+    assert data.as_root("doctor --fix") == f"{line} doctor --fix"
