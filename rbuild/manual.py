@@ -27,7 +27,7 @@ EXIT_CODES = {
     UsageError.exit_code: "Wrong usage, or a profile or definition that is wrong.",
     HostLacks.exit_code: "The host lacks something; `rbuild doctor` says what.",
     InfrastructureError.exit_code: "A mirror, the disk, an engine or a board failed.",
-    INTERRUPTED: "Interrupted. The next run goes on from there.",
+    INTERRUPTED: "Interrupted. The next run goes on from what was finished.",
 }
 
 FILES = {

@@ -252,20 +252,33 @@ def _pump(
 ) -> None:
     """Give a program's output to another's input; set ``early`` if that one closes it before.
 
-    If it succeeded nevertheless, the rest of the output is read, and discarded.
+    If it succeeded nevertheless, the rest of the output is read, and discarded.  That the input is
+    closed is noticed at once, also while there is nothing to give: what becomes of the first
+    program later is no cause of it, but a failure of before may be.
     """
     assert first.stdout is not None
     assert second.stdin is not None
     with first.stdout as source:
         try:
             with second.stdin as target:
+                _wait_for_output(source, target)
                 while os.splice(source.fileno(), target.fileno(), PIPE_BYTES):
-                    pass
+                    _wait_for_output(source, target)
         except BrokenPipeError:
-            early.set()
+            if first.poll() in {None, 0}:
+                early.set()
             if second.wait() == 0:
                 while os.read(source.fileno(), PIPE_BYTES):
                     pass
+
+
+def _wait_for_output(source: IO[bytes], target: IO[bytes]) -> None:
+    """Wait for output, or its end; raise BrokenPipeError once nobody reads ``target``."""
+    waiting = select.poll()
+    waiting.register(source, select.POLLIN)
+    waiting.register(target, 0)  # POLLERR is told anyway (poll(2))
+    if any(number == target.fileno() for number, _ in waiting.poll()):
+        raise BrokenPipeError
 
 
 def _merged(children: Sequence[subprocess.Popen[bytes]]) -> Iterator[tuple[int, str]]:

@@ -431,7 +431,7 @@ def _explain(error: ProcessFailed, name: str) -> RbuildError:
             "(`rbuild doctor` checks both).",
         )
     if "tar" in error.argv:
-        return InfrastructureError(
-            f"tar failed to unpack {name} (status {error.returncode}).", detail=detail
-        )
+        status = error.returncode
+        ended = f"status {status}" if status >= 0 else f"ended by signal {-status}"
+        return InfrastructureError(f"tar failed to unpack {name} ({ended}).", detail=detail)
     return InfrastructureError(f"mmdebstrap failed to provision {name}.", detail=detail)

@@ -346,6 +346,36 @@ class Store:
             if path.is_dir() and not path.name.startswith(".")
         ]
 
+    def leftovers(self, room: Room) -> list[tuple[Entry, Path]]:
+        """Return what is unfinished or half removed in a room: each with the entry that it is of.
+
+        Somebody may work on it: who does holds the entry's lock, or uses the folder.
+        """
+        folder = self.root / room
+        if not folder.is_dir():
+            return []
+        hidden = sorted(
+            one for one in folder.iterdir() if one.name.startswith(".") and one.is_dir()
+        )
+        names = [(one.name[1:].rsplit(".", 1)[0], one) for one in hidden]
+        return [(Entry(room, name, folder / name), path) for name, path in names]
+
+    def is_locked(self, entry: Entry) -> bool:
+        """Tell, without waiting or writing, whether somebody holds the entry's lock."""
+        try:
+            file = os.open(_lock_file(entry), os.O_RDONLY)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        finally:
+            os.close(file)
+        return False
+
     @contextmanager
     def lock(self, entry: Entry) -> Iterator[None]:
         """Hold the entry's lock; say once for whom it has to be waited."""

@@ -179,7 +179,10 @@ def run(arguments: list[str]) -> int:
         _show_usage(error)
         return _answer(console, error.format_message(), error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        words = "Interrupted. Nothing is half done; the next run goes on from here."
+        words = (
+            "Interrupted. What is finished is kept; the next run goes on from there. "
+            "`rbuild status` lists what is unfinished, `rbuild clean` removes it."
+        )
         console.error(words)
         return _answer(console, words, INTERRUPTED)
     except RbuildError as error:

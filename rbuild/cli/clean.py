@@ -26,6 +26,8 @@ Examples:
   rbuild clean --max-size 20G             what was used longest ago goes first
 """
 DAY_S = 86400
+LOCK_S = 0.2
+"""How long the lock of something unfinished is tried: somebody may work on it for an hour."""
 
 
 @click.command(epilog=EPILOG)
@@ -59,8 +61,8 @@ def command(
 ) -> None:
     """Remove entries of the cache directory, and what interrupted runs left there.
 
-    What another rbuild uses stays.  Of a remote Docker engine, the volumes of entries that are gone
-    are removed, too.
+    What is unfinished is removed of every kind, unless --what names some. What another rbuild uses
+    stays. Of a remote Docker engine, the volumes of entries that are gone are removed, too.
     """
     default = ("all",) if max_size is not None else ("kdirs", "runs")
     rooms = list(Room) if "all" in (what or default) else [Room(one) for one in what or default]
@@ -72,7 +74,7 @@ def command(
     ]
     broom = _Broom(app.store)
     if older_than is None:
-        for room in rooms:
+        for room in rooms if what else Room:
             broom.leftovers(room)
     if max_size is None:
         broom.remove(chosen)
@@ -116,16 +118,14 @@ class _Broom:
 
     def leftovers(self, room: Room) -> None:
         """Remove unfinished and half-removed entries that no rbuild is working on."""
-        folder = self.store.root / room
-        if not folder.is_dir():
-            return
-        for path in folder.iterdir():
-            if path.is_dir() and path.name.startswith("."):
-                name = path.name[1:].rsplit(".", 1)[0]
-                with self.store.lock(Entry(room, name, folder / name)):
-                    if path.exists() and not self.store.in_use(Entry(room, path.name, path)):
-                        self.freed += freed_size(path)
-                        remove_tree(path)
+        for entry, path in self.store.leftovers(room):
+            with self.store.lock_within(entry, LOCK_S) as held:
+                if not held or self.store.in_use(Entry(room, path.name, path)):
+                    self.in_use.append(path.name)
+                elif path.exists():
+                    self.freed += freed_size(path)
+                    remove_tree(path)
+                    self.removed.append(path.name)
 
     def _remove(self, entry: Entry) -> None:
         if self.store.in_use(entry):

@@ -46,6 +46,7 @@ def command(app: App, verify: bool) -> int:
     # What `rbuild clean` removes meanwhile is nothing to tell of.
     entries = [entry for entry in entries if entry.path.is_dir()]
     rows = [_row(entry) | checked.get(entry.path, {}) for entry in entries]
+    rows += _leftovers(app.store)
     rows += _of_the_engine(app.store)
     total = sum(row["size_bytes"] for row in rows if row["room"] not in OF_AN_ENGINE)
     table = app.console.table(
@@ -137,6 +138,26 @@ def _mark(entry: Entry, before: tuple[int, Seal | None], faults: str, store: Sto
 
 def _tell(step: Step, name: str, before: int, done: int) -> None:
     step.update(name, done=before + done)
+
+
+def _leftovers(store: Store) -> list[dict[str, Any]]:
+    """Return a row for each entry that isn't finished, or isn't removed yet."""
+    rows = []
+    for room in Room:
+        for entry, path in store.leftovers(room):
+            at_work = store.is_locked(entry) or store.in_use(Entry(room, path.name, path))
+            with suppress(FileNotFoundError):
+                rows.append(
+                    {
+                        "name": path.name,
+                        "room": room.value,
+                        "state": "at work" if at_work else "unfinished",
+                        "size_bytes": tree_size(path),
+                        "age_s": max(0.0, time.time() - path.stat().st_mtime),
+                        "path": str(path),
+                    }
+                )
+    return rows
 
 
 def _of_the_engine(store: Store) -> list[dict[str, Any]]:

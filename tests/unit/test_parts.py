@@ -337,7 +337,7 @@ def test_who_fails_first_is_the_cause_in_its_own_words(tmp_path: Path) -> None:
     archive, late = tmp_path / "archive", tmp_path / "late"
     archive.write_bytes(b"x" * 4096)
     producer = [sys.executable, "-c", LATE, str(archive), str(late)]
-    consumer = ["sh", "-c", f"echo tar: Unaligned block >&2; touch {late}; exit 2"]
+    consumer = ["sh", "-c", f"head -c 4096; echo tar: Unaligned block >&2; touch {late}; exit 2"]
     lines: list[str] = []
     with pytest.raises(ProcessFailed) as caught:
         process.pipe(producer, consumer, lines.append)
@@ -350,6 +350,29 @@ def test_who_fails_first_is_the_cause_in_its_own_words(tmp_path: Path) -> None:
             ["sh", "-c", "echo x; echo E: no mirror >&2; exit 5"],
             ["sh", "-c", "cat >&2; echo tar: Unexpected EOF >&2; exit 2"],
             lines.append,
+        )
+    assert (caught.value.returncode, caught.value.tail) == (5, ("E: no mirror",))
+
+
+def test_a_consumer_that_dies_while_nothing_comes_is_the_cause(tmp_path: Path) -> None:
+    with pytest.raises(ProcessFailed) as caught:
+        process.pipe(
+            ["sh", "-c", "echo x; sleep 1; echo E: gave up >&2; exit 5"],
+            ["sh", "-c", "read x; echo tar: killed >&2; kill -9 $$"],
+            lambda _: None,
+        )
+    assert (caught.value.returncode, caught.value.tail) == (-9, ("tar: killed",))
+
+
+def test_a_producer_that_has_failed_before_its_consumer_is_the_cause(tmp_path: Path) -> None:
+    died = tmp_path / "died"
+    waits = f"while [ ! -e {died} ]; do sleep 0.05; done; sleep 0.3"
+    with pytest.raises(ProcessFailed) as caught:
+        process.pipe(
+            # What holds the pipe open still is the producer's child.
+            ["sh", "-c", f"(sleep 2) 2>&- & touch {died}; echo E: no mirror >&2; exit 5"],
+            ["sh", "-c", f"{waits}; echo tar: killed >&2; exit 2"],
+            lambda _: None,
         )
     assert (caught.value.returncode, caught.value.tail) == (5, ("E: no mirror",))
 

@@ -119,6 +119,28 @@ def test_interrupted_anywhere_the_next_run_works(
     bare.module(bare.write_module())
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_what_an_interrupt_leaves_is_listed_and_removed(bare: Host, number: signal.Signals) -> None:
+    bare.fault("hang")
+    child = bare.start("-v", "setup", "cross")
+    assert child.stdout is not None
+    assert any("Unpacking" in line for line in child.stdout)
+    (row,) = bare("--json", "status").json["entries"]
+    assert row["state"] == "at work"
+    assert bare("--json", "clean").json["in_use"] == [row["name"]]
+    child.send_signal(number)
+    said = child.communicate(timeout=20)[0]
+    if number is signal.SIGINT:
+        assert "goes on from there. `rbuild status` lists what is unfinished" in said
+    (row,) = bare("--json", "status").json["entries"]
+    assert (row["state"], row["room"]) == ("unfinished", "rootfs")
+    assert row["name"].startswith(".cross-")
+    assert row["name"] in bare("status").out
+    assert bare("--json", "clean", "--what", "runs").json["removed"] == []
+    assert bare("--json", "clean").json["removed"] == [row["name"]]
+    assert bare("--json", "status").json["entries"] == []
+
+
 def test_module_json_is_the_contract(host: Host) -> None:
     found = host.module(host.write_module()).json
     assert set(found) == {
