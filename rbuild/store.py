@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -667,17 +668,17 @@ class Store:
             return None
         name = _user(os.geteuid())
         strange = _of_another(self.root, path)
+        own = f"sudo chown -R {shlex.quote(f'{name}:')} {shlex.quote(str(self.root))}"
         if strange is None:
             return InfrastructureError(
                 f"{path} can't be read or written: {error.strerror}.",
-                hint=f"Run `sudo chown -R {name}: {self.root} && chmod -R u+rwX {self.root}`, "
+                hint=f"Run `{own} && chmod -R u+rwX {shlex.quote(str(self.root))}`, "
                 "or choose another directory with --cache-dir.",
             )
         return InfrastructureError(
             f"{strange} belongs to {_owner(strange)}, so {path} can't be read or written: a cache "
             "directory is for one user.",
-            hint=f"Run `sudo chown -R {name}: {self.root}`, or choose another directory with "
-            "--cache-dir or RBUILD_CACHE_DIR.",
+            hint=f"Run `{own}`, or choose another directory with --cache-dir or RBUILD_CACHE_DIR.",
         )
 
     def new_run(self, command: str) -> Path:

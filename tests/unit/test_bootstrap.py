@@ -107,7 +107,8 @@ def test_a_long_step_shows_that_it_lives_and_a_failed_one_why(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = load()
-    monkeypatch.setattr(module, "TELLS_EVERY_S", 0.05)
+    assert module.TELLS_FIRST_S <= 2
+    monkeypatch.setattr(module, "TELLS_FIRST_S", 0.05)
     module._step(["sh", "-c", "sleep 0.3; echo hidden"], "Waiting")
     said = capsys.readouterr().err
     assert said.startswith("==> Waiting\n")
@@ -116,3 +117,23 @@ def test_a_long_step_shows_that_it_lives_and_a_failed_one_why(
     with pytest.raises(subprocess.CalledProcessError):
         module._step(["sh", "-c", "echo why; exit 1"], "Failing")
     assert "why" in capsys.readouterr().err
+
+
+def test_a_user_of_sudos_gets_the_tests_packages_too(
+    steps: Steps, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name, path="": None if name == "fish" else name)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    asked: list[list[str]] = []
+    monkeypatch.setattr(steps.module.subprocess, "run", lambda words, **_: asked.append(words))
+    assert [one.split()[-1] for one in steps("--test") if one.startswith("sudo")][-1] == "fish"
+    # The password is asked for while nothing else is written.
+    assert asked[0] == ["sudo", "true"]
+
+    def refused(words: list[str], **_: object) -> None:
+        raise subprocess.CalledProcessError(1, words)
+
+    monkeypatch.setattr(steps.module.subprocess, "run", refused)
+    steps("--test")
+    assert "skipped for want of: fish" in capsys.readouterr().err
+    assert steps.became[-1].endswith("-m pytest")
