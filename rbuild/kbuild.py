@@ -313,7 +313,7 @@ class Words:
         """Take the next line of the output."""
         if len(self.lines) >= self.most:
             return
-        if NOISE.match(line):
+        if NOISE.match(line) or OBJECT.match(line):
             self._before.clear()
         elif self.lines:
             self.lines.append(line)

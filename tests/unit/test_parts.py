@@ -96,7 +96,7 @@ def test_other_lines_are_not_progress(line: str) -> None:
 def test_compiler_words_are_the_error_with_what_led_to_it() -> None:
     lines = [
         "  CC      init/a.o",
-        "  CC      init/main.o",
+        "  CC [M]  init/main.o",
         "In file included from init/main.c:1:",
         "include/x.h:3:1: error: expected ';'",
         "    3 | int x",
