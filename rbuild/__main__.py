@@ -16,6 +16,7 @@ shell runs rbuild to see whether it is there, needn't wait for it.
 
 def main() -> None:
     """Run the command line; never returns."""
+    _open_closed_streams()
     arguments = sys.argv[1:]
     if (asked := os.environ.get("_RBUILD_COMPLETE")) is not None:
         from rbuild.completion.shells import answer  # noqa: PLC0415 - see HELP
@@ -41,6 +42,24 @@ def main() -> None:
     if code == 130:
         _end_interrupted()
     sys.exit(code)
+
+
+def _open_closed_streams() -> None:
+    """Open what the caller has closed (``>&-``), lest a file takes its number and gets the output.
+
+    stdout then can't be written, so that a result that is lost is an error.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            # The lowest number that is free is this one.
+            flags = os.O_WRONLY if name == "stderr" else os.O_RDONLY
+            opened = os.open(os.devnull, flags)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+            os.set_inheritable(number, True)
+            mode = "r" if name == "stdin" else "w"
+            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115
 
 
 def _ignore_signals() -> None:

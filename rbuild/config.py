@@ -12,13 +12,14 @@ import os
 import re
 import stat
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rbuild.errors import RefusedFileError, UsageError
-from rbuild.home import at_home
+from rbuild.errors import HostLacks, RefusedFileError, UsageError
+from rbuild.home import at_home, user_path
 
 if TYPE_CHECKING:
     from rbuild.settings import Settings
@@ -124,13 +125,13 @@ class Origin:
         return f"{self.layer.scope} file {self.layer.path}:{self.line}"
 
 
-def user_file() -> Path:
-    """Return where the user's file is looked for."""
+def user_file() -> Path | None:
+    """Return where the user's file is looked for; None where the user has no home."""
     if named := os.environ.get(CONFIG_VARIABLE):
         return at_home(named, CONFIG_VARIABLE).absolute()
-    from platformdirs import user_config_path  # noqa: PLC0415 - not needed to show help
-
-    return user_config_path("rbuild") / NAME
+    with suppress(HostLacks):
+        return user_path("config", "") / "rbuild" / NAME
+    return None
 
 
 def project_file(start: Path | None = None) -> Path | None:
@@ -142,7 +143,9 @@ def project_file(start: Path | None = None) -> Path | None:
         here = (start or Path.cwd()).absolute()
     except FileNotFoundError:  # the current folder was removed
         return None
-    home = Path.home()
+    home = None
+    with suppress(RuntimeError):
+        home = Path.home()
     for folder in (here, *here.parents):
         if _is_there(folder / NAME):
             return folder / NAME
@@ -173,7 +176,7 @@ def layers() -> tuple[list[Layer], list[str]]:
             found.append(load(project, Scope.PROJECT))
         except RefusedFileError as error:
             notes.append(error.message)
-    if user.is_file():
+    if user is not None and user.is_file():
         try:
             found.append(load(user, Scope.USER))
         except RefusedFileError as error:
@@ -204,7 +207,8 @@ def load(path: Path, scope: Scope, content: bytes | None = None) -> Layer:
             if name in given:
                 raise UsageError(
                     f"{path}:{lines[name]}: {name}: a project can't set this: {why}.",
-                    hint=f"Put it into your own file, {user_file()}, or set {VARIABLES[name]}.",
+                    hint=f"Put it into your own file, {user_file() or NAME}, or set "
+                    f"{VARIABLES[name]}.",
                 )
     values = {name: value for name, value in _plain(settings, path, lines).items() if name in given}
     if scope is Scope.USER:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -342,17 +343,20 @@ class Console:
             table.add_row(*map(visible, row))
         # Who reads a file or a pipe scrolls: nothing is cut off there.  There are no styles: what
         # prints the text couldn't tell their sequences from a stranger's.
+        # What draws the lines depends on what stdout can encode.
+        encoding = getattr(self.out, "encoding", None) or "utf-8"
+        text = io.TextIOWrapper(io.BytesIO(), encoding, "backslashreplace")
         screen = Rich(
-            file=self.out,
+            file=text,
             width=self.width or 1000,
             force_terminal=False,
             markup=False,
             emoji=False,
             highlight=False,
         )
-        with screen.capture() as captured:
-            screen.print(table)
-        return "\n".join(line.rstrip() for line in captured.get().splitlines())
+        screen.print(table)
+        text.seek(0)
+        return "\n".join(line.rstrip() for line in text.read().splitlines())
 
     def _print(self, text: str) -> None:
         """Write lines to stdout; what it can't encode is written as Python writes it."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import getpass
 import os
+import pwd
 import re
 import shutil
 import struct
@@ -99,7 +99,10 @@ def _user() -> str | None:
     """Return the ordinary user that builds: the caller, or who called sudo."""
     if os.geteuid() == 0:
         return os.environ.get("SUDO_USER")
-    return getpass.getuser()
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
 
 
 def fix(findings: Sequence[Finding], say: Callable[[str], None]) -> None:
@@ -238,6 +241,13 @@ def _subordinate_ids(user: str) -> Finding:
     if shutil.which("newuidmap") is None:
         return Finding(
             name, State.MISSING, "newuidmap is not installed", "apt-get install uidmap", ("uidmap",)
+        )
+    if user.isdecimal():
+        return Finding(
+            name,
+            State.MISSING,
+            f"user id {user} has no entry in passwd",
+            f"useradd --uid {user} NAME, or run rbuild as another user",
         )
     entry = re.compile(rf"^{re.escape(user)}:\d+:\d{{5,}}$", re.MULTILINE)
     files = (Path("/etc/subuid"), Path("/etc/subgid"))

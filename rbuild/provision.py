@@ -78,6 +78,7 @@ def make_ready(
     With ``scratch``, an empty folder, it can be written: see Sandbox.
     Raises as ``rootfs.provision`` does, and InfrastructureError where its compilers don't work.
     """
+    store.need_programs()
     runs = emulator.obtain(environment, store)
     make = maker(runtime)
     made = [rootfs.provision(part, store, make=make) for part in environment.rootfses]

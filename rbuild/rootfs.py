@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import re
 import shlex
 import tempfile
@@ -17,7 +18,7 @@ from rbuild.console import Step
 from rbuild.environment import Rootfs
 from rbuild.errors import FREE_SPACE, HostLacks, InfrastructureError, ProcessFailed, RbuildError
 from rbuild.kept import Kept
-from rbuild.store import Entry, Store, digest, remove_tree
+from rbuild.store import Entry, Store, digest, is_noexec, remove_tree
 
 SPACE_NEEDED = 4 * 1024**3
 """Bytes that a rootfs takes at most while it is being made."""
@@ -149,12 +150,24 @@ def debootstrap(rootfs: Rootfs, root: Path, watcher: Callable[[str], None]) -> N
             argv = [*apart, *words, "--format=directory", "--", rootfs.definition.suite, str(root)]
             process.run(process.dies_with_parent([*argv, *mirrors]), env=env, on_line=watcher)
             return
+        _need_name()
         # An ordinary user can't own files of other ids: what mmdebstrap packs in its user
         # namespace is unpacked as the user's own.
         root.mkdir()
         pack = [*words, "--format=tar", "--", rootfs.definition.suite, "-", *mirrors]
         process.pipe(process.dies_with_parent(pack), unpacking(root), watcher, env=env)
     settle(root)
+
+
+def _need_name() -> None:
+    """Raise HostLacks unless the user has a name, by which newuidmap(1) looks for its ids."""
+    try:
+        pwd.getpwuid(os.getuid())
+    except KeyError as error:
+        raise HostLacks(
+            f"User id {os.getuid()} has no entry in passwd, so that it has no subordinate ids.",
+            hint=f"Add a user of that id (`useradd --uid {os.getuid()} NAME`), or run as another.",
+        ) from error
 
 
 def _environment() -> dict[str, str]:
@@ -187,6 +200,12 @@ def _temporary(partial: Path) -> Iterator[Path]:
             hint="mmdebstrap needs it for its temporary files; TMPDIR says where such are.",
         ) from error
     try:
+        if is_noexec(folder):
+            raise HostLacks(
+                f"{folder.parent} is on a file system that is mounted noexec: mmdebstrap can't run "
+                "the packages' programs there.",
+                hint="Set TMPDIR to a folder whose file system is mounted with exec.",
+            )
         yield folder
     finally:
         with suppress(OSError):

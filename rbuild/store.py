@@ -30,6 +30,7 @@ from rbuild.console import Console, several, size
 from rbuild.errors import (
     FREE_SPACE,
     Damaged,
+    HostLacks,
     InfrastructureError,
     NewerFormat,
     ProcessFailed,
@@ -648,6 +649,16 @@ class Store:
         entry.path.rename(trash)
         self._sweep(entry)
 
+    def need_programs(self) -> None:
+        """Raise HostLacks unless programs in the Store can run: compilers, and what they make."""
+        self._make_root()
+        if is_noexec(self.root):
+            raise HostLacks(
+                f"{self.root} is on a file system that is mounted noexec: no program of an "
+                "environment can run there.",
+                hint="Mount it with exec, or name another place with --cache-dir.",
+            )
+
     def need_space(self, count: int, purpose: str) -> None:
         """Raise InfrastructureError unless ``count`` bytes are free where the Store is."""
         self._make_root()
@@ -827,6 +838,11 @@ def full(path: Path) -> str:
         if _few_inodes(os.statvfs(path)):
             return "the file system has no inodes left, as many files as it has"
     return "the disk is full"
+
+
+def is_noexec(path: Path) -> bool:
+    """Tell whether a file system is mounted such that no program in it can run (mount(8))."""
+    return bool(os.statvfs(path).f_flag & os.ST_NOEXEC)
 
 
 def is_full(path: Path) -> bool:

@@ -22,6 +22,7 @@ from typing import BinaryIO
 
 from rbuild import root
 from rbuild.errors import RefusedFileError, UsageError
+from rbuild.home import user_path
 from rbuild.root import Root
 from rbuild.textfile import open_regular, read_all
 
@@ -162,10 +163,8 @@ def forget(path: Path) -> bool:
 
 def record_path(path: Path) -> Path:
     """Return where the user's trust in a project's file is recorded."""
-    from platformdirs import user_state_path  # noqa: PLC0415 - few runs need it
-
     name = hashlib.sha256(os.fsencode(path)).hexdigest()[:32]
-    return user_state_path("rbuild") / "trusted" / f"{name}.json"
+    return user_path("state", "Set HOME or XDG_STATE_HOME.") / "rbuild" / "trusted" / f"{name}.json"
 
 
 def _recorded(path: Path) -> dict[Path, str] | None:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from traceback import walk_tb
 from typing import Any
 
 import click
@@ -31,7 +32,7 @@ from rbuild.errors import (
     RbuildError,
 )
 from rbuild.estimates import Estimates
-from rbuild.home import at_home
+from rbuild.home import at_home, user_path
 from rbuild.store import Store, full
 
 COMMANDS = {
@@ -104,9 +105,7 @@ class Commands(Group):
 
 def _cache_directory(given: str | None) -> Path:
     if given is None:
-        from platformdirs import user_cache_path  # noqa: PLC0415
-
-        return user_cache_path("rbuild")
+        return user_path("cache", "Set HOME, or name a place with --cache-dir.") / "rbuild"
     return at_home(given, "--cache-dir").absolute()
 
 
@@ -192,7 +191,7 @@ def run(arguments: list[str]) -> int:
         abandon(1)
         return 0
     except OSError as error:
-        return _show(_from_os(error), console)
+        return _show(_of_stdout(error) or _from_os(error), console)
 
 
 def _invoke(arguments: list[str]) -> int:
@@ -277,6 +276,23 @@ def _answer(
         with suppress(OSError):
             console.result("", data)
     return code
+
+
+def _of_stdout(error: OSError) -> InfrastructureError | None:
+    """Return what to say if the error is one of writing to stdout, by who has raised it."""
+    writers = {click.echo.__code__, Console._print.__code__}
+    if not any(frame.f_code in writers for frame, _ in walk_tb(error.__traceback__)):
+        return None
+    abandon(1)
+    if error.errno == errno.EBADF:
+        return InfrastructureError(
+            "The result can't be printed: stdout is closed.",
+            hint="To discard the result, use `>/dev/null`.",
+        )
+    return InfrastructureError(
+        f"The result can't be written to stdout: {error.strerror}.",
+        hint="Check the file, or the file system, that stdout leads to.",
+    )
 
 
 def _from_os(error: OSError) -> InfrastructureError:

@@ -11,6 +11,7 @@ import click
 from rbuild.cli import App
 from rbuild.cli.typo import Choice
 from rbuild.completion.shells import SHELLS, script
+from rbuild.home import user_path
 from rbuild.store import write_text
 
 EPILOG = """\b
@@ -54,15 +55,14 @@ def _own() -> str:
 
 def place(shell: str) -> Path:
     """Return where a shell looks for a script of that kind, for this user."""
-    from platformdirs import user_config_path, user_data_path  # noqa: PLC0415
-
+    hint = "Set HOME, or write the script to a file of your choice."
     if shell == "fish":
-        return user_config_path() / "fish" / "completions" / "rbuild.fish"
+        return user_path("config", hint) / "fish" / "completions" / "rbuild.fish"
     if shell == "zsh":
-        return user_data_path() / "zsh" / "site-functions" / "_rbuild"
+        return user_path("data", hint) / "zsh" / "site-functions" / "_rbuild"
     own = os.environ.get("BASH_COMPLETION_USER_DIR")
     # It may be a list, as PATH is; what comes first wins.
-    folder = Path(own.split(":")[0]) if own else user_data_path() / "bash-completion"
+    folder = Path(own.split(":")[0]) if own else user_path("data", hint) / "bash-completion"
     return folder / "completions" / "rbuild"
 
 

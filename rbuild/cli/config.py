@@ -104,12 +104,12 @@ def path(app: App) -> None:
     rows = []
     if project is not None and project != user:
         rows.append(_row(project, config.Scope.PROJECT))
-    if user.is_file():
+    if user is not None and user.is_file():
         rows.append(_row(user, config.Scope.USER))
     else:
         state: dict[str, Any] = {"state": "not there", "trusted": None, "ignored": []}
-        rows.append({"scope": "user", "path": str(user), **state})
-    text = joined(f"{row['scope']}: {row['path']} ({row['state']})" for row in rows)
+        rows.append({"scope": "user", "path": user and str(user), **state})
+    text = joined(f"{row['scope']}: {row['path'] or 'no home'} ({row['state']})" for row in rows)
     if project is None:
         text = f"project: no {config.NAME} in this folder or above\n{text}"
     app.console.result(text, rows)

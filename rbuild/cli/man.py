@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from rbuild.cli import App, main
+from rbuild.home import user_path
 from rbuild.manual import page
 from rbuild.store import write_text
 
@@ -28,9 +29,12 @@ def command(app: App, install: bool) -> None:
     if not install:
         app.console.result(text, {"page": text})
         return
-    from platformdirs import user_data_path  # noqa: PLC0415
-
-    path = user_data_path() / "man" / "man1" / "rbuild.1"
+    path = (
+        user_path("data", "Set HOME, or write it to a file of your choice.")
+        / "man"
+        / "man1"
+        / "rbuild.1"
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, text)
     app.console.result(
