@@ -106,12 +106,12 @@ def _user() -> str | None:
 
 
 def fix(findings: Sequence[Finding], say: Callable[[str], None]) -> None:
-    """Apply the remedies of what is missing: packages by apt, then the rest.
+    """Apply the remedies of lacks and warnings: packages by apt, then the rest.
 
     Raises HostLacks where that needs root or another distribution, InfrastructureError where
     apt fails.
     """
-    lacking = [one for one in findings if one.state is State.MISSING]
+    lacking = [one for one in findings if one.state is not State.OK]
     packages = sorted({package for one in lacking for package in one.packages})
     if packages or any(one.action for one in lacking):
         _may_fix()
@@ -125,7 +125,7 @@ def fix(findings: Sequence[Finding], say: Callable[[str], None]) -> None:
 
 def plan(findings: Sequence[Finding]) -> list[str]:
     """Return what ``fix`` would do, a line each."""
-    lacking = [one for one in findings if one.state is State.MISSING]
+    lacking = [one for one in findings if one.state is not State.OK]
     packages = sorted({package for one in lacking for package in one.packages})
     lines = [f"apt-get install {' '.join(packages)}"] if packages else []
     return lines + [one.remedy for one in lacking if one.action is not None]
@@ -357,7 +357,8 @@ def _runs(arch: Architecture) -> Finding:
         path.write_bytes(exit_program(arch))
         path.chmod(0o755)
         try:
-            status = subprocess.run([path], check=False, timeout=20).returncode
+            env = process.environment()
+            status = subprocess.run([path], check=False, timeout=20, env=env).returncode
         except (OSError, subprocess.TimeoutExpired) as error:
             return Finding(
                 name,

@@ -272,11 +272,11 @@ def test_fix_installs_all_packages_at_once_then_mends(apt: Path) -> None:
         Finding("c", State.OK, "", "", ("r",), lambda: mended.append("c")),
         Finding("d", State.WARNING, "", "", ("s",)),
     ]
-    assert doctor.plan(findings) == ["apt-get install p q", "mend b"]
+    assert doctor.plan(findings) == ["apt-get install p q s", "mend b"]
     doctor.fix(findings, lambda line: None)
     assert apt.read_text().splitlines() == [
         "update -q",
-        "install -q -y --no-install-recommends p q",
+        "install -q -y --no-install-recommends p q s",
     ]
     assert mended == ["b"]
 
