@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from rbuild import git, process, rootfs, seal
+from rbuild import doctor, git, process, rootfs, seal
+from rbuild.doctor import State
 from rbuild.errors import InfrastructureError, ProcessFailed, TimedOut
 from rbuild.folders import GONE
 from tests.unit.conftest import Host
@@ -310,3 +311,12 @@ def test_a_mirror_is_not_ignored_without_a_word(bare: Host, apt: Path) -> None:
 
 def test_a_host_that_is_not_debian_needs_no_warning(bare: Host) -> None:
     assert "mirror" not in bare("setup", "cross").err
+
+
+@pytest.mark.parametrize(("status", "state"), [(0, State.OK), (1, State.MISSING)])
+def test_doctor_tries_bubblewrap_itself(bare: Host, status: int, state: State) -> None:
+    bare.tool("unshare", "exit 1")
+    bare.tool("bwrap", f"echo 'bwrap: No permissions' >&2; exit {status}")
+    finding = doctor._namespaces()
+    assert finding.state is state
+    assert ("No permissions" in finding.text) == (status == 1)
