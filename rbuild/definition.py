@@ -38,6 +38,8 @@ MAX_NAME = 64
 """Of a name, files are named with more behind it."""
 
 INTEGER, DIGITS_MOST = "tag:yaml.org,2002:int", 100
+NUMBERS = (INTEGER, "tag:yaml.org,2002:float", "tag:yaml.org,2002:timestamp")
+"""Kinds of values that aren't written in one way only."""
 """Python doesn't write numbers of thousands of digits, nor does anything here need one."""
 
 SHORT = reprlib.Repr()
@@ -113,20 +115,42 @@ DeviceTree = Annotated[
 Arch = Annotated[str, Form("[a-z][a-z0-9_]*", "the name of an architecture, such as arm64")]
 
 
-def load(path: Path, model: type[Model], *, under: Mapping[str, Any] | None = None) -> Model:
+def load(
+    path: Path,
+    model: type[Model],
+    *,
+    under: Mapping[str, Any] | None = None,
+    verbatim: tuple[str, ...] = (),
+) -> Model:
     """Read a YAML file into ``model``; a field that it hasn't is taken from ``under``.
 
-    Raises UsageError naming the file, and for each fault its line, its field and what is
-    accepted there.
+    The values of the mapping at ``verbatim`` are texts as they are written, where YAML would take
+    them for numbers or dates.  Raises UsageError naming the file, and for each fault its line, its
+    field and what is accepted there.
     """
     node, data = read(path)
     if not isinstance(data, dict):
         raise UsageError(f"{path}: expected fields (`name: value`), got {_kind(data)}.")
+    if verbatim:
+        _keep_texts(node, data, verbatim)
     try:
         return model.model_validate({**(under or {}), **data})
     except ValidationError as error:
         faults = [_explain(fault, path, node, model) for fault in error.errors()]
         raise UsageError(faults[0], detail="\n".join(faults[1:])) from error
+
+
+def _keep_texts(node: yaml.Node | None, data: Any, path: tuple[str, ...]) -> None:  # noqa: ANN401
+    """Put into a mapping the texts of its values: `0x1b0` is a number to YAML, and 432 later on."""
+    for name in path:
+        if not isinstance(node, yaml.MappingNode) or not isinstance(data, dict):
+            return
+        below = (value for key, value in node.value if key.value == name)
+        node, data = next(below, None), data.get(name)
+    if isinstance(node, yaml.MappingNode) and isinstance(data, dict):
+        for key, value in node.value:
+            if value.tag in NUMBERS and key.value in data:
+                data[key.value] = value.value
 
 
 def read(path: Path) -> tuple[yaml.Node | None, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -341,6 +341,45 @@ def read_config(text: str) -> dict[str, str]:
             found[match[1]] = match[2].rstrip()
         elif match := re.match(r"\s*# CONFIG_(\w+) is not set", line):
             found[match[1]] = "n"
+    return found
+
+
+TYPE = re.compile(r"\s+(?:def_)?(bool|tristate|string|int|hex)\b")
+QUOTABLE = re.compile(r'CONFIG_(\w+)=(?:"([0-9a-fA-F]+)"|([^"\n]+))')
+"""A line whose value has quotes or none by its option's type: it may be a number or a text."""
+
+
+def quote(fragment: str, tree: Path) -> str:
+    """Return a fragment whose values have quotes as Kconfig wants them: strings alone.
+
+    An option that the tree lacks stays as it is, and is refused later on.
+    """
+    matches = [QUOTABLE.fullmatch(line) for line in fragment.splitlines()]
+    if all(one is None or one[3] in {"y", "m"} for one in matches):
+        return fragment
+    types = types_of({one[1] for one in matches if one is not None}, tree)
+    lines = []
+    for line, match in zip(fragment.splitlines(), matches, strict=True):
+        kind = "" if match is None else types.get(match[1], "")
+        if match is None or not kind:
+            lines.append(line)
+        else:
+            value = match[2] or match[3]
+            lines.append(f"CONFIG_{match[1]}=" + (f'"{value}"' if kind == "string" else value))
+    return "".join(f"{line}\n" for line in lines)
+
+
+def types_of(options: Collection[str], tree: Path) -> dict[str, str]:
+    """Return the types of options that a tree defines: bool, tristate, string, int or hex."""
+    found: dict[str, str] = {}
+    opening = re.compile(r"\s*(?:menu)?config\s+(\w+)\s*")
+    for path in sorted(tree.rglob("Kconfig*")):
+        option = ""
+        for line in read_text(path, limit=CONFIG_MOST, decoding="replace").splitlines():
+            if match := opening.fullmatch(line):
+                option = match[1]
+            elif option in options and option not in found and (match := TYPE.match(line)):
+                found[option] = match[1]
     return found
 
 

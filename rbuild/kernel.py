@@ -37,6 +37,7 @@ from rbuild.kbuild import (
     kernel_release,
     listed,
     locate,
+    quote,
     read_config,
     unmet,
     variables,
@@ -628,9 +629,11 @@ def _complete(
     names = []
     for number, (name, text) in enumerate(fragments):
         path = folder / f"{number:02d}-{name}"
-        path.write_text(text, encoding="utf-8")
+        is_own = name.endswith(".options")  # the profile's own, not a file of the user's
+        written = quote(text, kbuild.tree.path) if is_own else text
+        path.write_text(written, encoding="utf-8")
         names.append(f"{KDIR}/fragments/{path.name}")
-        asked |= read_config(text)
+        asked |= read_config(written)
     script = f"{SRC}/scripts/kconfig/merge_config.sh"
     kbuild.run([script, "-m", "-O", KDIR, f"{KDIR}/{base}", *names], "Merging the fragments")
     title = f"Configuring {_title(kbuild.tree, kbuild.ready)}"

@@ -175,7 +175,10 @@ class Config(Strict):
         }
 
     def as_fragment(self) -> str:
-        """Return ``options`` as the text of a Kconfig fragment."""
+        """Return ``options`` as the text of a Kconfig fragment.
+
+        What looks like a number has no quotes yet: see ``kbuild.quote``.
+        """
         lines = []
         for name, value in self.options.items():
             if value == "n":
@@ -299,10 +302,10 @@ def load(name: str) -> Profile:
                 f"There is no profile {name!r}.{nearest(name, names())}",
                 hint="`rbuild profiles` lists them; a path to a YAML file works too.",
             )
-    profile = definition.load(path, Profile)
+    profile = definition.load(path, Profile, verbatim=("config", "options"))
     profile._path = path.resolve()
     return profile
 
 
 def _is_number(text: str) -> bool:
-    return re.fullmatch(r"-?\d+|0x[0-9a-fA-F]+", text) is not None
+    return re.fullmatch(r"-?[0-9]+|0[xX][0-9a-fA-F]+", text) is not None

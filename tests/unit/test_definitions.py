@@ -22,7 +22,8 @@ from rbuild import architecture, binfmt, environment, git, profile, rootfs, sett
 from rbuild.console import Console
 from rbuild.definition import MAX_BYTES, MAX_VALUES, Strict
 from rbuild.errors import InfrastructureError, UsageError
-from rbuild.kbuild import read_config
+from rbuild.kbuild import quote, read_config
+from rbuild.matrix import travel
 from rbuild.provision import runtime_for
 from rbuild.sandbox import image, variables_for
 from rbuild.store import Store
@@ -573,6 +574,59 @@ def test_an_options_text_stays_in_its_quotes() -> None:
     text = profile.Config(options={"CMDLINE": 'a "b" \\', "NR_CPUS": 4, "SPI": "y"}).as_fragment()
     assert text == 'CONFIG_CMDLINE="a \\"b\\" \\\\"\nCONFIG_NR_CPUS=4\nCONFIG_SPI=y\n'
     assert read_config(text).keys() == {"CMDLINE", "NR_CPUS", "SPI"}
+
+
+KCONFIG = """\
+config PHYS
+\thex "Where"
+config LOCALVERSION
+\tstring "A name"
+config DEFAULT_HOSTNAME
+\tstring
+\tprompt "Another"
+config NR_CPUS
+\tint "How many"
+config SPI
+\tbool "A switch"
+"""
+
+WRITTEN = [
+    ("PHYS", "0x1b0", "0x1b0"),
+    ("PHYS", "016", "016"),
+    ("PHYS", "1b0", "1b0"),
+    ("PHYS", "1e3", "1e3"),
+    ("NR_CPUS", "016", "016"),
+    ("NR_CPUS", "0x10", "0x10"),
+    ("NR_CPUS", "'4'", "4"),
+    ("LOCALVERSION", "'-20260101'", '"-20260101"'),
+    ("LOCALVERSION", "-20260101", '"-20260101"'),
+    ("LOCALVERSION", "2026-01-01", '"2026-01-01"'),
+    ("LOCALVERSION", "1.10", '"1.10"'),
+    ("LOCALVERSION", "0x1b0", '"0x1b0"'),
+    ("DEFAULT_HOSTNAME", "42", '"42"'),
+    ("DEFAULT_HOSTNAME", "deadbeef", '"deadbeef"'),
+    ("DEFAULT_HOSTNAME", "'a \"b\" \\ c'", '"a \\"b\\" \\\\ c"'),
+    ("SPI", "y", "y"),
+    ("SPI", "yes", "y"),
+    ("SPI", "on", "y"),
+]
+
+
+@pytest.mark.parametrize(("option", "written", "value"), WRITTEN)
+def test_an_option_is_as_it_was_written_and_quoted_by_its_type(
+    tmp_path: Path, option: str, written: str, value: str
+) -> None:
+    (tmp_path / "Kconfig").write_text(KCONFIG)
+    path = tmp_path / "x.yaml"
+    path.write_text(
+        "name: x\nsource: {debian: linux-source-6.12}\n"
+        f"config: {{options: {{MODULES: y, {option}: {written}}}}}\n"
+    )
+    text = quote(profile.load(str(path)).config.as_fragment(), tmp_path)
+    assert read_config(text)[option] == value
+    # A matrix hands it on as it is.
+    (copy := tmp_path / "copy.yaml").write_text(travel.pack(profile.load(str(path))).files[0][1])
+    assert profile.load(str(copy)).config == profile.load(str(path)).config
 
 
 @pytest.mark.parametrize("base", ["-config", "--x", "a\nb", "--eval=x_defconfig"])
