@@ -426,17 +426,36 @@ def write_below(folder: int, name: str, content: bytes, mode: int) -> None:
             os.replace(ASIDE, last, src_dir_fd=parent, dst_dir_fd=parent)
 
 
+class DiskUse:
+    """The bytes that folders occupy on the disk, as du(1) counts: a file of two links once."""
+
+    def __init__(self) -> None:
+        self._seen: set[tuple[int, int]] = set()
+        self.total = 0
+
+    def add(self, path: Path) -> int:
+        """Return what a folder's files occupy; the total grows by what no other has, too."""
+        size = 0
+        for inode, (blocks, _, _) in _inodes(path).items():
+            size += blocks * 512
+            if inode not in self._seen:
+                self._seen.add(inode)
+                self.total += blocks * 512
+        return size
+
+
 def tree_size(path: Path) -> int:
     """Return the bytes that a folder's files occupy on the disk, hard links counted once."""
-    return sum(blocks for blocks, _, _ in _inodes(path)) * 512
+    return DiskUse().add(path)
 
 
 def freed_size(path: Path) -> int:
     """Return the bytes that removing a folder gives: not those that are linked from elsewhere."""
-    return sum(blocks for blocks, links, seen in _inodes(path) if links == seen) * 512
+    found = _inodes(path).values()
+    return sum(blocks for blocks, links, seen in found if links == seen) * 512
 
 
-def _inodes(path: Path) -> Iterable[tuple[int, int, int]]:
+def _inodes(path: Path) -> dict[tuple[int, int], tuple[int, int, int]]:
     """Return of each file's inode its blocks, its links, and those of them that are in a folder."""
     found: dict[tuple[int, int], tuple[int, int, int]] = {}
     for visit in walk(path):
@@ -447,7 +466,7 @@ def _inodes(path: Path) -> Iterable[tuple[int, int, int]]:
             key = (status.st_dev, status.st_ino)
             seen = found[key][2] if key in found else 0
             found[key] = (status.st_blocks, status.st_nlink, seen + 1)
-    return found.values()
+    return found
 
 
 def names_of(record: Any) -> frozenset[str] | None:  # noqa: ANN401 - what a file had

@@ -14,9 +14,10 @@ import click
 from rbuild.cli import App
 from rbuild.console import Step, duration, several, size, visible
 from rbuild.errors import InfrastructureError
+from rbuild.folders import DiskUse
 from rbuild.kept import created_s
 from rbuild.seal import Seal, damage
-from rbuild.store import SEALED, Entry, Room, Store, tree_size
+from rbuild.store import SEALED, Entry, Room, Store
 
 EPILOG = """\b
 Examples:
@@ -24,9 +25,6 @@ Examples:
   rbuild --json status
   rbuild status --verify
 """
-
-OF_AN_ENGINE = ("image", "volume")
-"""What isn't in the cache directory, but in a Docker engine."""
 
 
 @click.command(epilog=EPILOG)
@@ -45,10 +43,10 @@ def command(app: App, verify: bool) -> int:
     checked = _verified(entries, app.store) if verify else {}
     # What `rbuild clean` removes meanwhile is nothing to tell of.
     entries = [entry for entry in entries if entry.path.is_dir()]
-    rows = [_row(entry) | checked.get(entry.path, {}) for entry in entries]
-    rows += _leftovers(app.store)
+    use = DiskUse()
+    rows = [_row(entry, use) | checked.get(entry.path, {}) for entry in entries]
+    rows += _leftovers(app.store, use)
     rows += _of_the_engine(app.store)
-    total = sum(row["size_bytes"] for row in rows if row["room"] not in OF_AN_ENGINE)
     table = app.console.table(
         "",
         ["entry", "kind", "state", "size", "age"],
@@ -64,7 +62,7 @@ def command(app: App, verify: bool) -> int:
         ],
     )
     text = (
-        f"{table}\n{visible(f'{size(total)} in {app.store.root}')}"
+        f"{table}\n{visible(f'{size(use.total)} in {app.store.root}')}"
         if rows
         else (f"Nothing is provisioned in {app.store.root} yet; `rbuild setup` does it.")
     )
@@ -79,7 +77,8 @@ def command(app: App, verify: bool) -> int:
         text += f"\n{count} entries were verified, {len(damaged)} are damaged."
         if unread:
             text += f" {len(unread)} can't be read."
-    app.console.result(text, {"root": str(app.store.root), "size_bytes": total, "entries": rows})
+    data = {"root": str(app.store.root), "size_bytes": use.total, "entries": rows}
+    app.console.result(text, data)
     if damaged:
         return 1
     return InfrastructureError.exit_code if unread else 0
@@ -140,7 +139,7 @@ def _tell(step: Step, name: str, before: int, done: int) -> None:
     step.update(name, done=before + done)
 
 
-def _leftovers(store: Store) -> list[dict[str, Any]]:
+def _leftovers(store: Store, use: DiskUse) -> list[dict[str, Any]]:
     """Return a row for each entry that isn't finished, or isn't removed yet."""
     rows = []
     for room in Room:
@@ -152,7 +151,7 @@ def _leftovers(store: Store) -> list[dict[str, Any]]:
                         "name": path.name,
                         "room": room.value,
                         "state": "at work" if at_work else "unfinished",
-                        "size_bytes": tree_size(path),
+                        "size_bytes": use.add(path),
                         "age_s": max(0.0, time.time() - path.stat().st_mtime),
                         "path": str(path),
                     }
@@ -200,7 +199,7 @@ def _moment(text: str) -> float:
         return time.time()
 
 
-def _row(entry: Entry) -> dict[str, Any]:
+def _row(entry: Entry, use: DiskUse) -> dict[str, Any]:
     metadata = entry.metadata or {}
     known = [metadata.get(name) for name in ("stage", "version", "architecture")]
     state = next((one for one in known if one and isinstance(one, str)), "")
@@ -211,7 +210,7 @@ def _row(entry: Entry) -> dict[str, Any]:
         "name": entry.name,
         "room": entry.room.value,
         "state": state,
-        "size_bytes": tree_size(entry.path),
+        "size_bytes": use.add(entry.path),
         "age_s": max(0.0, time.time() - created_s(entry)),
         "path": str(entry.path),
     }

@@ -60,6 +60,7 @@ from rbuild.deploy.remote import Remote, _Ear
 from rbuild.elf import machine as elf_machine
 from rbuild.elf import module_info, section_digests
 from rbuild.errors import ProcessFailed, RbuildError
+from rbuild.folders import DiskUse
 from rbuild.matrix import report as matrix
 from rbuild.matrix import task
 from rbuild.matrix.plan import Build
@@ -291,7 +292,7 @@ def of_metadata(folder: Path) -> Try:
         volumes.parcel(place, entries[Room.TREES].path / "src", writable=False)
         for entry in entries.values():
             clean._age_s(entry)
-            row = status._row(entry)
+            row = status._row(entry, DiskUse())
             f"{row['age_s']:.0f}"
             " ".join([row["name"], row["state"]])
             if (sealed := entry.seal) is not None:

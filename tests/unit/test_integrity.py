@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -225,6 +226,19 @@ def test_a_killed_rbuilds_scratch_is_swept(store: Store) -> None:
         assert not left.exists()
         assert two.is_dir()
         assert three.is_dir()
+
+
+def test_status_counts_what_entries_share_once(host: Host) -> None:
+    host("kernel", "--profile", host.profile)
+    before = host("--json", "status").json
+    tree = next((host.cache / "trees").glob("[!.]*"))
+    twin = tree.with_name("other-0123456789ab")
+    (tree / "src/large").write_bytes(b"x" * 400_000)
+    shutil.copytree(tree, twin, copy_function=os.link)
+    found = host("--json", "status").json
+    sizes = {one["name"]: one["size_bytes"] for one in found["entries"]}
+    assert sizes[twin.name] == sizes[tree.name] > 400_000
+    assert 400_000 <= found["size_bytes"] - before["size_bytes"] < 600_000
 
 
 def test_removing_gives_what_is_not_linked_from_elsewhere(tmp_path: Path) -> None:
