@@ -14,7 +14,7 @@ import re
 import stat
 import time
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -92,10 +92,16 @@ class Built:
 
 @dataclass(frozen=True)
 class Result:
-    """What one build of a module gave."""
+    """What one build of a module gave; an in-tree build has ``prepared`` a KDIR of its own."""
 
     modules: tuple[Built, ...]
     phase: Phase
+    prepared: tuple[Phase, ...] = ()
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """All that was done for the module alone."""
+        return (*self.prepared, self.phase)
 
 
 def driver_source(driver: Driver) -> Path:
@@ -309,7 +315,9 @@ def build_in_tree(kdir: Kdir, driver: Driver, session: Session) -> Result:
     """Build one of our drivers as a part of the tree; raises as ``build_out_of_tree`` does."""
     overlay, own = in_tree_kdir(kdir, session)
     place = in_tree(kdir, own.path, driver, overlay, session)
-    return _build(place, own, own.entry.path / "modules" / driver, session)
+    result = _build(place, own, own.entry.path / "modules" / driver, session)
+    prepared = tuple(replace(one, name=f"{one.name}-in-tree") for one in own.phases)
+    return replace(result, prepared=prepared)
 
 
 def in_tree_kdir(kdir: Kdir, session: Session) -> tuple[Path, Kdir]:

@@ -173,7 +173,7 @@ def command(
     data["kind"] = how
     data["driver"] = None if path is not None else wanted
     data["artefacts"] = [one.as_json() for one in (tested, *simulator.modules)]
-    data["phases"] += [result.phase.as_json(), guest.phase.as_json()]
+    data["phases"] += [phase.as_json() for phase in (*result.phases, guest.phase)]
     data["machine"] = machine.model
     data["boot"] = guest.as_json()
     if tap_file == Path("-") and not guest.passed:

@@ -150,7 +150,7 @@ def command(
     data = summary("deploy", kdir, made) | done.as_json()
     data |= {"kind": how, "driver": wanted, "whole_kernel": whole}
     data["artefacts"] = [one.as_json() for one in result.modules]
-    data["phases"].append(result.phase.as_json())
+    data["phases"] += [phase.as_json() for phase in result.phases]
     data |= {"dmesg": said, "rebooted": reboot, "warnings": warnings}
     app.console.result(_lines(done, kdir, whole, said, reboot), data)
 

@@ -99,7 +99,7 @@ def command(
         {**one.as_json(), "path": str(place)}
         for one, place in zip(result.modules, places, strict=True)
     ]
-    data["phases"].append(result.phase.as_json())
+    data["phases"] += [phase.as_json() for phase in result.phases]
     app.console.result(_lines(kdir, how, result, places), data)
 
 

@@ -222,6 +222,11 @@ def test_a_module_that_a_kernel_would_refuse(host: Host, fault: str, words: str)
 def test_in_tree_has_the_drivers_own_folder(host: Host) -> None:
     found = host.module("--in-tree", "--driver", "c").json
     assert found["kind"] == "in-tree"
+    own = {one["name"]: one for one in found["phases"] if one["name"].endswith("-in-tree")}
+    assert own.keys() == {"configure-in-tree", "prepare-in-tree"}
+    assert not own["prepare-in-tree"]["cached"]
+    again = host.module("--in-tree", "--driver", "c").json["phases"]
+    assert all(one["cached"] for one in again)
     assert found["artefacts"][0]["path"].endswith("drivers/misc/mfrc522/c/mfrc522.ko")
     seen = next(host.cache.glob("kdirs/*-in-tree-*/build/seen"))
     assert {path.name for path in seen.iterdir() if path.name[0] != "."} == {
