@@ -11,6 +11,7 @@ import click
 import pytest
 
 from rbuild import cli, environment, profile
+from rbuild.cli.words import arranged
 from rbuild.completion.types import ENVIRONMENT, PROFILE
 from rbuild.manual import CONTINUED
 
@@ -77,7 +78,7 @@ def in_prose(path: Path) -> list[str]:
 
 def accepted(arguments: list[str]) -> None:
     """Parse a command line as click does before it calls the command; raise what it raises."""
-    contexts = [cli.main.make_context("rbuild", arguments)]
+    contexts = [cli.main.make_context("rbuild", arranged(cli.main, arguments))]
     while isinstance(group := contexts[-1].command, click.Group):
         rest = [*contexts[-1]._protected_args, *contexts[-1].args]
         if not rest:
