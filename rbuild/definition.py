@@ -38,9 +38,10 @@ MAX_NAME = 64
 """Of a name, files are named with more behind it."""
 
 INTEGER, DIGITS_MOST = "tag:yaml.org,2002:int", 100
+"""Python doesn't write numbers of thousands of digits, nor does anything here need one."""
+
 NUMBERS = (INTEGER, "tag:yaml.org,2002:float", "tag:yaml.org,2002:timestamp")
 """Kinds of values that aren't written in one way only."""
-"""Python doesn't write numbers of thousands of digits, nor does anything here need one."""
 
 SHORT = reprlib.Repr()
 SHORT.maxlevel, SHORT.maxstring, SHORT.maxother = 2, 100, 100

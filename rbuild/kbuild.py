@@ -344,7 +344,8 @@ def read_config(text: str) -> dict[str, str]:
     return found
 
 
-TYPE = re.compile(r"\s+(?:def_)?(bool|tristate|string|int|hex)\b")
+TYPE = re.compile(r"^\s+(?:def_)?(bool|tristate|string|int|hex)\b", re.MULTILINE)
+NEXT = re.compile(r"^\s*(?:menu)?config\s", re.MULTILINE)
 QUOTABLE = re.compile(r'CONFIG_(\w+)=(?:"([0-9a-fA-F]+)"|([^"\n]+))')
 """A line whose value has quotes or none by its option's type: it may be a number or a text."""
 
@@ -355,8 +356,6 @@ def quote(fragment: str, tree: Path) -> str:
     An option that the tree lacks stays as it is, and is refused later on.
     """
     matches = [QUOTABLE.fullmatch(line) for line in fragment.splitlines()]
-    if all(one is None or one[3] in {"y", "m"} for one in matches):
-        return fragment
     types = types_of({one[1] for one in matches if one is not None}, tree)
     lines = []
     for line, match in zip(fragment.splitlines(), matches, strict=True):
@@ -371,15 +370,20 @@ def quote(fragment: str, tree: Path) -> str:
 
 def types_of(options: Collection[str], tree: Path) -> dict[str, str]:
     """Return the types of options that a tree defines: bool, tristate, string, int or hex."""
+    if not options:
+        return {}
     found: dict[str, str] = {}
-    opening = re.compile(r"\s*(?:menu)?config\s+(\w+)\s*")
-    for path in sorted(tree.rglob("Kconfig*")):
-        option = ""
-        for line in read_text(path, limit=CONFIG_MOST, decoding="replace").splitlines():
-            if match := opening.fullmatch(line):
-                option = match[1]
-            elif option in options and option not in found and (match := TYPE.match(line)):
-                found[option] = match[1]
+    names = "|".join(map(re.escape, sorted(options)))
+    opening = re.compile(rf"^\s*(?:menu)?config\s+({names})\s*$", re.MULTILINE)
+    listed = process.output(["find", str(tree), "-name", "Kconfig*", "-type", "f", "-print0"])
+    for path in sorted(listed.split(b"\0")[:-1]):
+        text = read_text(Path(os.fsdecode(path)), limit=CONFIG_MOST, decoding="replace")
+        for match in opening.finditer(text):
+            below = TYPE.search(text, match.end())
+            following = NEXT.search(text, match.end())
+            if below is None or (following is not None and following.start() < below.start()):
+                continue  # another definition has its type
+            found.setdefault(match[1], below[1])
     return found
 
 

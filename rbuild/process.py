@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from rbuild import data
+from rbuild import data, rusage
 from rbuild.errors import HostLacks, ProcessFailed, TimedOut, Unwanted
 
 TAIL_LINES = 400
@@ -113,12 +113,14 @@ def run(
     ends: bytes = b"\n",
     unwanted: Callable[[], bool] | None = None,
     descriptors: Sequence[int] = (),
+    apart: bool = False,
 ) -> Completed:
     """Run a program to its end, its stdout and stderr together, line by line.
 
     The program gets no standard input but ``stdin``, a file, and a session of its own, so that
     Ctrl-C reaches rbuild alone, which then ends the program.  Each byte in ``ends`` ends a line.
-    It keeps the open ``descriptors``, and has ``environment()`` unless ``env`` is another.
+    It keeps the open ``descriptors``, and has ``environment()`` unless ``env`` is another.  With
+    ``apart`` its usage has nothing of rbuild's own: see ``rbuild.rusage``.
     Raises HostLacks if the program isn't there, TimedOut if it had to be ended for its limits,
     Unwanted if ``unwanted`` came to say so, and, with ``check``, ProcessFailed if it ends with a
     status other than 0.
@@ -130,23 +132,25 @@ def run(
     tail: deque[str] = deque(maxlen=TAIL_LINES)
     started = time.monotonic()
     source = subprocess.DEVNULL if stdin is None else stdin
-    child = _start(words, env=env, cwd=cwd, stdin=source, descriptors=descriptors)
-    assert child.stdout is not None
-    try:
-        for line in _lines(child.stdout, limits, ends, unwanted):
-            tail.append(line)
+    with rusage.Reporter(words, is_wanted=apart) as reporter:
+        more = (*descriptors, *reporter.descriptors)
+        child = _start(tuple(reporter.argv), env=env, cwd=cwd, stdin=source, descriptors=more)
+        assert child.stdout is not None
+        try:
+            for line in _lines(child.stdout, limits, ends, unwanted):
+                tail.append(line)
+                if log is not None:
+                    log.write(line + "\n")
+                if on_line is not None:
+                    on_line(line)
+            usage = _reap(child, started, reporter)
+        except BaseException:
+            terminate(child)
+            raise
+        finally:
+            child.stdout.close()
             if log is not None:
-                log.write(line + "\n")
-            if on_line is not None:
-                on_line(line)
-        usage = _reap(child, started)
-    except BaseException:
-        terminate(child)
-        raise
-    finally:
-        child.stdout.close()
-        if log is not None:
-            log.flush()
+                log.flush()
     done = Completed(words, child.returncode, usage, tuple(tail))
     if check and done.returncode != 0:
         raise ProcessFailed(done.argv, done.returncode, done.tail)
@@ -441,13 +445,14 @@ def plain(raw: bytes) -> str:
     return line if line.isprintable() else SEQUENCES.sub("", line)
 
 
-def _reap(child: subprocess.Popen[bytes], started: float) -> Usage:
-    """Wait for a child by wait4(2), which alone tells what it and its descendants used."""
-    _, status, rusage = os.wait4(child.pid, 0)
+def _reap(child: subprocess.Popen[bytes], started: float, reporter: rusage.Reporter) -> Usage:
+    """Wait for a child by wait4(2), which alone tells what it and its descendants used.
+
+    Unless it was started by what tells better.
+    """
+    _, status, own = os.wait4(child.pid, 0)
     child.returncode = os.waitstatus_to_exitcode(status)
-    return Usage(
-        wall_s=time.monotonic() - started,
-        user_s=rusage.ru_utime,
-        system_s=rusage.ru_stime,
-        max_rss_bytes=rusage.ru_maxrss * 1024,
-    )
+    wall_s = time.monotonic() - started
+    if (used := reporter.used()) is not None:
+        return Usage(wall_s, used.user_s, used.system_s, used.max_rss_bytes)
+    return Usage(wall_s, own.ru_utime, own.ru_stime, own.ru_maxrss * 1024)

@@ -106,6 +106,7 @@ class Bwrap:
                 check=False,
                 limits=limits,
                 descriptors=descriptors,
+                apart=True,
             )
         if done.returncode != 0:
             for line in done.tail[-3:]:

@@ -606,6 +606,7 @@ WRITTEN = [
     ("DEFAULT_HOSTNAME", "42", '"42"'),
     ("DEFAULT_HOSTNAME", "deadbeef", '"deadbeef"'),
     ("DEFAULT_HOSTNAME", "'a \"b\" \\ c'", '"a \\"b\\" \\\\ c"'),
+    ("DEFAULT_HOSTNAME", "y", '"y"'),
     ("SPI", "y", "y"),
     ("SPI", "yes", "y"),
     ("SPI", "on", "y"),
