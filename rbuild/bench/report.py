@@ -38,6 +38,7 @@ def tables(report: Report, console: Console) -> str:
         blocks.append(console.table("Parallelism", SPEEDUP_COLUMNS, scaling))
     blocks.append(console.table("Phases (wall time)", *phase_table(report)))
     blocks.append(joined(identity_line(one) for one in report.identity))
+    blocks.append(joined(line for line in [conclusion(report)] if line))
     return "\n".join(block for block in blocks if block)
 
 
@@ -51,6 +52,8 @@ def markdown(report: Report) -> str:
     lines += ["## Phases (wall time)", "", *_markdown(*phase_table(report)), ""]
     if report.identity:
         lines += ["## Byte identity", "", *(f"- {identity_line(one)}" for one in report.identity)]
+    if end := conclusion(report):
+        lines += ["", end]
     return joined(lines).rstrip() + "\n"
 
 
@@ -164,8 +167,7 @@ def ratio_cells(found: Ratio | None) -> list[str]:
     """Return a ratio, its interval and what it shows; the reference has none."""
     if found is None:
         return ["1", "", "reference"]
-    bounds = f"[{found.low:.2f}, {found.high:.2f}]" if found.confidence else ""
-    return [f"{found.ratio:.2f}x", bounds, found.verdict]
+    return [f"{found.ratio:.{_digits(found)}f}x", _bounds(found), found.verdict]
 
 
 def notes(report: Report) -> list[str]:
@@ -222,7 +224,44 @@ def speedups(report: Report) -> list[list[str]]:
 
 
 def _bounds(found: Ratio) -> str:
-    return f"[{found.low:.2f}, {found.high:.2f}]" if found.confidence else ""
+    digits = _digits(found)
+    return f"[{found.low:.{digits}f}, {found.high:.{digits}f}]" if found.confidence else ""
+
+
+def _digits(found: Ratio) -> int:
+    """Return how many decimals show that an interval excludes 1, if it does: two or more."""
+    bound = found.low if found.low > 1 else found.high
+    if found.low <= 1 <= found.high:
+        return 2
+    return next((n for n in (2, 3, 4) if float(f"{bound:.{n}f}") != 1), 5)
+
+
+def conclusion(report: Report) -> str:
+    """Return in a sentence how the environments compare over all that was built in both."""
+    base = next((row.environment for row in report.rows if row.ratio is None), None)
+    ratios: dict[str, list[Ratio]] = {}
+    for row in report.rows:
+        if row.ratio is not None and row.ratio.confidence and row.environment != base:
+            ratios.setdefault(row.environment, []).append(row.ratio)
+    parts = [f"{name} {_compared(found, str(base))}" for name, found in ratios.items()]
+    return f"{'; '.join(parts)}." if parts else ""
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.0f}" if ratio >= 9.95 else f"{ratio:.2g}" if ratio >= 1.95 else f"{ratio:.2f}"
+
+
+def _compared(found: Sequence[Ratio], base: str) -> str:
+    """Say how an environment compares: as often as a difference was shown, and how large it was."""
+    shown = [one for one in found if one.verdict != "no difference shown"]
+    if not shown:
+        return f"against {base}: no difference shown"
+    low, high = (_times(pick(one.ratio for one in shown)) for pick in (min, max))
+    times = low if low == high else f"{low} to {high}"
+    took = f"takes {times} times as long as {base}"
+    if len(shown) == len(found):
+        return took
+    return f"{took} in {len(shown)} of {len(found)} comparisons, no difference shown in the others"
 
 
 def phase_table(report: Report) -> tuple[list[str], list[list[str]]]:
