@@ -79,13 +79,22 @@ def _engine(options: argparse.Namespace) -> Iterator[Any]:
         yield engine
 
 
-def kills(options: argparse.Namespace, lab: Lab, tell: Callable[[str], None]) -> Part:
-    """Kill rbuild at random moments of all phases."""
+def _killer(
+    options: argparse.Namespace, lab: Lab, tell: Callable[[str], None]
+) -> tuple[Any, list[Any]]:
+    """Return a Killer and its phases, which have run undisturbed: once for all parts."""
     from tests.faults.kills import Killer, phases
 
-    test = Killer(lab, options.seed, tell)
     chosen = [one for one in phases(lab) if not options.phase or one.name in options.phase]
-    test.prepare(chosen)
+    if lab.killer is None:
+        lab.killer = Killer(lab, options.seed, tell)
+        lab.killer.prepare(chosen)
+    return lab.killer, chosen
+
+
+def kills(options: argparse.Namespace, lab: Lab, tell: Callable[[str], None]) -> Part:
+    """Kill rbuild at random moments of all phases."""
+    test, chosen = _killer(options, lab, tell)
     tallies = list(test.kill(chosen, options.kills))
     faults = [
         f"{one.phase}: {fault}"
@@ -99,11 +108,9 @@ def kills(options: argparse.Namespace, lab: Lab, tell: Callable[[str], None]) ->
 
 def signalled(options: argparse.Namespace, lab: Lab, tell: Callable[[str], None]) -> Part:
     """Ask rbuild to end, by each signal and by closing its terminal, in all phases."""
-    from tests.faults.kills import EXITS_WITHIN_S, Killer, phases
+    from tests.faults.kills import EXITS_WITHIN_S
 
-    test = Killer(lab, options.seed, tell)
-    chosen = [one for one in phases(lab) if not options.phase or one.name in options.phase]
-    test.prepare(chosen)
+    test, chosen = _killer(options, lab, tell)
     tallies = list(test.interrupt(chosen))
     faults = [
         f"{one.phase}: {fault}" for one in tallies for fault in (*one.left_over, *one.failures)

@@ -250,6 +250,8 @@ class Killer:
             tally = Tally(name)
             for phase in chosen:
                 self._ask(phase, name, tally)
+                faults = len(tally.left_over) + len(tally.failures)
+                self.tell(f"{name} in {phase.name}: {tally.kills} so far, {faults} faults")
             yield tally
 
     def _ask(self, phase: Phase, name: str, tally: Tally) -> None:

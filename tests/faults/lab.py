@@ -191,6 +191,7 @@ class Lab:
         self.temporary = folder / "tmp"
         self.temporary.mkdir(parents=True, exist_ok=True)
         self.engine: Any = None
+        self.killer: Any = None
         self.rootfs_from = rootfs_from
         self.profile = folder / "small.yaml"
         self.module = folder / "mine"
