@@ -195,7 +195,19 @@ class Workplace:
             with self.kbuild.session.console.step("Reading what the source exports, once"):
                 exported_symbols(self.kdir.tree)
         own = _symvers(self.outputs / "Module.symvers")
+        if self._lacks_versions:
+            self.kbuild.session.console.warn(
+                "This kernel has CONFIG_MODVERSIONS and isn't built: the module has no versions of "
+                "its symbols, and the kernel will refuse it. Run `rbuild kernel` with the same "
+                "--profile and --env, then build the module again."
+            )
         return tuple(check(path, self.kdir, own) for path in found)
+
+    @property
+    def _lacks_versions(self) -> bool:
+        """Whether modpost had no list of symbols from which to take their versions."""
+        is_asked = self.kdir.config.get("MODVERSIONS") == "y"
+        return is_asked and not (self.kbuild.kdir / "Module.symvers").is_file()
 
 
 IN_SANDBOX = re.compile(rf"(?<![\w./-]){MODULE}/(?P<name>[^\s:'\"]+)")

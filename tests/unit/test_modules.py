@@ -252,3 +252,18 @@ def test_a_prebuilt_object_is_not_called_missing(host: Host) -> None:
     assert "'/module/blob.o'" in done.err
     assert f"{mine}/blob.o was not brought into the build" in done.err
     assert "blob.o_shipped" in done.err
+
+
+def test_versions_that_a_module_lacks_are_told_with_what_to_do(host: Host) -> None:
+    folder = host.write_module()
+    profile = host.write_profile(
+        f"name: versions\nsource: {{directory: {host.tree}}}\npatches: false\n"
+        "config: {base: tinyconfig, options: {MODVERSIONS: y}}\n",
+        "versions",
+    )
+    found = host("module", folder, "--profile", profile)
+    assert "CONFIG_MODVERSIONS" in found.err
+    assert "Run `rbuild kernel`" in found.err
+    host("kernel", "--profile", profile)
+    (folder / "mine.c").write_text("int y;\n")
+    assert "MODVERSIONS" not in host("module", folder, "--profile", profile).err
