@@ -194,14 +194,16 @@ class Killer:
     ) -> Iterator[Tally]:
         """Kill at least ``kills`` times in the phases in turn; yield each phase's tally.
 
-        ``a_round`` is how often in a phase before the next; by default as often as it says itself.
+        ``a_round`` is how often in a phase before the next; by default as often as the phase says,
+        or less, so that few kills reach all phases.
         """
+        share = max(1, kills // len(chosen))
         tallies = {phase.name: Tally(phase.name) for phase in chosen}
         while sum(one.kills for one in tallies.values()) < kills:
             for phase in chosen:
                 if sum(one.kills for one in tallies.values()) >= kills:
                     break
-                self.round(phase, tallies[phase.name], a_round or phase.kills_a_round)
+                self.round(phase, tallies[phase.name], a_round or min(share, phase.kills_a_round))
         yield from tallies.values()
 
     def round(self, phase: Phase, tally: Tally, kills: int) -> None:

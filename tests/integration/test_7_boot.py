@@ -36,7 +36,6 @@ def test_a_driver_passes_all_its_tests(rbuild: Rbuild, driver: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("driver", ["c", "glue"])
 def test_a_driver_passes_without_rust_in_the_kernel(rbuild: Rbuild, driver: str) -> None:
-    """The kernel for 32 bits has no Rust either: test_8_arm32 boots it every time."""
     boot(rbuild, "--driver", driver, "--profile", "slim-no-rust", "--env", "hybrid")
 
 

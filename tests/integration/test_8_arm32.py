@@ -24,7 +24,7 @@ def module(rbuild: Rbuild, *words: str) -> dict:
     return {**found, **made}
 
 
-@pytest.mark.parametrize("kind", ["out-of-tree", "in-tree"])
+@pytest.mark.parametrize("kind", ["out-of-tree", pytest.param("in-tree", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("driver", ["c", "glue"])
 def test_a_driver_builds_in_32_bits(rbuild: Rbuild, driver: str, kind: str) -> None:
     """Against a prepared kernel: a whole one takes minutes."""

@@ -66,7 +66,6 @@ class Far:
 
 @pytest.fixture(scope="module")
 def far(rbuild: Rbuild, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Far]:
-    rbuild("kernel")
     usual = Path(rbuild("--json", "status").json["root"])
     own = Path(tempfile.mkdtemp(prefix="rbuild-remote-", dir=usual.parent))
     store = Store(own, Console(verbosity=-1))
