@@ -10,7 +10,7 @@ import os
 import re
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -133,7 +133,6 @@ class Kbuild:
         Raises BuildFailed with the compiler's words and the log's path, or InfrastructureError
         if the disk is full.
         """
-        self.session.store.check(None if module is None else UNREAD)
         job = self.job(targets, module=module, extra=extra)
         console = self.session.console
         objects = 0
@@ -141,6 +140,7 @@ class Kbuild:
         killed = memory.kills()
         words = Words()
         with (
+            self._checked(module),
             console.step(title, total=expected, key=self._key(title, targets)) as step,
             self.session.log() as log,
             ccache.opened(self.ready, self.session, self.share) as cache,
@@ -170,6 +170,16 @@ class Kbuild:
             except TimedOut as error:
                 raise _hung(error, title, last, self.session.log_path) from error
             return Made(done.usage, objects, cache.use() if cache is not None else None)
+
+    def _checked(self, module: Path | None) -> AbstractContextManager[None]:
+        """Return the check of what a make relies on: before it, or beside an external module's.
+
+        What that leaves is taken only if all was in order; a kernel's build would go on from it.
+        """
+        if module is not None:
+            return self.session.store.checking(UNREAD)
+        self.session.store.check()
+        return nullcontext()
 
     def _key(self, title: str, targets: Sequence[str]) -> str:
         """Return what decides how long a make takes: the KDIR's name has all of it hashed."""

@@ -434,7 +434,7 @@ def check(path: Path, kdir: Kdir, own: frozenset[str]) -> Built:
     if not info.field("license"):
         faults.append("it has no MODULE_LICENSE")
     symbols, available = _available(kdir)
-    missing = [name for name in info.undefined if name not in available | own]
+    missing = [name for name in info.undefined if name not in available and name not in own]
     if missing:
         faults.append("nothing exports " + ", ".join(missing[:20]))
     if faults:

@@ -615,6 +615,23 @@ class Store:
                 raise Damaged(self, entry, several(faults))
             self._checked.add((path, without))
 
+    @contextmanager
+    def checking(self, without: re.Pattern[str] | None = None) -> Iterator[None]:
+        """Check while the body runs, whose results count for nothing if this raises Damaged.
+
+        What the body raises may come of the damage: then it isn't told.
+        """
+        from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - where work is begun
+
+        with ThreadPoolExecutor(1) as pool:
+            checked = pool.submit(self.check, without)
+            try:
+                yield
+            except Exception:
+                checked.result()
+                raise
+            checked.result()
+
     def discard(self, damaged: Damaged) -> None:
         """Remove a damaged entry, unless another rbuild has made it anew meanwhile."""
         entry = damaged.entry

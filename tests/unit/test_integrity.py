@@ -14,7 +14,7 @@ import pytest
 from rbuild import process, seal
 from rbuild.cli import run, status
 from rbuild.console import Console
-from rbuild.errors import Damaged, NewerFormat, ProcessFailed
+from rbuild.errors import BuildFailed, Damaged, NewerFormat, ProcessFailed
 from rbuild.folders import GONE
 from rbuild.store import FORMAT, Entry, Room, Store, freed_size, realm, tree_size
 from tests.unit.conftest import Host
@@ -248,6 +248,25 @@ def test_removing_gives_what_is_not_linked_from_elsewhere(tmp_path: Path) -> Non
     (tmp_path / "two/file").hardlink_to(tmp_path / "one/file")
     assert freed_size(tmp_path / "one") == 0
     assert freed_size(tmp_path) == tree_size(tmp_path) >= 10_000
+
+
+@pytest.mark.parametrize("raised", [None, BuildFailed("No compiler."), KeyboardInterrupt()])
+def test_what_is_checked_beside_work_is_told_instead(
+    store: Store, raised: BaseException | None
+) -> None:
+    entry = published(store)
+    store.rely(entry)
+    with store.checking():
+        done = True
+    assert done
+    edit(entry.path / "src/Makefile")
+    other = Store(store.root, Console())
+    other.rely(entry)
+    # Who has interrupted it wants nothing made anew.
+    told = KeyboardInterrupt if isinstance(raised, KeyboardInterrupt) else Damaged
+    with pytest.raises(told), other.checking():
+        if raised is not None:
+            raise raised
 
 
 def test_what_another_has_made_anew_is_not_removed(store: Store) -> None:
