@@ -16,9 +16,9 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rbuild import data, kconfig, outputs, seed
+from rbuild import data, outputs, seed
 from rbuild.architecture import Kernel, of_kernel
 from rbuild.ccache import Share
 from rbuild.errors import (
@@ -28,7 +28,6 @@ from rbuild.errors import (
     UsageError,
     ended_by_itself,
 )
-from rbuild.explain import Origin, blockers, explain
 from rbuild.kbuild import (
     Kbuild,
     Made,
@@ -63,6 +62,10 @@ from rbuild.store import (
     write_json,
 )
 from rbuild.textfile import read_text
+
+if TYPE_CHECKING:
+    from rbuild.explain import Origin
+    from rbuild.kconfig import Values
 
 SPACE_NEEDED = 2 * 1024**3
 """Bytes that a slim KDIR takes at most; a whole defconfig needs several times that."""
@@ -318,6 +321,8 @@ def discard(profile: Profile, tree: Tree, ready: Ready, session: Session) -> Non
 
 def origins(profile: Profile, tree: Tree) -> list[Origin]:
     """Return the texts that ask for options, in the order in which one overrides another."""
+    from rbuild.explain import Origin  # noqa: PLC0415 - as in _refused
+
     base = profile.config.base
     found = []
     if TARGET.fullmatch(base):
@@ -640,7 +645,9 @@ def _complete(
     return kbuild.make(title, ["olddefconfig"]), asked
 
 
-def _blockers(option: str, profile: Profile, kbuild: Kbuild, known: kconfig.Values) -> list[str]:
+def _blockers(option: str, profile: Profile, kbuild: Kbuild, known: Values) -> list[str]:
+    from rbuild.explain import blockers, explain  # noqa: PLC0415 - as in _refused
+
     try:
         found = explain(option, known, origins(profile, kbuild.tree))
     except KeyError:
@@ -651,6 +658,8 @@ def _blockers(option: str, profile: Profile, kbuild: Kbuild, known: kconfig.Valu
 
 def _refused(refused: list[Any], profile: Profile, kbuild: Kbuild) -> NotGranted:
     """Explain what Kconfig didn't grant, with rust_is_available.sh's words if it is Rust."""
+    from rbuild import kconfig  # noqa: PLC0415 - for an error only
+
     got = config_of(kbuild.kdir)
     known = kconfig.values_of(got, kconfig.read(kbuild.tree.path, profile.architecture))
     lines = []

@@ -18,7 +18,6 @@ from rbuild.errors import InfrastructureError, ProcessFailed, UsageError
 from rbuild.rootfs import Provisioned, same_version
 from rbuild.sandbox import MODULE, Bind, Job, Runtime, Sandbox
 from rbuild.sandbox.bwrap import Bwrap
-from rbuild.sandbox.docker import MIN_MEMORY, NO_LIMITS, Docker, Limits
 from rbuild.sandbox.native import Layer, layer, merged
 from rbuild.store import METADATA, Store, digest, read_json, write_json
 
@@ -48,26 +47,33 @@ class Ready:
     cached: bool
 
 
-def runtime_for(name: str, store: Store, limits: Limits = NO_LIMITS) -> Runtime:
+def runtime_for(
+    name: str, store: Store, *, memory_bytes: int | None = None, cpus: float | None = None
+) -> Runtime:
     """Return the runtime of that name; raises UsageError where it can't keep the limits."""
     if name == "docker":
-        if limits.memory_bytes is not None and limits.memory_bytes < MIN_MEMORY:
+        from rbuild.sandbox.docker import MIN_MEMORY, Docker, Limits  # noqa: PLC0415 - loads slowly
+
+        if memory_bytes is not None and memory_bytes < MIN_MEMORY:
             raise UsageError(
-                f"--memory: {size(limits.memory_bytes)} is too little: a container needs at least "
+                f"--memory: {size(memory_bytes)} is too little: a container needs at least "
                 f"{MIN_MEMORY >> 20}m, a compiler some hundred."
             )
-        return Docker(store, limits)
+        return Docker(store, Limits(memory_bytes, cpus))
     assert name == "bwrap"
-    if limits != NO_LIMITS:
+    if (memory_bytes, cpus) != (None, None):
         raise UsageError("--memory and --cpus are for --runtime docker.")
     return Bwrap()
 
 
 def maker(runtime: Runtime) -> rootfs.Make | None:
     """Return what makes rootfses instead of mmdebstrap, where a Docker engine has to."""
-    if isinstance(runtime, Docker) and shutil.which("mmdebstrap") is None:
-        return runtime.make_rootfs
-    return None
+    if runtime.name != "docker" or shutil.which("mmdebstrap") is not None:
+        return None
+    from rbuild.sandbox.docker import Docker  # noqa: PLC0415 - loads slowly
+
+    assert isinstance(runtime, Docker)
+    return runtime.make_rootfs
 
 
 def make_ready(

@@ -27,7 +27,6 @@ from rbuild.cli.size import Number
 from rbuild.completion.types import PROFILE
 from rbuild.profile import IN_KERNEL, Driver
 from rbuild.provision import runtime_for
-from rbuild.sandbox.docker import Limits
 
 if TYPE_CHECKING:
     from rbuild.matrix.meeting import Meeting
@@ -116,7 +115,7 @@ def command(
     plan = replace(_plan(profiles, envs, kinds, drivers), options=options)
     # Each build has a runtime of its own; here the limits are only looked at.
     limits = click.get_current_context().meta.get(LIMITS, {})
-    runtime_for(runtime, app.store, Limits(limits.get("memory"), limits.get("cpus")))
+    runtime_for(runtime, app.store, memory_bytes=limits.get("memory"), cpus=limits.get("cpus"))
     made = session(app, "matrix", runtime_for("bwrap", app.store), None)
     rows = sorted(_rows(plan, made, found, wait_s), key=lambda row: plan.builds.index(row.build))
     report = Report(plan, tuple(rows), None if found is None else found.address)

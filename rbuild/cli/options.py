@@ -23,7 +23,6 @@ from rbuild.profile import Driver, Kind, Profile
 from rbuild.provision import make_ready, runtime_for
 from rbuild.root import Root
 from rbuild.sandbox import Runtime
-from rbuild.sandbox.docker import Docker, Limits
 from rbuild.session import CacheUse, Phase, Session
 from rbuild.source import obtain
 from rbuild.store import Store
@@ -161,8 +160,12 @@ def runtime_option(function: Function) -> Function:
 def runtime_named(name: str, store: Store) -> Runtime:
     """Return the runtime of that name, with the limits that the command line has for it."""
     asked = click.get_current_context().meta.get(LIMITS, {})
-    runtime = runtime_for(name, store, Limits(asked.get("memory"), asked.get("cpus")))
-    if isinstance(runtime, Docker) and asked.get("cpus") is not None:
+    memory, cpus = asked.get("memory"), asked.get("cpus")
+    runtime = runtime_for(name, store, memory_bytes=memory, cpus=cpus)
+    if name == "docker" and cpus is not None:
+        from rbuild.sandbox.docker import Docker  # noqa: PLC0415 - loads slowly
+
+        assert isinstance(runtime, Docker)
         runtime.must_have_cpus()
     return runtime
 
