@@ -188,6 +188,26 @@ class Kconfig:
 
     options: Mapping[str, Option]
 
+    def with_on(self, name: str) -> set[str]:
+        """Return the option and those that can't be on without it, or turn it on themselves."""
+        option = self.options.get(name)
+        selecting = option.selected_by if option is not None else ()
+        found = {name, *(one.by for one in selecting if one.condition is None)}
+        for other in self.options.values():
+            needs = [one.conditions for one in other.definitions]
+            if needs and all(any(_requires(c.expression, name) for c in each) for each in needs):
+                found.add(other.name)
+        return found
+
+
+def _requires(expression: Expression, name: str) -> bool:
+    match expression:
+        case Name(text):
+            return text == name
+        case And(parts):
+            return any(_requires(one, name) for one in parts)
+    return False
+
 
 def read(tree: Path, architecture: str) -> Kconfig:
     """Read a tree's Kconfig files for SRCARCH ``architecture``.

@@ -44,7 +44,8 @@ from rbuild.kbuild import (
 )
 from rbuild.kept import Kept
 from rbuild.process import Usage
-from rbuild.profile import CONFIG_MOST, Config, Profile, Source
+from rbuild.profile import CONFIG_MOST, Config, Profile, Source, load
+from rbuild.profile import names as profile_names
 from rbuild.provision import Ready
 from rbuild.reproduce import SCRIPT, Recipe, write
 from rbuild.sandbox import KDIR, SRC
@@ -317,6 +318,22 @@ def discard(profile: Profile, tree: Tree, ready: Ready, session: Session) -> Non
         if entry.path.exists():
             with session.store.without_readers(entry.path / "modules"):
                 session.store.remove(entry)
+
+
+def profiles_with(option: str, arch: str, tree: Tree) -> list[str]:
+    """Return rbuild's own profiles for an ARCH that ask for an option, or for what needs it."""
+    from rbuild import kconfig  # noqa: PLC0415 - for an error only
+
+    wanted = kconfig.read(tree.path, arch).with_on(option)
+    found = []
+    for name in profile_names():
+        profile = load(name)
+        asked: dict[str, str] = {}
+        for origin in origins(profile, tree) if profile.architecture == arch else ():
+            asked |= read_config(origin.text)
+        if any(asked.get(one, "n") != "n" for one in wanted):
+            found.append(name)
+    return found
 
 
 def origins(profile: Profile, tree: Tree) -> list[Origin]:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rbuild import data, folders, outputs, root, textfile
 from rbuild.ccache import Share
@@ -25,14 +25,17 @@ from rbuild.errors import BuildFailed, UsageError, ended_by_itself
 from rbuild.export import copy
 from rbuild.kbuild import Kbuild, Made, forget_the_last, listed
 from rbuild.kept import Kept
-from rbuild.kernel import Kdir, Stage, prepare_in_tree, provenance
+from rbuild.kernel import Kdir, Stage, prepare_in_tree, profiles_with, provenance
 from rbuild.profile import Driver, Kind
 from rbuild.reproduce import SCRIPT, Recipe, write
 from rbuild.root import Root
 from rbuild.sandbox import MODULE, SRC
 from rbuild.session import Phase, Session
-from rbuild.source import IN_TREE_FOLDER, exported_symbols, exports_are_known
+from rbuild.source import IN_TREE_FOLDER
 from rbuild.store import Entry, digest, read_json, remove_tree, sha256_file, write_json
+
+if TYPE_CHECKING:
+    from rbuild.symbols import Exports
 
 NAMES = {Driver.RUST: "mfrc522_rust", Driver.C: "mfrc522", Driver.GLUE: "mfrc522_glue"}
 """The name of each driver's module, without .ko."""
@@ -50,6 +53,9 @@ LEFT = "left.json"
 SOURCES_MOST = 10_000
 """More files than this below a module's folder are a mistake in the path."""
 
+SYMBOLS_SHOWN = 20
+"""How many symbols that a kernel lacks, or may lack, are named."""
+
 NOT_A_MODULES = "PATH must be the module's own folder, not a folder above it."
 
 SOURCE_MOST = 256 << 20
@@ -64,7 +70,8 @@ class Built:
     """A .ko that was checked.
 
     ``symbols`` says against what its undefined symbols were checked: ``Module.symvers`` of a
-    built kernel, or the ``source``'s EXPORT_SYMBOL lines where only a prepared KDIR is there.
+    built kernel, or the ``source`` and its configuration where only a prepared KDIR is there, which
+    doesn't tell of those that are ``undecided``.
     """
 
     path: Path
@@ -75,6 +82,7 @@ class Built:
     depends: str
     aliases: tuple[str, ...]
     symbols: str
+    undecided: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Return the artefact as the command line's contract has it, with modinfo's fields."""
@@ -87,6 +95,7 @@ class Built:
             "depends": self.depends,
             "aliases": list(self.aliases),
             "symbols_checked_against": self.symbols,
+            "symbols_undecided": list(self.undecided),
         }
 
 
@@ -191,17 +200,36 @@ class Workplace:
                 log=self.kbuild.session.log_path,
                 hint="Its Kbuild or Makefile needs a line such as `obj-m += name.o`.",
             )
-        if self.kdir.stage is not Stage.BUILT and not exports_are_known(self.kdir.tree):
-            with self.kbuild.session.console.step("Reading what the source exports, once"):
-                exported_symbols(self.kdir.tree)
-        own = _symvers(self.outputs / "Module.symvers")
+        exports = self._exports()
         if self._lacks_versions:
             self.kbuild.session.console.warn(
                 "This kernel has CONFIG_MODVERSIONS and isn't built: the module has no versions of "
                 "its symbols, and the kernel will refuse it. Run `rbuild kernel` with the same "
                 "--profile and --env, then build the module again."
             )
-        return tuple(check(path, self.kdir, own) for path in found)
+        built = tuple(check(path, self.kdir, exports) for path in found)
+        if undecided := sorted({name for one in built for name in one.undecided}):
+            named = ", ".join(undecided[:SYMBOLS_SHOWN])
+            self.kbuild.session.console.warn(
+                f"The source doesn't tell whether this kernel exports {named}: run `rbuild kernel` "
+                "with the same --profile and --env, then build the module again."
+            )
+        return built
+
+    def _exports(self) -> Exports:
+        """Return what the kernel exports, and the modules that are built together."""
+        from rbuild import symbols  # noqa: PLC0415 - not where there is nothing to do
+
+        own = _symvers(self.outputs / "Module.symvers")
+        if self.kdir.stage is Stage.BUILT:
+            return symbols.listed(own | _symvers(self.kdir.path / "Module.symvers"))
+        console, tree = self.kbuild.session.console, self.kdir.tree
+        if not symbols.is_known(tree):
+            with console.step("Reading what the source exports, once"):
+                symbols.index(tree)
+        objects = symbols.objects(self.kbuild, self.kdir.entry.path / "objects")
+        more = own | _of_crates(self.kdir)
+        return symbols.Exports(symbols.index(tree), objects, self.kdir.config, more)
 
     @property
     def _lacks_versions(self) -> bool:
@@ -415,14 +443,13 @@ IN_TREE_PARTS = ("Kconfig", "Kbuild", *Driver)
 """What of ``module/`` an in-tree build needs."""
 
 
-def check(path: Path, kdir: Kdir, own: frozenset[str]) -> Built:
+def check(path: Path, kdir: Kdir, exports: Exports) -> Built:
     """Return what a .ko says of itself, or raise BuildFailed if the kernel would refuse it.
 
-    It must be of the right machine and vermagic, and each undefined symbol must be exported: by
-    the built kernel, by a module built beside it (``own``), or, where no kernel was built, by
-    some file of the source.
+    It must be of the right machine and vermagic, and each undefined symbol must be exported.
     """
     from rbuild.elf import module_info  # noqa: PLC0415 - not where there is nothing to do
+    from rbuild.symbols import Answer  # noqa: PLC0415
 
     info = module_info(path)
     faults = []
@@ -433,18 +460,14 @@ def check(path: Path, kdir: Kdir, own: frozenset[str]) -> Built:
         faults.append(f"its vermagic is {info.vermagic!r}, the kernel's {kdir.vermagic!r}")
     if not info.field("license"):
         faults.append("it has no MODULE_LICENSE")
-    symbols, available = _available(kdir)
-    missing = [name for name in info.undefined if name not in available and name not in own]
+    answers = {name: exports.find(name) for name in info.undefined}
+    missing = [name for name, answer in answers.items() if answer is Answer.NO]
     if missing:
-        faults.append("nothing exports " + ", ".join(missing[:20]))
+        faults.append("nothing exports " + ", ".join(missing[:SYMBOLS_SHOWN]))
     if faults:
-        hint = None
-        if missing and symbols != "Module.symvers":
-            hint = (
-                "The source was searched; `rbuild kernel` gives the kernel's own list of symbols."
-            )
         raise BuildFailed(
-            f"{path.name} was built, but a kernel would refuse it: {'; '.join(faults)}.", hint=hint
+            f"{path.name} was built, but a kernel would refuse it: {'; '.join(faults)}.",
+            detail="\n".join(_where_exported(missing[:SYMBOLS_SHOWN], kdir)),
         )
     return Built(
         path,
@@ -454,18 +477,32 @@ def check(path: Path, kdir: Kdir, own: frozenset[str]) -> Built:
         info.field("license"),
         info.field("depends"),
         info.fields.get("alias", ()),
-        symbols,
+        "Module.symvers" if kdir.stage is Stage.BUILT else "source",
+        tuple(name for name, answer in answers.items() if answer is Answer.UNKNOWN),
     )
 
 
-def _available(kdir: Kdir) -> tuple[str, frozenset[str]]:
-    """Return what symbols can be checked against, and the symbols."""
-    if kdir.stage is Stage.BUILT:
-        return "Module.symvers", _symvers(kdir.path / "Module.symvers")
+def _where_exported(names: list[str], kdir: Kdir) -> Iterator[str]:
+    """Yield, for each symbol that a kernel lacks, where it would come from."""
+    from rbuild import symbols  # noqa: PLC0415 - not where there is nothing to do
+
+    found = symbols.index(kdir.tree)
+    for name in names:
+        for site in found.sites(name)[:1]:
+            line = f"{name} is exported by {site.file}"
+            if option := symbols.option_off(kdir.tree.path, site.file, kdir.config):
+                line += f", which needs CONFIG_{option}"
+                if profiles := profiles_with(option, kdir.profile.architecture, kdir.tree):
+                    line += f"; the profile {' or '.join(profiles)} has it"
+            yield f"{line}."
+
+
+def _of_crates(kdir: Kdir) -> frozenset[str]:
+    """Return what Rust's crates export: a prepared KDIR has lists of it."""
     crates: set[str] = set()
     if kdir.config.get("RUST") != "y":
         # A KDIR that started from one with Rust still has its lists.
-        return "source", exported_symbols(kdir.tree)
+        return frozenset()
     for path in (kdir.path / "rust").glob("exports_*_generated.h"):
         crates |= set(
             re.findall(
@@ -473,7 +510,7 @@ def _available(kdir: Kdir) -> tuple[str, frozenset[str]]:
                 textfile.read_text(path, limit=SYMVERS_MOST, decoding="replace", error=BuildFailed),
             )
         )
-    return "source", exported_symbols(kdir.tree) | crates
+    return frozenset(crates)
 
 
 def _listed(folder: Path) -> list[Path]:
@@ -732,6 +769,7 @@ def _built(kept: Kept, entry: Entry) -> Built:
         kept.text("depends"),
         kept.texts("aliases"),
         kept.text("symbols"),
+        kept.texts("undecided"),
     )
 
 

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from rbuild import apt, contents, data, folders, git, outputs, process, textfile
+from rbuild import apt, contents, data, git, outputs, process, textfile
 from rbuild.console import Step, several
 from rbuild.errors import (
     BuildFailed,
@@ -25,14 +25,11 @@ from rbuild.profile import Profile, Source
 from rbuild.provision import Ready
 from rbuild.sandbox import MODULE, SRC, Bind, Job
 from rbuild.sought import Sought, forget, seek
-from rbuild.store import Entry, Room, Store, digest, not_copied, remove_tree, write_text
+from rbuild.store import Entry, Room, Store, digest, not_copied, remove_tree
 from rbuild.unpack import unpack
 
 SPACE_NEEDED = 3 * 1024**3
 """Bytes that a tree takes at most while it is being extracted."""
-
-SOURCE_MOST = 256 << 20
-"""The bytes of the largest source file of a kernel: drivers have tables of 20 MiB."""
 
 IN_TREE_FOLDER = "drivers/misc/mfrc522"
 """Where ``module/`` is bound for an in-tree build; a patch of ours makes the folder."""
@@ -564,65 +561,3 @@ def _hunk_line(patch: str, file: str, number: int) -> int:
             if count == number:
                 return position
     return 0
-
-
-def exported_symbols(tree: Tree) -> frozenset[str]:
-    """Return the names that a tree exports, in any configuration; read once, then remembered.
-
-    They are those in EXPORT_SYMBOL lines, and, in files where a macro has such a line, whatever
-    is passed to macros.  That a symbol is among them doesn't say that a given configuration
-    compiles it; that it isn't says that none does, unless a macro pastes its name together.
-    """
-    index = _exports_index(tree)
-    if index.exists() and (known := index.read_text(errors="replace").split()):
-        return frozenset(known)
-    names: set[str] = set()
-    for path in map(Path, _sources(tree.path)):
-        if not path.is_file():  # a link that leads nowhere
-            continue
-        content = textfile.read_bytes(path, limit=SOURCE_MOST)
-        if b"EXPORT_" not in content:
-            continue
-        names |= _exports(content)
-    write_text(index, "\n".join(sorted(names)), synced=True)
-    return frozenset(names)
-
-
-def exports_are_known(tree: Tree) -> bool:
-    """Tell whether ``exported_symbols`` answers at once."""
-    return _exports_index(tree).exists()
-
-
-def _exports_index(tree: Tree) -> Path:
-    return tree.path.parent / "exported-symbols.txt"
-
-
-EXPORT = re.compile(
-    rb"\bEXPORT_(?:(TRACEPOINT)_|PER_CPU_|STATIC_CALL_)?SYMBOL\w*\(\s*([A-Za-z_]\w*)"
-)
-EXPORT_IN_MACRO = re.compile(
-    rb"^[^\n]*\bEXPORT_\w*SYMBOL[^\n]*\\$|\\\n[^\n]*\bEXPORT_\w*SYMBOL", re.M
-)
-MACRO_CALL = re.compile(rb"^[A-Za-z_]\w*\(([^)]*)\)", re.M)
-
-
-def _exports(content: bytes) -> set[str]:
-    """Return the names that one source file exports."""
-    names: set[str] = set()
-    for tracepoint, name in EXPORT.findall(content):
-        word = name.decode()
-        names |= {f"__tracepoint_{word}", f"__traceiter_{word}"} if tracepoint else {word}
-    if EXPORT_IN_MACRO.search(content):
-        for passed in MACRO_CALL.findall(content):
-            names |= {word.decode() for word in re.findall(rb"[A-Za-z_]\w*", passed)}
-    return names
-
-
-def _sources(root: Path) -> list[str]:
-    found = []
-    for visit in folders.walk(root):
-        visit.folders[:] = [name for name in visit.folders if name != "Documentation"]
-        folder = root / visit.path()
-        names = [entry.name for entry in visit.files]
-        found += [f"{folder}/{name}" for name in names if name.endswith((".c", ".S", ".h"))]
-    return found

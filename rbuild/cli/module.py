@@ -112,8 +112,10 @@ def _lines(kdir: Kdir, kind: Kind, result: module.Result, places: list[Path]) ->
         against = (
             "Module.symvers"
             if one.symbols == "Module.symvers"
-            else "the source's exports (`rbuild kernel` gives the kernel's own list)"
+            else "the source and its configuration (`rbuild kernel` gives the kernel's own list)"
         )
+        if one.undecided:
+            against += f"; it doesn't tell of {', '.join(one.undecided[: module.SYMBOLS_SHOWN])}"
         lines += [
             f"{place.name} ({kdir.ready.environment.name}, {kind}, {took}), "
             f"{size(one.size_bytes)}: {place}",

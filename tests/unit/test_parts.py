@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rbuild import architecture, binfmt, kconfig, process, source
+from rbuild import architecture, binfmt, kconfig, process
 from rbuild.boot import Listener
 from rbuild.console import Console, duration, size
 from rbuild.doctor import exit_program
@@ -222,21 +222,6 @@ def test_dpkg_status(tmp_path: Path) -> None:
 )
 def test_versions_of_the_same_source(one: str, other: str, same: bool) -> None:
     assert same_version(one, other) is same
-
-
-def test_exports_of_macros_and_tracepoints(tmp_path: Path) -> None:
-    (tmp_path / "src").mkdir()
-    (tmp_path / "src/a.c").write_text(
-        "EXPORT_SYMBOL_GPL(plain);\nEXPORT_TRACEPOINT_SYMBOL(point);\n"
-        "#define define_level(func, level)\t\\\nint func(void) {}\t\\\nEXPORT_SYMBOL(func)\n"
-        "define_level(_dev_info, KERN_INFO);\n"
-    )
-    (tmp_path / "src/b.h").symlink_to("gone.h")
-    tree = source.Tree(tmp_path / "src", "k", "s", "6.12.0", None, (), False)  # type: ignore
-    names = source.exported_symbols(tree)
-    assert {"plain", "__tracepoint_point", "_dev_info"} <= names
-    assert "nowhere" not in names
-    assert source.exported_symbols(tree) == names
 
 
 def test_sync_writes_only_what_differs(tmp_path: Path) -> None:

@@ -277,7 +277,7 @@ def test_an_in_tree_kdir_that_was_cut_off_is_made_again(
 
 def test_a_list_of_exports_that_a_power_cut_has_emptied_is_read_again(host: Host) -> None:
     host.module(host.write_module())
-    (path,) = host.cache.glob("trees/*/exported-symbols.txt")
+    (path,) = host.cache.glob("trees/*/exports.json")
     path.write_bytes(b"")
     host.module(host.write_module("int y;\n"))
 
