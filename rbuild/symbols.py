@@ -39,9 +39,10 @@ EXPORTER = re.compile(r"_*EXPORT_(?:PER_CPU_)?SYMBOL(?:_NS)?(?:_RUST)?(?:_GPL)?"
 TRACEPOINT = re.compile(r"EXPORT_TRACEPOINT_SYMBOL\w*")
 STATIC_CALL = re.compile(r"EXPORT_STATIC_CALL(?P<trampoline>_TRAMP)?\w*")
 
-DIRECTIVE = r"^[ \t]*#[ \t]*(?P<word>ifdef|ifndef|if|elif|else|endif|define)\b(?P<rest>[^\n]*)"
-CALL = re.compile(rf"{DIRECTIVE}|(?:^|[;{{}}])[ \t]*(?P<macro>_*EXPORT_\w+)[ \t]*\(", re.M)
-DEFINE = re.compile(DIRECTIVE, re.M)
+DIRECTIVE = r"#[ \t]*(?P<word>ifdef|ifndef|if|elif|else|endif|define)\b(?P<rest>[^\n]*)"
+# What begins with one of a few characters is found several times faster.
+CALL = re.compile(rf"[\n;{{}}][ \t]*(?:{DIRECTIVE}|(?P<macro>_*EXPORT_\w+)[ \t]*\()")
+DEFINE = re.compile(rf"\n[ \t]*{DIRECTIVE}")
 ARCH = re.compile(r"arch/(\w+)/.*\.h")
 NAME = re.compile(r"\w+")
 DEFINITION = re.compile(r"\s*(\w+)(?:\(([^)]*)\))?(.*)", re.S)
@@ -418,10 +419,10 @@ class _Reader:
         return sorted(kept) + [name for name in arches if (self.root / name).is_dir()]
 
     def _text(self, name: str) -> str:
-        """Return a file's text, its continued lines joined."""
+        """Return a file's text from a newline on, its continued lines joined."""
         if name not in self.texts:
             data = textfile.read_bytes(self.root / name, limit=SOURCE_MOST)
-            self.texts[name] = data.decode(errors="replace").replace("\\\n", " ")
+            self.texts[name] = "\n" + data.decode(errors="replace").replace("\\\n", " ")
         return self.texts[name]
 
     # What stands there by its name.
@@ -489,7 +490,7 @@ class _Reader:
         """Add what the macros' uses export."""
         used = set()
         names = "|".join(re.escape(one) for one in sorted(self.macros, key=len, reverse=True))
-        call = re.compile(rf"{DIRECTIVE}|\b(?P<macro>{names or '(?!)'})[ \t]*\(", re.M)
+        call = re.compile(rf"\n[ \t]*{DIRECTIVE}|\b(?P<macro>{names or '(?!)'})[ \t]*\(")
         for file in users:
             text = COMMENT.sub(" ", self._text(file))
             for macro, arguments, condition in _calls(text, call, file):

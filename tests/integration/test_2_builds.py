@@ -90,6 +90,52 @@ def test_a_symbol_that_nothing_exports_is_refused(rbuild: Rbuild, c_stranger: Pa
     assert "nowhere" in found.err
 
 
+NUMBERS = """\
+#include <linux/module.h>
+#include <linux/random.h>
+
+static int seed;
+module_param(seed, int, 0);
+
+static int __init numbers_init(void)
+{
+\treturn seed == (int)get_random_u16() + get_random_u32();
+}
+module_init(numbers_init);
+MODULE_DESCRIPTION("Uses what macros export: param_ops_int, get_random_u16");
+MODULE_LICENSE("GPL");
+"""
+SENSOR = """\
+#include <linux/module.h>
+#include <linux/hwmon.h>
+
+static int __init sensor_init(void)
+{
+\treturn PTR_ERR_OR_ZERO(hwmon_device_register_with_groups(NULL, "sensor", NULL, NULL));
+}
+module_init(sensor_init);
+MODULE_DESCRIPTION("Uses what slim lacks");
+MODULE_LICENSE("GPL");
+"""
+
+
+def _modules_are_told_apart(rbuild: Rbuild, folder: Path) -> None:
+    for name, text in (("numbers", NUMBERS), ("sensor", SENSOR)):
+        (folder / name).mkdir()
+        (folder / name / "Kbuild").write_text(f"obj-m += {name}.o\n")
+        (folder / name / f"{name}.c").write_text(text)
+    made = rbuild("--json", "module", folder / "numbers").json
+    assert made["artefacts"][0]["symbols_undecided"] == []
+    found = rbuild("module", folder / "sensor", code=1)
+    assert "nothing exports hwmon_device_register_with_groups" in found.err
+    assert "drivers/hwmon/hwmon.c, which needs CONFIG_HWMON; the profile " in found.err
+    assert "rpi3bplus has it" in found.err
+
+
+def test_symbols_are_told_without_a_kernel(rbuild: Rbuild, tmp_path: Path) -> None:
+    _modules_are_told_apart(rbuild, tmp_path)
+
+
 def test_a_whole_kernel_and_its_list_of_symbols(rbuild: Rbuild) -> None:
     found = rbuild("--json", "kernel").json
     image = Path(found["artefacts"][0]["path"])
@@ -102,6 +148,10 @@ def test_a_whole_kernel_and_its_list_of_symbols(rbuild: Rbuild) -> None:
         for kind in ("out-of-tree", "in-tree"):
             module = rbuild("--json", "module", "--driver", driver, f"--{kind}").json
             assert module["artefacts"][0]["symbols_checked_against"] == "Module.symvers"
+
+
+def test_symbols_are_told_alike_with_a_kernel(rbuild: Rbuild, tmp_path: Path) -> None:
+    _modules_are_told_apart(rbuild, tmp_path)
 
 
 def test_what_kconfig_refuses_is_an_error(rbuild: Rbuild, tmp_path: Path) -> None:
