@@ -5,13 +5,17 @@ The registration's fields are described in the kernel's Documentation/admin-guid
 
 from __future__ import annotations
 
+import re
 import shutil
+import struct
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from rbuild import data, process
 from rbuild.architecture import Architecture
-from rbuild.errors import HostLacks, ProcessFailed
+from rbuild.errors import HostLacks, ProcessFailed, TimedOut
+from rbuild.process import Limits
 
 MOUNT_POINT = Path("/proc/sys/fs/binfmt_misc")
 INTERPRETERS = (
@@ -19,6 +23,12 @@ INTERPRETERS = (
     "/usr/bin/qemu-{qemu}-static",
     "/usr/bin/qemu-{qemu}",
 )
+
+NOT_ENTERED = re.compile(r"bwrap: (?!execvp)")
+"""What bubblewrap says where it can't even try a program."""
+
+TRIAL_S = 20.0
+"""How long a program may take that does nothing."""
 
 PROGRAMS = ("qemu-{qemu}-static", "qemu-{qemu}")
 """QEMU's names; Debian 13 has no -static in them, there the plain program is linked statically."""
@@ -67,8 +77,64 @@ def registration(arch: Architecture) -> Registration | None:
         return None
 
 
+EXIT_STATUS = 42
+"""What the programs end with that try whether an architecture's run."""
+
+
+def exit_program(arch: Architecture) -> bytes:
+    """Return an ELF program of some hundred bytes that exits with status 42.
+
+    Made here so that emulation can be tried before there is a rootfs: an ELF header, one program
+    header (elf(5)), and the architecture's few words of machine code.
+    """
+    code = bytes.fromhex(arch.elf.exit_42)
+    wide = arch.elf.bits == 64
+    header_size, segment_size = (64, 56) if wide else (52, 32)
+    base, start = 0x400000, header_size + segment_size
+    ident = b"\x7fELF" + bytes((2 if wide else 1, 1, 1)) + bytes(9)
+    address = "Q" if wide else "I"
+    header = struct.pack(
+        f"<HHI{address * 3}IHHHHHH",
+        *(2, arch.elf.number, 1, base + start, header_size, 0),
+        *(arch.elf.flags, header_size, segment_size, 1, 0, 0, 0),
+    )
+    length = start + len(code)
+    # The segment's flags stand second where it is wide, else last but one.
+    order = (5, 0, base, base, length, length) if wide else (0, base, base, length, length, 5)
+    form = "<II" + "QQQQQQ" if wide else "<IIIIIIII"
+    segment = struct.pack(form, 1, *order, 0x1000)
+    return ident + header + segment + code
+
+
 def problem(arch: Architecture) -> str | None:
-    """Say in one sentence what keeps programs of ``arch`` from running here, or None."""
+    """Say in one sentence what keeps programs of ``arch`` from running in a rootfs, or None.
+
+    One is tried where nothing else is to be seen, as it is for an interpreter in a rootfs: whatever
+    the registration is called, and whether or not it can be seen from here.  Where that can't be
+    tried, for want of bubblewrap, the registration tells.
+    """
+    with tempfile.TemporaryDirectory(prefix="rbuild-program-") as folder:
+        program = Path(folder, "program")
+        program.write_bytes(exit_program(arch))
+        program.chmod(0o755)
+        words = ["bwrap", "--unshare-all", "--die-with-parent", "--ro-bind", folder, "/", "--"]
+        try:
+            tried = process.run([*words, "/program"], check=False, limits=Limits(total_s=TRIAL_S))
+        except TimedOut:
+            return f"a program for {arch.machine} that should end at once doesn't"
+        except HostLacks:
+            return _cause(arch)
+    if tried.returncode == EXIT_STATUS:
+        return None
+    if found := _cause(arch):
+        return found
+    if NOT_ENTERED.match(tried.text):
+        return None
+    return f"a program for {arch.machine} ended with {tried.returncode}: {tried.text}"
+
+
+def _cause(arch: Architecture) -> str | None:
+    """Say what is wrong with the registration of an architecture's interpreter, if anything."""
     if not mounted():
         return "binfmt_misc is not mounted"
     found = registration(arch)

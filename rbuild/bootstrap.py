@@ -72,8 +72,9 @@ def main(arguments: list[str]) -> int:
 def _host() -> None:
     """Let rbuild itself install what the host lacks, if it lacks anything."""
     rbuild = str(VENV / "bin/rbuild")
-    if _run([rbuild, "--quiet", "doctor"], "Looking at what the host has")[0] != 0:
-        _as_root([rbuild, "doctor", "--fix", "--yes"], "Installing what the host lacks")
+    needed = ["--env", "cross", "--env", "chroot", "--env", "hybrid"]
+    if _run([rbuild, "--quiet", "doctor", *needed], "Looking at what the host has")[0] != 0:
+        _as_root([rbuild, "doctor", *needed, "--fix", "--yes"], "Installing what the host lacks")
 
 
 def _tests() -> None:

@@ -6,18 +6,17 @@ import os
 import pwd
 import re
 import shutil
-import struct
-import subprocess
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rbuild import architecture, binfmt, data, environment, process
+from rbuild import architecture, binfmt, data, emulator, environment, process
 from rbuild.architecture import Architecture
+from rbuild.binfmt import EXIT_STATUS, exit_program
 from rbuild.console import size
+from rbuild.environment import Environment
 from rbuild.errors import HostLacks, InfrastructureError, ProcessFailed
 from rbuild.sandbox import cgroup, seccomp
 from rbuild.store import Store
@@ -30,10 +29,6 @@ DISK_WANTED = 12 * 1024**3
 
 MEMORY_WANTED = 2 * 1024**3
 """Bytes: rustc and the link of a kernel take about one; make runs several commands at once."""
-
-
-EXIT_STATUS = 42
-"""What the programs end with that try whether an architecture's run."""
 
 TRIAL_S = 60.0
 """How long an engine that is busy may take for each step of a container's trial."""
@@ -62,8 +57,11 @@ class Finding:
     action: Callable[[], None] | None = field(default=None, compare=False)
 
 
-def examine(store: Store) -> list[Finding]:
-    """Make all checks; none of them changes anything."""
+def examine(store: Store, needed: Sequence[Environment]) -> list[Finding]:
+    """Make all checks; none of them changes anything.
+
+    What builds in the environments ``needed`` lack is missing; what others lack is a warning.
+    """
     host = architecture.host()
     found = [
         Finding("architecture", State.OK, host.machine),
@@ -74,7 +72,7 @@ def examine(store: Store) -> list[Finding]:
         _keyring(),
         _namespaces(),
         _bounds(),
-        *_emulation(),
+        *_emulation(needed),
         _program(
             "qemu-system-aarch64",
             "boots what was built",
@@ -276,103 +274,33 @@ def _subordinate_ids(user: str) -> Finding:
     )
 
 
-def _emulation() -> list[Finding]:
-    """Check each part of running what this host has to emulate, the last by running a program."""
+def _emulation(needed: Sequence[Environment]) -> list[Finding]:
+    """Try a program of each architecture that an environment emulates on this host."""
     bases = [environment.load(name).base for name in environment.names()]
     emulated = {base.architecture.debian: base.architecture for base in bases if base.emulated}
-    if not emulated:
-        return [Finding("emulation", State.OK, "not needed on this host")]
-    first, *_ = emulated.values()
-    if binfmt.mounted():
-        mounted = Finding("binfmt_misc", State.OK, f"mounted on {binfmt.MOUNT_POINT}")
-    else:
-        mounted = Finding(
-            "binfmt_misc",
-            State.MISSING,
-            "not mounted",
-            f"mount -t binfmt_misc binfmt_misc {binfmt.MOUNT_POINT}",
-            EMULATION_PACKAGES,
-            lambda: binfmt.enable(first),
-        )
-    return [mounted, *(one for arch in emulated.values() for one in _emulator(arch))]
+    wanted = {
+        base.architecture.debian for base in (one.base for one in needed) if emulator.is_hosts(base)
+    }
+    return [_programs_of(one, is_needed=one.debian in wanted) for one in emulated.values()]
 
 
 EMULATION_PACKAGES = ("qemu-user-static", "binfmt-support", "arch-test")
 
 
-def _emulator(arch: Architecture) -> list[Finding]:
-    """Check QEMU for one architecture."""
-    names = [name.format(qemu=arch.qemu) for name in binfmt.PROGRAMS]
-    program = next((name for name in names if shutil.which(name)), names[0])
-    purpose = f"runs {arch.machine} programs"
-    found = [_program(program, purpose, [program, "--version"], "qemu-user-static")]
-    problem = binfmt.problem(arch)
-    registered = binfmt.registration(arch)
-    if problem is not None:
-        mend = Finding(
-            f"qemu-{arch.qemu}",
-            State.MISSING,
-            problem,
-            f"update-binfmts --enable qemu-{arch.qemu}",
-            EMULATION_PACKAGES,
-            lambda: binfmt.enable(arch),
-        )
-        return [*found, mend]
-    assert registered is not None
-    text = f"registered: {registered.interpreter}, flags {registered.flags}"
-    return [*found, Finding(f"qemu-{arch.qemu}", State.OK, text), _runs(arch)]
-
-
-def exit_program(arch: Architecture) -> bytes:
-    """Return an ELF program of some hundred bytes that exits with status 42.
-
-    Made here so that emulation can be tried before there is a rootfs: an ELF header, one program
-    header (elf(5)), and the architecture's few words of machine code.
-    """
-    code = bytes.fromhex(arch.elf.exit_42)
-    wide = arch.elf.bits == 64
-    header_size, segment_size = (64, 56) if wide else (52, 32)
-    base, start = 0x400000, header_size + segment_size
-    ident = b"\x7fELF" + bytes((2 if wide else 1, 1, 1)) + bytes(9)
-    address = "Q" if wide else "I"
-    header = struct.pack(
-        f"<HHI{address * 3}IHHHHHH",
-        *(2, arch.elf.number, 1, base + start, header_size, 0),
-        *(arch.elf.flags, header_size, segment_size, 1, 0, 0, 0),
-    )
-    length = start + len(code)
-    # The segment's flags stand second where it is wide, else last but one.
-    order = (5, 0, base, base, length, length) if wide else (0, base, base, length, length, 5)
-    form = "<II" + "QQQQQQ" if wide else "<IIIIIIII"
-    segment = struct.pack(form, 1, *order, 0x1000)
-    return ident + header + segment + code
-
-
-def _runs(arch: Architecture) -> Finding:
+def _programs_of(arch: Architecture, *, is_needed: bool) -> Finding:
     name = f"{arch.machine} programs"
-    with tempfile.TemporaryDirectory(prefix="rbuild-doctor-") as folder:
-        path = Path(folder, "exit42")
-        path.write_bytes(exit_program(arch))
-        path.chmod(0o755)
-        try:
-            env = process.environment()
-            status = subprocess.run([path], check=False, timeout=20, env=env).returncode
-        except (OSError, subprocess.TimeoutExpired) as error:
-            return Finding(
-                name,
-                State.MISSING,
-                f"does not run: {error}",
-                "reinstall qemu-user-static",
-                ("qemu-user-static",),
-            )
-    if status == EXIT_STATUS:
-        return Finding(name, State.OK, "runs")
+    problem = binfmt.problem(arch)
+    if problem is None:
+        found = binfmt.registration(arch)
+        by = "" if found is None else f", by {found.interpreter} (flags {found.flags})"
+        return Finding(name, State.OK, f"run in a rootfs{by}")
     return Finding(
         name,
-        State.MISSING,
-        _ended(status),
-        "reinstall qemu-user-static",
-        ("qemu-user-static",),
+        State.MISSING if is_needed else State.WARNING,
+        problem if is_needed else f"{problem} (an environment needs it that isn't asked for)",
+        f"update-binfmts --enable qemu-{arch.qemu}",
+        EMULATION_PACKAGES,
+        lambda: binfmt.enable(arch),
     )
 
 

@@ -51,13 +51,18 @@ def obtain(environment: Environment, store: Store) -> Emulator | None:
     base = environment.base
     if not base.emulated:
         return None
-    if base.definition.emulator and binfmt.private():
+    if not is_hosts(base):
         try:
             return _own(base, store)
         except (InfrastructureError, HostLacks) as error:
             store.console.warn(f"{error.message} The host's own QEMU runs {environment.name}.")
     binfmt.require(base.architecture)
     return Emulator(_host_version(base))
+
+
+def is_hosts(base: Rootfs) -> bool:
+    """Tell whether the host's QEMU has to run a rootfs's programs."""
+    return base.emulated and not (base.definition.emulator and binfmt.private())
 
 
 def _own(base: Rootfs, store: Store) -> Emulator:

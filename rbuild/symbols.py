@@ -69,11 +69,10 @@ NOT_FOUND = 1
 
 
 COPY = "/tmp/kdir"  # noqa: S108 - in the sandbox
-LIST_OBJECTS = f"""\
-mkdir {COPY}
-tar -C {KDIR} --exclude=./rust -cf - . | tar -C {COPY} -xf -
-"$@" >{MODULE}/objects
-"""
+LIST_OBJECTS = (
+    f"mkdir {COPY}; tar -C {KDIR} --exclude=./rust -cf - . | tar -C {COPY} -xf -; "
+    f'"$@" >{MODULE}/objects'
+)
 """Calls make on a copy of the KDIR: the kernel's Makefile writes there whatever it is asked for."""
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import click
 
-from rbuild import data
+from rbuild import data, environment, profile
 from rbuild.cli import App
+from rbuild.cli.options import profile_option
+from rbuild.completion.types import ENVIRONMENT
 from rbuild.console import joined
 from rbuild.doctor import Finding, State, examine, fix, plan
 from rbuild.errors import HostLacks
@@ -13,22 +15,39 @@ from rbuild.errors import HostLacks
 EPILOG = """\b
 Examples:
   rbuild doctor
+  rbuild doctor --env chroot --env hybrid
   sudo rbuild doctor --fix --yes
 """
 MARKS = {State.OK: "ok  ", State.MISSING: "LACK", State.WARNING: "warn"}
 
 
 @click.command(epilog=EPILOG)
+@click.option(
+    "--env",
+    "environments",
+    type=ENVIRONMENT,
+    multiple=True,
+    default=("cross",),
+    show_default=True,
+    metavar="E",
+    help="What builds in it need; can be given several times.",
+)
+@profile_option
 @click.option("--fix", "mend", is_flag=True, help="Apply the remedies (needs root).")
 @click.option("-y", "--yes", is_flag=True, help="Don't ask before applying them.")
 @click.pass_context
-def command(ctx: click.Context, mend: bool, yes: bool) -> None:
+def command(
+    ctx: click.Context, environments: tuple[str, ...], profile_name: str, mend: bool, yes: bool
+) -> None:
     """Check what this host has and lacks, with a remedy for each lack.
 
-    Ends with status 3 if something that builds need is missing.
+    Ends with status 3 if something is missing that builds of the profile in the environment
+    need. What only other environments need is a warning; --fix mends both.
     """
     app: App = ctx.obj
-    found = examine(app.store)
+    arch = profile.load(profile_name).architecture
+    needed = [environment.load_for(name, arch) for name in environments]
+    found = examine(app.store, needed)
     steps = plan(found)
     if mend and steps:
         for line in ("To be done:", *(f"  {step}" for step in steps), ""):
@@ -36,7 +55,7 @@ def command(ctx: click.Context, mend: bool, yes: bool) -> None:
         if not yes and not click.confirm("Do it?", default=True, err=True):
             raise click.Abort
         fix(found, app.console.note)
-        found = examine(app.store)
+        found = examine(app.store, needed)
     app.console.result(
         joined(line for one in found for line in _lines(one)),
         [

@@ -239,7 +239,7 @@ def apt(bare: Host) -> Path:
 
 
 def test_doctor_says_what_is_missing_and_how_to_get_it(bare: Host, monkeypatch) -> None:
-    monkeypatch.setattr("rbuild.cli.doctor.examine", lambda store: [LACKING])
+    monkeypatch.setattr("rbuild.cli.doctor.examine", lambda store, needed: [LACKING])
     found = bare("doctor", code=3)
     assert "LACK x: not installed" in found.out
     assert "-> install it" in found.out
@@ -250,14 +250,14 @@ def test_doctor_says_what_is_missing_and_how_to_get_it(bare: Host, monkeypatch) 
 
 
 def test_doctor_fix_asks_first(bare: Host, apt: Path, monkeypatch) -> None:
-    monkeypatch.setattr("rbuild.cli.doctor.examine", lambda store: [LACKING])
+    monkeypatch.setattr("rbuild.cli.doctor.examine", lambda store, needed: [LACKING])
     monkeypatch.setattr(sys, "stdin", io.StringIO("n\n"))
     assert "apt-get install x-package" in bare("doctor", "--fix", code=130).err
     assert not apt.exists()
 
 
 def test_doctor_fix_needs_root(bare: Host, apt: Path, monkeypatch) -> None:
-    monkeypatch.setattr("rbuild.cli.doctor.examine", lambda store: [LACKING])
+    monkeypatch.setattr("rbuild.cli.doctor.examine", lambda store, needed: [LACKING])
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     found = bare("doctor", "--fix", "--yes", code=3)
     assert re.search(r"`sudo \S.* doctor --fix`", found.err)

@@ -112,3 +112,81 @@ def test_a_sandbox_registers_its_emulator_before_it_is_entered() -> None:
     assert argv[0] == "unshare"
     assert argv.index(line) < argv.index("bwrap")
     assert argv[-1] == "true"
+
+
+# Whether the host emulates.
+
+ARM = architecture.known()["arm64"]
+
+
+def registered(folder: Path, name: str = "qemu-aarch64", text: str = "") -> Path:
+    """Be binfmt_misc with an entry."""
+    (folder / "status").write_text("enabled\n")
+    interpreter = folder / "qemu"
+    interpreter.touch()
+    text = text or f"enabled\ninterpreter {interpreter}\nflags: PF\n"
+    (folder / name).write_text(text)
+    return folder
+
+
+@pytest.fixture
+def mounted(bare: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "binfmt_misc"
+    folder.mkdir()
+    monkeypatch.setattr(binfmt, "MOUNT_POINT", folder)
+    return folder
+
+
+def test_a_program_that_runs_is_emulated_whatever_is_registered(bare: Host, mounted: Path) -> None:
+    assert binfmt.problem(ARM) is None  # nothing is mounted here
+    registered(mounted, "aarch64")
+    assert binfmt.problem(ARM) is None
+    registered(mounted, text="enabled\ninterpreter /gone/qemu\nflags: F\n")
+    assert binfmt.problem(ARM) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("disabled\ninterpreter /usr/bin/qemu\nflags: F\n", "is disabled"),
+        ("enabled\ninterpreter /usr/bin/box64\nflags: F\n", "which isn't QEMU"),
+        ("enabled\ninterpreter /bin/qemu-none\nflags: F\n", "doesn't exist"),
+        (f"enabled\ninterpreter {__file__}/../qemu\nflags: \n", "doesn't exist"),
+        ("", "ended with 1: bwrap: execvp /program"),
+    ],
+)
+def test_a_program_that_doesnt_run_is_explained(
+    bare: Host, mounted: Path, text: str, said: str
+) -> None:
+    bare.fault("not-emulated")
+    assert binfmt.problem(ARM) == "binfmt_misc is not mounted"
+    registered(mounted, text=text)
+    assert said in str(binfmt.problem(ARM))
+    with pytest.raises(HostLacks, match="aarch64 programs can't run on this host"):
+        binfmt.require(ARM)
+
+
+def test_what_cant_be_tried_is_inferred(bare: Host, mounted: Path) -> None:
+    bare.fault("no-namespaces")
+    assert binfmt.problem(ARM) == "binfmt_misc is not mounted"
+    registered(mounted)
+    assert binfmt.problem(ARM) is None
+
+
+@pytest.mark.parametrize(
+    ("words", "state"),
+    [
+        ((), "warning"),
+        (("--env", "cross"), "warning"),
+        (("--env", "cross", "--env", "chroot"), "missing"),
+        (("--profile", "slim-arm32"), "warning"),
+    ],
+)
+def test_doctor_asks_for_what_the_environment_needs(
+    bare: Host, mounted: Path, words: tuple[str, ...], state: str
+) -> None:
+    bare.fault("not-emulated")
+    found = {one["name"]: one for one in bare.anyhow("--json", "doctor", *words).json}
+    assert found["aarch64 programs"]["state"] == state
+    assert found["armv7l programs"]["state"] == "warning"
+    assert "qemu-user-static" in found["aarch64 programs"]["packages"]

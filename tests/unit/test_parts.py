@@ -16,9 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rbuild import architecture, binfmt, kconfig, process
+from rbuild.binfmt import exit_program
 from rbuild.boot import Listener
 from rbuild.console import Console, duration, size
-from rbuild.doctor import exit_program
 from rbuild.elf import machine, module_info
 from rbuild.errors import BuildFailed, HostLacks, ProcessFailed
 from rbuild.kbuild import (
