@@ -234,7 +234,7 @@ class Killer:
             tally.failures.append(f"exit code {done.code}: {done.err[-400:]}")
             return
         tally.left_over += [f"after the next run: {one}" for one in lab.after_the_end(before)]
-        tally.left_over += [f"after the next run: {one}" for one in lab.seen().left(before)]
+        tally.left_over += [f"after the next run: {one}" for one in lab.left(before)]
         tally.left_over += [f"in the Store: {one}" for one in lab.unfinished()]
         found = artefacts(lab, phase, done)
         if phase.name in self.references and found != self.references[phase.name]:
@@ -279,7 +279,7 @@ class Killer:
         if code not in {INTERRUPTED, 0}:
             tally.failures.append(f"{phase.name}: exit code {code}: {running.said()[-300:]}")
         tally.left_over += [f"{phase.name}: {one}" for one in lab.after_the_end(before, 0.5)]
-        tally.left_over += [f"{phase.name}: {one}" for one in lab.seen().left(before)]
+        tally.left_over += [f"{phase.name}: {one}" for one in lab.left(before)]
         if "Traceback" in running.said():
             tally.failures.append(f"{phase.name}: {running.said()[-600:]}")
 

@@ -328,6 +328,15 @@ class Lab:
             frozenset(descendants(os.getpid())),
         )
 
+    def left(self, before: Seen) -> list[str]:
+        """Return what is left, and still is a moment later: other rbuilds here may just be ending."""
+        found = self.seen().left(before)
+        if found:
+            time.sleep(1)
+            after = self.seen().left(before)
+            found = [one for one in found if one in after]
+        return found
+
     def _is_own(self, mount: Path) -> bool:
         """Tell whether a mount is in this lab, or has a temporary name of rbuild's."""
         return self.folder in mount.parents or any(map(OF_RBUILD.match, mount.parts))
