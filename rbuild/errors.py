@@ -117,6 +117,14 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C, SIGTERM or SIGHUP."""
 
 
+class Interruption(KeyboardInterrupt):
+    """Ctrl-C, SIGTERM or SIGHUP; ``result`` is what --json shows besides, as an error's."""
+
+    def __init__(self, result: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.result = result
+
+
 class TimedOut(RbuildError):  # noqa: N818
     """A program was ended since it took too long, or was ``silent`` for too long."""
 

@@ -55,6 +55,7 @@ from rbuild.source import IN_TREE_FOLDER, Tree
 from rbuild.store import (
     Entry,
     Room,
+    Store,
     boot_id,
     digest,
     read_json,
@@ -185,6 +186,12 @@ def prepare(
     kdir = _found(entry, profile, tree, ready, session)
     assert kdir is not None
     return _with_phases(kdir, phases)
+
+
+def was_prepared(profile: Profile, environment: str, store: Store) -> bool:
+    """Tell whether a KDIR of the profile was made in an environment, if of other inputs perhaps."""
+    label = store.entry(Room.KDIRS, f"{profile.name}-{environment}", "").name
+    return any(entry.name.startswith(label) for entry in store.entries(Room.KDIRS))
 
 
 def prepare_in_tree(

@@ -15,6 +15,7 @@ from rbuild.bench.report import (
     SPEEDUP_COLUMNS,
     cells,
     columns,
+    conclusion,
     header,
     identity_line,
     notes,
@@ -180,6 +181,7 @@ def _times(report: Report) -> str:
         "Wall time",
         _table(columns(report), [cells(row, report) for row in report.rows]),
         _list(notes(report)),
+        _list([line for line in [conclusion(report)] if line]),
         _picture(plot.svg_times(report), "Bars of each mode's median wall time, as in the table"),
     )
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from rbuild.profile import Driver
@@ -115,6 +115,11 @@ def modes(
         for environment in environments
         for runtime in runtimes
     ]
+
+
+def only(plan: Plan, where: Collection[str]) -> Plan:
+    """Return the part of a plan that is measured in these environments."""
+    return replace(plan, modes=tuple(mode for mode in plan.modes if mode.where in where))
 
 
 def turns(plan: Plan) -> Iterator[Turn]:

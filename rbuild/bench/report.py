@@ -237,14 +237,22 @@ def _digits(found: Ratio) -> int:
 
 
 def conclusion(report: Report) -> str:
-    """Return in a sentence how the environments compare over all that was built in both."""
+    """Return in a sentence how the environments compare over all that was built in both.
+
+    Another one names each environment that was to be compared, and why it wasn't.
+    """
     base = next((row.environment for row in report.rows if row.ratio is None), None)
     ratios: dict[str, list[Ratio]] = {}
     for row in report.rows:
         if row.ratio is not None and row.ratio.confidence and row.environment != base:
             ratios.setdefault(row.environment, []).append(row.ratio)
     parts = [f"{name} {_compared(found, str(base))}" for name, found in ratios.items()]
-    return f"{'; '.join(parts)}." if parts else ""
+    sentences = [f"{'; '.join(parts)}."] if parts else []
+    sentences += [
+        f"{one.environment} was not measured: {one.reason.rstrip('.')}."
+        for one in report.unmeasured
+    ]
+    return " ".join(sentences)
 
 
 def _times(ratio: float) -> str:

@@ -191,6 +191,13 @@ class EnvironmentFacts(Part):
     phases: tuple[PhaseTimes, ...]
 
 
+class Unmeasured(Part):
+    """An environment that was to be measured and wasn't, and why."""
+
+    environment: str
+    reason: str
+
+
 class Machine(Part):
     """Where a benchmark ran, and how busy the machine was before it began and when it ended."""
 
@@ -222,3 +229,4 @@ class Report(Part):
     rows: tuple[Row, ...]
     identity: tuple[Identity, ...]
     log_tail: tuple[str, ...] = ()
+    unmeasured: tuple[Unmeasured, ...] = ()

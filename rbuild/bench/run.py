@@ -25,7 +25,10 @@ from rbuild.session import Session
 from rbuild.source import Tree
 
 SAMPLES = "samples.jsonl"
-"""In the run's folder: each sample as it comes, so that an interrupted benchmark isn't lost."""
+"""In the run's folder: each sample as it comes, so that an interrupted benchmark isn't lost.
+
+Where an emulated environment was waited for, the others' are there twice: rounds begin again.
+"""
 
 
 @dataclass(frozen=True)

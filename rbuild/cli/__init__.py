@@ -29,6 +29,7 @@ from rbuild.errors import (
     BuildFailed,
     Damaged,
     InfrastructureError,
+    Interruption,
     RbuildError,
 )
 from rbuild.estimates import Estimates
@@ -177,13 +178,14 @@ def run(arguments: list[str]) -> int:
     except click.ClickException as error:
         _show_usage(error)
         return _answer(console, error.format_message(), error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
+    except (click.Abort, KeyboardInterrupt) as error:
         words = (
             "Interrupted. What is finished is kept; the next run goes on from there. "
             "`rbuild status` lists what is unfinished, `rbuild clean` removes it."
         )
         console.error(words)
-        return _answer(console, words, INTERRUPTED)
+        result = error.result if isinstance(error, Interruption) else None
+        return _answer(console, words, INTERRUPTED, result=result)
     except RbuildError as error:
         return _show(error, console)
     except BrokenPipeError:

@@ -8,15 +8,15 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from rbuild import environment, export, profile
+from rbuild import environment, export, kernel, profile
 from rbuild.cli import App
 from rbuild.cli.options import (
     RUNTIMES,
@@ -30,14 +30,16 @@ from rbuild.cli.options import (
 )
 from rbuild.cli.size import Count
 from rbuild.cli.typo import Choice
-from rbuild.errors import BecameSlower
+from rbuild.console import about
+from rbuild.errors import BecameSlower, Damaged, HostLacks, Interruption, RbuildError, UsageError
 from rbuild.folders import remove_tree
 from rbuild.process import LINE_MOST
 from rbuild.profile import IN_KERNEL, Driver, Profile
 
 if TYPE_CHECKING:
     from rbuild.bench.compare import Comparison
-    from rbuild.bench.plan import Mode, Plan
+    from rbuild.bench.machine import Moment
+    from rbuild.bench.plan import Mode, Plan, Target
     from rbuild.bench.result import Report
     from rbuild.bench.run import Ground
     from rbuild.session import Session
@@ -50,6 +52,7 @@ LOG_LINES = 40
 EPILOG = """\b
 Examples:
   rbuild bench
+  rbuild bench --env cross --env hybrid
   rbuild bench --env cross --env chroot --driver c --runs 3
   rbuild bench --kind kernel --scenario clean --scenario incremental -j 1 -j 2
   rbuild bench --export-json new.json --compare old.json --fail-above 10%
@@ -101,7 +104,11 @@ def _file(name: str, text: str) -> Callable[..., Any]:
 
 
 @click.command(epilog=EPILOG)
-@mode_options
+@mode_options(
+    env_default="cross, hybrid, and chroot unless a kernel is built",
+    kind_default="out-of-tree",
+    driver_default="rust if the profile has it, c",
+)
 @click.option(
     "--scenario",
     "scenarios",
@@ -205,6 +212,9 @@ def command(
     Provisions what is missing first.  The modes take turns, after a warm-up, so that a machine
     that becomes slower is unfair to none of them; ratios are to the first environment, entered by
     the first runtime.
+
+    An emulated environment that isn't prepared yet, which takes minutes, comes last: the others'
+    figures are shown before.  Ctrl-C then ends with those.
     """
     # The statistics and their models are slow to import: nobody else waits for them.
     from rbuild.bench import compare  # noqa: PLC0415
@@ -220,12 +230,14 @@ def command(
     if threshold is not None and old is None:
         raise click.UsageError("--fail-above needs --compare.")
     earlier = None if old is None else compare.load(old)
+    failure: BaseException | None = None
     if source is not None:
         report = compare.load(source)
     else:
+        found = profile.load(profile_name)
         made = session(app, "bench", runtimes[0], None)
         made.ccache = ccache
-        plan = _plan(envs, kinds, drivers, scenarios, runs, warmup, jobs, runtimes)
+        plan = _plan(found, envs, kinds, drivers, scenarios, runs, warmup, jobs, runtimes)
         made.settled.update(
             envs=tuple(dict.fromkeys(mode.environment for mode in plan.modes)),
             kinds=tuple(dict.fromkeys(mode.target for mode in plan.modes)),
@@ -234,7 +246,7 @@ def command(
             ),
             jobs=tuple(dict.fromkeys(mode.jobs for mode in plan.modes)),
         )
-        report = _measured(plan, profile.load(profile_name), made)
+        report, failure = _measured(plan, found, made, optional=not envs)
     compared = None if earlier is None else compare.compare(earlier, report)
     outputs.write(report, compared)
     text = words.tables(report, app.console)
@@ -242,12 +254,49 @@ def command(
     if compared is not None:
         text += "\n\n" + compare.table(compared, app.console)
         data["comparison"] = compared.as_json()
+    if failure is not None:
+        raise _with_result(failure, app, text, data)
     if compared is not None and threshold is not None:
         _must_not_be_slower(app, compared, threshold, text, data)
     app.console.result(text, data)
 
 
+def _with_result(
+    failure: BaseException, app: App, text: str, data: dict[str, Any]
+) -> BaseException:
+    """Show what was measured before a failure; return the failure, which has it for --json."""
+    if not app.console.json:
+        app.console.result(text)
+    if isinstance(failure, RbuildError):
+        failure.result = {**data, **failure.result}
+        return failure
+    return Interruption(data)
+
+
+ENVIRONMENTS = ("cross", "hybrid", "chroot")
+"""What is compared unless asked otherwise."""
+
+
+def _environments(found: Profile, targets: Sequence[Target]) -> list[str]:
+    """Return those of ``ENVIRONMENTS`` that build the profile's kernels on this host.
+
+    Where a kernel is to be built, the emulated ones aren't among them: that takes hours.
+    """
+    from rbuild.bench.plan import Target  # noqa: PLC0415
+
+    names = []
+    for name in ENVIRONMENTS:
+        try:
+            here = environment.load_for(name, found.architecture)
+        except UsageError:
+            continue
+        if not (here.emulated and Target.KERNEL in targets):
+            names.append(name)
+    return names or list(ENVIRONMENTS[:1])
+
+
 def _plan(
+    found: Profile,
     envs: tuple[str, ...],
     kinds: tuple[str, ...],
     drivers: tuple[str, ...],
@@ -258,13 +307,15 @@ def _plan(
     runtimes: tuple[str, ...],
 ) -> Plan:
     from rbuild.bench.machine import cores  # noqa: PLC0415
+    from rbuild.bench.places import has_rust  # noqa: PLC0415
     from rbuild.bench.plan import Plan, Scenario, Target, modes  # noqa: PLC0415
 
-    targets = [Target(kind) for kind in dict.fromkeys(kinds)]
+    targets = [Target(kind) for kind in dict.fromkeys(kinds)] or [Target.OUT_OF_TREE]
+    usual = [one for one in IN_KERNEL if one is not Driver.RUST or has_rust(found)]
     chosen = modes(
-        list(dict.fromkeys(envs)) or ["cross", "hybrid"],
-        targets or [Target.OUT_OF_TREE, Target.IN_TREE],
-        [Driver(driver) for driver in dict.fromkeys(drivers)] or list(IN_KERNEL),
+        list(dict.fromkeys(envs)) or _environments(found, targets),
+        targets,
+        [Driver(driver) for driver in dict.fromkeys(drivers)] or usual,
         list(dict.fromkeys(jobs)) or [cores()],
         list(dict.fromkeys(runtimes)),
     )
@@ -272,51 +323,184 @@ def _plan(
     kept = tuple(mode for mode in chosen if mode.scenarios(asked))
     if not kept:
         raise click.UsageError(
-            f"--scenario {', '.join(asked)}: there is no such scenario of "
-            f"{', '.join(targets) or 'a module'}."
+            f"--scenario {', '.join(asked)}: there is no such scenario of {', '.join(targets)}."
         )
     return Plan(kept, asked, runs, warmup)
 
 
-def _measured(plan: Plan, found: Profile, made: Session) -> Report:
-    """Provision, measure and report."""
+SLOWNESS = 12
+"""How many times as long an emulated build takes, about (docs/bench.md)."""
+
+
+@dataclass
+class _Benchmark:
+    """A benchmark under way: what is ready to be measured, and what can't be, and why.
+
+    With ``optional``, environments that the host lacks something for are left out, but the first.
+    """
+
+    plan: Plan
+    profile: Profile
+    session: Session
+    optional: bool
+    before: Moment
+    started: datetime.datetime = field(default_factory=lambda: datetime.datetime.now(datetime.UTC))
+    clock: float = field(default_factory=time.monotonic)
+    grounds: dict[str, Ground] = field(default_factory=dict)
+    unmeasured: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def first(self) -> dict[str, Mode]:
+        """A mode of each environment, by the environment's name in reports."""
+        return {mode.where: mode for mode in reversed(self.plan.modes)}
+
+    def prepare(self, names: Iterable[str]) -> None:
+        """Provision environments, and make their KDIRs if a module is built there."""
+        for name in names:
+            try:
+                self.grounds[name] = _ground(
+                    self.first[name], self.profile, self.session, with_kdir=self.needs_kdir(name)
+                )
+            except HostLacks as error:
+                if not (self.optional and self.grounds):
+                    raise
+                self.session.console.warn(f"{name} is left out: {error.message}")
+                self.unmeasured[name] = error.message
+
+    def needs_kdir(self, name: str) -> bool:
+        """Tell whether a module is built in an environment."""
+        from rbuild.bench.plan import Target  # noqa: PLC0415
+
+        return any(one.where == name and one.target is not Target.KERNEL for one in self.plan.modes)
+
+    def measure(self) -> Report:
+        """Measure all environments that are ready, in turns."""
+        from rbuild.bench import machine  # noqa: PLC0415
+        from rbuild.bench.assemble import Occasion, assemble  # noqa: PLC0415
+        from rbuild.bench.plan import only  # noqa: PLC0415
+        from rbuild.bench.run import execute  # noqa: PLC0415
+
+        made = self.session
+        plan = only(self.plan, self.grounds)
+        grounds = {mode.where: self.grounds[mode.where] for mode in plan.modes}
+        folder = made.run_folder / "bench"
+        folder.mkdir()
+        try:
+            findings = execute(plan, self.profile, grounds, folder, made)
+            occasion = Occasion(
+                shlex.join(["rbuild", *sys.argv[1:]]),
+                self.started.isoformat(timespec="seconds"),
+                time.monotonic() - self.clock,
+                machine.describe(self.before, machine.moment(), made.store.root),
+                made.ccache,
+                _log_tail(made),
+            )
+            return self.complete(assemble(plan, self.profile, grounds, findings, occasion))
+        finally:
+            with suppress(OSError):
+                remove_tree(folder)
+
+    def complete(self, report: Report) -> Report:
+        """Return a report that says what wasn't measured."""
+        from rbuild.bench.result import Unmeasured  # noqa: PLC0415
+
+        missing = [
+            Unmeasured(environment=name, reason=why) for name, why in self.unmeasured.items()
+        ]
+        return report.model_copy(update={"unmeasured": tuple(missing)})
+
+
+def _measured(
+    plan: Plan, found: Profile, made: Session, *, optional: bool
+) -> tuple[Report, BaseException | None]:
+    """Provision, measure and report; return the report, and what has ended it early, if anything.
+
+    An emulated environment whose KDIR has to be made, which takes minutes, comes last: the others
+    are measured and shown before, and once more with it, in turns.
+    """
     from rbuild.bench import machine  # noqa: PLC0415
-    from rbuild.bench.assemble import Occasion, assemble  # noqa: PLC0415
-    from rbuild.bench.plan import Target  # noqa: PLC0415
-    from rbuild.bench.run import execute, for_profile  # noqa: PLC0415
+    from rbuild.bench.run import for_profile  # noqa: PLC0415
 
     plan = for_profile(plan, found)
-    before, started = machine.moment(), datetime.datetime.now(datetime.UTC)
-    clock = time.monotonic()
+    before = machine.moment()
     if machine.busy(before):
         made.console.warn(f"The machine is busy (load {before.load}): expect wide intervals.")
-    grounds = {
-        where: _ground(
-            mode,
-            found,
-            made,
-            with_kdir=any(
-                one.where == where and one.target is not Target.KERNEL for one in plan.modes
-            ),
-        )
-        for where, mode in {mode.where: mode for mode in plan.modes}.items()
-    }
-    folder = made.run_folder / "bench"
-    folder.mkdir()
+    benchmark = _Benchmark(plan, found, made, optional, before)
+    _tell(benchmark)
+    names = list(dict.fromkeys(mode.where for mode in plan.modes))
+    late = [name for name in names if _is_late(benchmark, name)]
+    benchmark.prepare(name for name in names if name not in late)
+    if not (late and benchmark.grounds):
+        benchmark.prepare(late)
+        return benchmark.measure(), None
+    report = benchmark.measure()
+    _show_first(benchmark, report, late)
     try:
-        findings = execute(plan, found, grounds, folder, made)
-        occasion = Occasion(
-            shlex.join(["rbuild", *sys.argv[1:]]),
-            started.isoformat(timespec="seconds"),
-            time.monotonic() - clock,
-            machine.describe(before, machine.moment(), made.store.root),
-            made.ccache,
-            _log_tail(made),
-        )
-        return assemble(plan, found, grounds, findings, occasion)
-    finally:
-        with suppress(OSError):
-            remove_tree(folder)
+        benchmark.prepare(late)
+        if set(late) <= benchmark.unmeasured.keys():
+            return benchmark.complete(report), None
+        return benchmark.measure(), None
+    except Damaged:  # what is damaged is removed, and all is run again
+        raise
+    except (RbuildError, KeyboardInterrupt) as error:
+        why = error.message if isinstance(error, RbuildError) else "interrupted"
+        benchmark.unmeasured |= {name: why for name in late if name not in benchmark.unmeasured}
+        return benchmark.complete(report), error
+
+
+def _is_late(benchmark: _Benchmark, name: str) -> bool:
+    """Tell whether an environment has to be prepared for modules under emulation."""
+    found, mode = benchmark.profile, benchmark.first[name]
+    here = environment.load_for(mode.environment, found.architecture)
+    prepared = kernel.was_prepared(found, here.name, benchmark.session.store)
+    return here.emulated and benchmark.needs_kdir(name) and not prepared
+
+
+def _tell(benchmark: _Benchmark) -> None:
+    """Say what is going to be measured, and what has to be provisioned for it."""
+    plan, made = benchmark.plan, benchmark.session
+
+    def several(words: Iterable[str]) -> str:
+        return ", ".join(dict.fromkeys(words))
+
+    drivers = several(mode.driver for mode in plan.modes if mode.driver is not None)
+    warm = f" after {plan.warmup} to warm up" if plan.warmup else ""
+    made.console.note(
+        f"Measuring {several(mode.where for mode in plan.modes)}: "
+        f"{several(mode.target for mode in plan.modes)}, {drivers}{', ' if drivers else ''}"
+        f"{several(plan.scenarios)}; runs of each: {plan.runs}{warm}."
+    )
+    loaded = [
+        environment.load_for(mode.environment, benchmark.profile.architecture)
+        for mode in plan.modes
+    ]
+    missing = {
+        part.definition.name: None
+        for one in loaded
+        for part in one.rootfses
+        if not part.entry(made.store).path.exists()
+    }
+    if missing:
+        made.console.note(f"Provisioning first: {several(missing)}.")
+
+
+def _show_first(benchmark: _Benchmark, report: Report, late: Sequence[str]) -> None:
+    """Show the figures of what is measured so far, and say what the rest is going to take."""
+    from rbuild.bench import report as words  # noqa: PLC0415
+
+    console, plan = benchmark.session.console, benchmark.plan
+    for line in console.table("", *words.fitting(report, console.width)).splitlines():
+        console.note(line)
+    reference = report.rows[0].environment
+    round_s = sum(row.wall_s.median for row in report.rows if row.environment == reference)
+    prepare_s = sum(one.wall_s for one in report.environments[0].phases if one.name == "prepare")
+    left_s = SLOWNESS * len(late) * (prepare_s + round_s * (plan.runs + plan.warmup))
+    names = ", ".join(late)
+    console.note(
+        f"Now {names}, which is emulated: some {about(left_s)} if it takes {SLOWNESS} times "
+        f"as long as {reference}. Then all are measured in turns. "
+        "Ctrl-C ends with the figures so far."
+    )
 
 
 def _log_tail(made: Session) -> tuple[str, ...]:

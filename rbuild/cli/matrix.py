@@ -52,7 +52,11 @@ Examples:
     metavar="P",
     help="A profile: a name, or a YAML file's path; may be repeated [default: slim].",
 )
-@mode_options
+@mode_options(
+    env_default="cross, hybrid",
+    kind_default="out-of-tree, in-tree",
+    driver_default="rust, c",
+)
 @click.option(
     "--export-json",
     type=Output(),

@@ -190,26 +190,33 @@ ccache_option = click.option(
 )
 
 
-def mode_options(function: Function) -> Function:
+def mode_options(
+    *, env_default: str, kind_default: str, driver_default: str
+) -> Callable[[Function], Function]:
     """Add --env, --kind and --driver, each of them for several: ``envs``, ``kinds``, ``drivers``.
 
-    A kernel is a kind here, too.
+    A kernel is a kind here, too.  The defaults are the help's words: the command resolves them.
     """
-    kinds = (*(kind.value for kind in Kind), "kernel")
-    for name, kind, text, default in (
-        ("driver", Choice([driver.value for driver in Driver]), "A driver", "rust, c"),
-        ("kind", Choice(kinds), "What is built", "out-of-tree, in-tree"),
-        ("env", ENVIRONMENT, "An environment", "cross, hybrid"),
-    ):
-        function = click.option(
-            f"--{name}",
-            f"{name}s",
-            multiple=True,
-            type=kind,
-            metavar="E" if name == "env" else None,
-            help=f"{text}; may be repeated [default: {default}].",
-        )(function)
-    return function
+    names = (*(kind.value for kind in Kind), "kernel")
+    options = (
+        ("driver", Choice([driver.value for driver in Driver]), "A driver", driver_default),
+        ("kind", Choice(names), "What is built", kind_default),
+        ("env", ENVIRONMENT, "An environment", env_default),
+    )
+
+    def add(function: Function) -> Function:
+        for name, kind, text, default in options:
+            function = click.option(
+                f"--{name}",
+                f"{name}s",
+                multiple=True,
+                type=kind,
+                metavar="E" if name == "env" else None,
+                help=f"{text}; may be repeated [default: {default}].",
+            )(function)
+        return function
+
+    return add
 
 
 class Alternative(click.Option):

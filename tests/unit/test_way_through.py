@@ -339,7 +339,8 @@ def bench(host: Host, out: Path, *words: object, code: int = 0) -> Result:
 def test_bench_compares_modes(host: Host, tmp_path: Path) -> None:
     out = tmp_path / "bench.json"
     words = ["--env", "cross", "--runs", "2", "--profile", host.profile, "--export-json", out]
-    found = host("bench", *words, "--scenario", "clean", "--scenario", "noop")
+    kinds = [word for kind in Kind for word in ("--kind", kind.value)]
+    found = host("bench", *words, *kinds, "--scenario", "clean", "--scenario", "noop")
     assert "cross out-of-tree rust" in found.out
     assert "reference" in found.out
     data = load(out)
