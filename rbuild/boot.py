@@ -25,7 +25,7 @@ from rbuild.module import Built, with_own_paths
 from rbuild.process import Limits, Usage
 from rbuild.reproduce import SCRIPT, guest
 from rbuild.session import Phase, Session
-from rbuild.store import sha256_file
+from rbuild.store import digest, sha256_file
 from rbuild.trace import readable
 
 SPLAT = re.compile(
@@ -165,7 +165,8 @@ def boot(
     session.script = guest(argv, title, session.line(), session.run_folder / SCRIPT)
     listener = Listener()
     usage = None
-    with session.console.step(title) as step, console.open("w", encoding="utf-8") as log:
+    key = digest([kdir.entry.name, str(origin), machine.model, machine.processors, *tests])
+    with session.console.step(title, key=key) as step, console.open("w", encoding="utf-8") as log:
         heard = 0
 
         def hear(line: str) -> None:

@@ -99,8 +99,8 @@ def about(seconds: float) -> str:
 class Step:
     """A long piece of work under way: what, how far (``done`` of ``total``), and what just now.
 
-    ``failed`` is for work that ends badly without an exception; ``estimate`` is what it took
-    before.
+    ``unit`` is of what is counted; ``failed`` is for work that ends badly without an exception;
+    ``estimate`` is what it took before.
     """
 
     title: str
@@ -110,6 +110,8 @@ class Step:
     failed: bool = False
     started: float = field(default_factory=time.monotonic)
     estimate: Estimate | None = None
+    unit: str = ""
+    counted: float = field(default_factory=time.monotonic)
 
     @property
     def elapsed_s(self) -> float:
@@ -117,10 +119,15 @@ class Step:
         return time.monotonic() - self.started
 
     @property
+    def tail_s(self) -> float:
+        """Seconds since something was last counted; nothing where nothing is."""
+        return min(time.monotonic() - self.counted, self.elapsed_s) if self.done else 0.0
+
+    @property
     def whole(self) -> int | None:
-        """How many there will be, as far as that is known; never less than there are."""
+        """How many there will be; None where that isn't known, or was too few: it goes on."""
         known = self.total or (None if self.estimate is None else self.estimate.count)
-        return None if not known else max(known, self.done)
+        return known if known and self.done < known else None
 
     @property
     def part(self) -> float | None:
@@ -134,18 +141,20 @@ class Step:
     def far(self, *, brief: bool = False) -> str:
         """Return in words how far it is, how long it took, and what is left, if that is known."""
         words = []
-        if self.whole is not None:
-            words.append(
-                f"{self.done}/{self.whole}" if brief else f"{self.done} of about {self.whole}"
-            )
+        unit = f" {self.unit}" if self.unit else ""
+        if self.unit == "%":
+            words += [f"{self.done} %"] if self.done else []
+        elif self.whole is not None:
+            of = "/" if brief else " of about "
+            words.append(f"{self.done}{of}{self.whole}{unit}")
         elif self.done:
-            words.append(f"{self.done} done")
+            words.append(f"{self.done}{unit} so far")
         words.append(
             duration(round(self.elapsed_s)) if self.elapsed_s >= 60 else f"{self.elapsed_s:.0f} s"
         )
         left = None
         if self.estimate is not None:
-            left = self.estimate.left_s(self.elapsed_s, self.done, self.whole)
+            left = self.estimate.left_s(self.elapsed_s, self.done, self.total)
         if left is not None:
             words.append(f"{'~' if brief else 'about '}{about(left)} left")
         return ", ".join(words)
@@ -155,7 +164,8 @@ class Step:
     ) -> None:
         """Say what is being done just now, and how far it is."""
         self.detail = detail or self.detail
-        self.done = self.done if done is None else done
+        if done is not None and done != self.done:
+            self.done, self.counted = done, time.monotonic()
         self.total = self.total if total is None else total
 
 
@@ -242,19 +252,21 @@ class Console:
 
     @contextmanager
     def step(
-        self, title: str, *, total: int | None = None, key: str | None = None
+        self, title: str, *, total: int | None = None, key: str = "", unit: str = ""
     ) -> Iterator[Step]:
         """Show progress on ``title`` while the body runs, and how long it took at its end.
 
-        How long it may take is learned under ``key``, by default its title.
+        How long it may take is learned under its title and ``key``: what else decides that, such
+        as the name of an entry, which has all that decides its content hashed.
         """
-        name = key or title
+        name = f"{title} ({key})" if key else title
         learned = self.estimates
-        step = Step(title, total, estimate=None if learned is None else learned.of(name))
+        estimate = None if learned is None else learned.of(name)
+        step = Step(title, total, estimate=estimate, unit=unit)
         with self._drawn(step) if self.live else self._told(step):
             yield step
         if learned is not None and not step.failed:
-            learned.learn(name, step.elapsed_s, step.done)
+            learned.learn(name, step.elapsed_s, step.done, step.tail_s)
         ended = self._paint("failed", "31") if step.failed else self._paint("ok", "32")
         if self.verbosity >= 0:
             self._say(f"  {ended} {visible(title)} ({duration(step.elapsed_s)})")

@@ -207,6 +207,7 @@ def _copy(
         if done > MOST_BYTES:
             raise InfrastructureError(f"It has more than {size(MOST_BYTES)}, and didn't end.")
         of = f" of {size(whole)}" if whole else ""
+        step.unit = "MiB"
         step.update(f"{size(done)}{of}", done=done >> 20, total=whole >> 20)
         if (now := time.monotonic()) - since > patience.stalls_s:
             if done - then < patience.slowest_bytes:

@@ -84,7 +84,8 @@ def _fetch(entry: Entry, base: Rootfs, program: str, store: Store) -> None:
     partial = store.partial(entry)
     work = partial / "download"
     work.mkdir()
-    with store.console.step(f"Fetching {PACKAGE}, the newest for {base.definition.suite}") as step:
+    title = f"Fetching {PACKAGE}, the newest for {base.definition.suite}"
+    with store.console.step(title, key=base.host.debian) as step:
         tell = store.console.teller(step)
         apt = _apt(work, base)
         try:

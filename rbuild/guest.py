@@ -91,7 +91,8 @@ def _fetch(folder: Path, ready: Ready, store: Store) -> str:
     """Put busybox into ``folder``; return its version."""
     architecture = ready.environment.target.debian
     suite = ready.environment.base.definition.suite
-    with store.console.step(f"Fetching {PACKAGE} for {architecture}") as step:
+    key = f"{suite} {ready.environment.name} {ready.runtime.name}"
+    with store.console.step(f"Fetching {PACKAGE} for {architecture}", key=key) as step:
         tell = store.console.teller(step)
         try:
             work = _download(folder, suite, ready, tell)

@@ -149,7 +149,8 @@ def _generate(kdir: Kdir, work: Path, places: Places, session: Session) -> Proje
         jobs.append(Job(words, [*make.binds, out], make.cwd, make.variables))
     title = f"Describing {work.parent.name.rpartition('-')[0]} for editors"
     store = session.store
-    with store.lock(kdir.entry), store.writing(kdir.entry), session.console.step(title):
+    step = session.console.step(title, key=kdir.entry.name)
+    with store.lock(kdir.entry), store.writing(kdir.entry), step:
         for job in jobs:
             kbuild.do(job, title)
     return understood(raw, work, places, has_rust=has_rust)

@@ -25,7 +25,7 @@ from rbuild.sandbox import KDIR, MODULE, SRC, Bind, Job
 from rbuild.sandbox.cgroup import max_tasks
 from rbuild.session import CacheUse, Session
 from rbuild.source import IN_TREE_FOLDER, Tree
-from rbuild.store import full, is_full
+from rbuild.store import digest, full, is_full, sha256_file
 from rbuild.textfile import read_text
 
 OBJECT = re.compile(r"^  (?P<what>[A-Z][A-Z0-9_]*(?: [A-Z]+)?) +(?:\[M\] +)?(?P<file>[^\s:]+)$")
@@ -141,7 +141,7 @@ class Kbuild:
         words = Words()
         with (
             self._checked(module),
-            console.step(title, total=expected, key=self._key(title, targets)) as step,
+            console.step(title, total=expected, key=self._key(targets, module)) as step,
             self.session.log() as log,
             ccache.opened(self.ready, self.session, self.share) as cache,
         ):
@@ -181,11 +181,21 @@ class Kbuild:
         self.session.store.check()
         return nullcontext()
 
-    def _key(self, title: str, targets: Sequence[str]) -> str:
-        """Return what decides how long a make takes: the KDIR's name has all of it hashed."""
+    def _key(self, targets: Sequence[str], module: Path | None) -> str:
+        """Return what decides how long a make takes, besides what its title tells.
+
+        A KDIR's name has most of it hashed, but not that of an output directory of ``bench``.
+        """
         kdir = self.kdir.parent.name.removeprefix(".").removesuffix(".partial")
+        config = self.kdir / ".config"
+        content = sha256_file(config) if config.is_file() else ""
+        limits = [self.session.settled.get(name) for name in ("memory", "cpus")]
+        of = digest([self.tree.key, self.ready.inputs, content, limits])
+        source = "" if module is None else f"{module.parent.name} "
         jobs = self.jobs or self.session.jobs
-        return f"{title} ({kdir}) {' '.join(targets)} -j{jobs} {self.ready.runtime.name}"
+        cached = " ccache" if self.session.ccache else ""
+        runtime = self.ready.runtime.name
+        return f"{kdir} {of} {source}{' '.join(targets)} -j{jobs} {runtime}{cached}"
 
     def run(self, argv: Sequence[str], title: str, *, module: Path | None = None) -> str:
         """Run a short command where make would run; return what it prints."""

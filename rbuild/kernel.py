@@ -171,10 +171,13 @@ def prepare(
         else:
             session.console.note(f"Continuing {entry.name}, which was interrupted.")
             forget_the_last(kbuild.kdir)
+        expected = None
+        if not start.seed:
+            expected = _expected(session, profile, "prepare", request.configuration)
         made = kbuild.make(
             f"Preparing {_title(tree, ready)} for modules",
             ["modules_prepare"],
-            expected=None if start.seed else _expected(session, profile, "prepare"),
+            expected=expected,
         )
         phases = (*start.phases, Phase("prepare", made.usage, ccache=made.ccache))
         more: dict[str, Any] = {
@@ -229,7 +232,8 @@ def prepare_in_tree(
         session.store.check()
         partial = session.store.partial(entry)
         build = partial / "build"
-        with session.console.step(f"Copying the KDIR of {_title(base.tree, base.ready)}"):
+        title = f"Copying the KDIR of {_title(base.tree, base.ready)}"
+        with session.console.step(title, key=f"{base.entry.name} {base.stage}"):
             seed.copy(base.path, build)
             if base.entry.is_open:
                 seed.forget_ends(build)
@@ -274,6 +278,10 @@ def build(kdir: Kdir, session: Session) -> Kdir:
         if _is_built(current):
             return current
         session.script = _reproducer(kdir, kbuild)
+        expected = None
+        if not kdir.seed:
+            configuration = (current.entry.metadata or {}).get("configuration")
+            expected = _expected(session, kdir.profile, "kernel", configuration)
         store.check()
         if store.open(kdir.entry):
             forget_the_last(kdir.path)
@@ -281,7 +289,7 @@ def build(kdir: Kdir, session: Session) -> Kdir:
             made = kbuild.make(
                 f"Building {_title(kdir.tree, kdir.ready)}",
                 kernel_targets(kdir.profile),
-                expected=None if kdir.seed else _expected(session, kdir.profile, "kernel"),
+                expected=expected,
             )
         except BuildFailed as error:
             if ended_by_itself(error):
@@ -756,12 +764,17 @@ def _most(before: Mapping[str, int], phase: str, made: Made) -> dict[str, int]:
     return {**before, phase: max(made.objects, before.get(phase, 0))}
 
 
-def _expected(session: Session, profile: Profile, phase: str) -> int | None:
-    """Return how many objects a phase makes: as the newest KDIR of the profile did, or the hint."""
+def _expected(
+    session: Session, profile: Profile, phase: str, configuration: str | None
+) -> int | None:
+    """Return how many objects a phase makes: as in a KDIR of the same configuration, or the hint.
+
+    Another environment's makes as many.
+    """
     known = [
         _objects(entry.metadata).get(phase)
         for entry in session.store.entries(Room.KDIRS)
-        if entry.name.startswith(f"{profile.name}-")
+        if configuration and (entry.metadata or {}).get("configuration") == configuration
     ]
     counts = [count for count in known if count]
     return max(counts) if counts else getattr(profile.objects, phase) or None

@@ -225,7 +225,7 @@ class Workplace:
             return symbols.listed(own | _symvers(self.kdir.path / "Module.symvers"))
         console, tree = self.kbuild.session.console, self.kdir.tree
         if not symbols.is_known(tree):
-            with console.step("Reading what the source exports, once"):
+            with console.step("Reading what the source exports, once", key=tree.version):
                 symbols.index(tree)
         objects = symbols.objects(self.kbuild, self.kdir.entry.path / "objects")
         more = own | _of_crates(self.kdir)

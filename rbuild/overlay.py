@@ -165,7 +165,8 @@ def compile_device_trees(kbuild: Kbuild, build: Path, title: str, flags: str = "
         if FAULT.search(line):
             words.append(line.replace(f"{MODULE}/", ""))
 
-    with session.console.step(title), session.log() as log:
+    key = kbuild.kdir.parent.name
+    with session.console.step(title, key=key), session.log() as log:
         try:
             done = kbuild.ready.runtime.run(kbuild.ready.sandbox, job, on_line=watch, log=log)
         except ProcessFailed as error:

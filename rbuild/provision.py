@@ -169,7 +169,8 @@ def _verify_once(ready: Ready, store: Store) -> None:
     }
     if read_json(mark) == wanted:
         return
-    with store.console.step(f"Verifying {environment.name}: its compilers, and what they make"):
+    title = f"Verifying {environment.name}: its compilers, and what they make"
+    with store.console.step(title, key=f"{wanted['inputs']} {runtime}"):
         verify(ready, store)
     assert (base.path / METADATA).exists()
     write_json(mark, wanted)

@@ -103,9 +103,10 @@ def _make(rootfs: Rootfs, store: Store, entry: Entry, make: Make) -> Provisioned
     root = partial / "root"
     if warning := find_mirrors().warning:
         store.console.warn(warning)
-    with store.console.step(title) as step:
+    maker, parts = ("mmdebstrap", 2) if make is debootstrap else ("engine", 1)
+    with store.console.step(title, key=f"{entry.name} {maker}") as step:
         try:
-            make(rootfs, root, _Watcher(step, store))
+            make(rootfs, root, _Watcher(step, store, parts))
         except ProcessFailed as error:
             raise _explain(error, definition.name) from error
         packages = installed(root)
@@ -400,22 +401,28 @@ def same_version(one: str, other: str) -> bool:
 
 
 class _Watcher:
-    """Reads mmdebstrap's and apt's output into progress: packages set up, of those to come."""
+    """Reads mmdebstrap's and apt's output into progress: packages set up, of those to come.
 
-    def __init__(self, step: Step, store: Store) -> None:
+    mmdebstrap lets apt install the essential packages first; only after them apt tells how many
+    others there are.  ``parts`` is how often it has to tell until all are known.
+    """
+
+    def __init__(self, step: Step, store: Store, parts: int) -> None:
         self._step = step
+        self._parts = parts
         self._console = store.console
-        self._expected = 0
+        self._expected: list[int] = []
         self._done = 0
 
     def __call__(self, line: str) -> None:
         self._console.verbose(line)
         if found := re.search(r"(\d+) newly installed", line):
-            self._expected += int(found[1])
+            self._expected.append(int(found[1]))
         if line.startswith(("Setting up ", "Unpacking ")):
             # Each package is first unpacked, then set up.
             self._done += 1
-            self._step.update(line, done=self._done, total=2 * self._expected)
+            whole = 2 * sum(self._expected) if len(self._expected) >= self._parts else None
+            self._step.update(line, done=self._done, total=whole)
         elif line.startswith(("I: ", "Get:")):
             self._step.update(line.removeprefix("I: "))
 

@@ -136,7 +136,8 @@ def plant(request: Request, build: Path, store: Store) -> Planted | None:
             count = (
                 "1 option differs" if seed.differing == 1 else f"{seed.differing} options differ"
             )
-            with store.console.step(f"Starting from {seed.entry.name}: {count}"):
+            stage = "built" if seed.built else "prepared"
+            with store.console.step(f"Starting from {seed.entry.name}: {count}", key=stage):
                 usage = copy(seed.entry.path / "build", build)
                 forget_ends(build)
                 if seed.entry.is_open:

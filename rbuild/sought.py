@@ -98,7 +98,8 @@ def _offered(pattern: str, suite: str, note: Entry, ready: Ready, store: Store) 
     """Return what a suite has of packages of the kind that a pattern is of."""
     work = store.partial(note)
     try:
-        with store.console.step(f"Looking for {pattern} in {suite}") as step:
+        key = f"{ready.environment.name} {ready.runtime.name}"
+        with store.console.step(f"Looking for {pattern} in {suite}", key=key) as step:
             return apt.packages(_prefix(pattern), suite, work, ready, store.console.teller(step))
     finally:
         remove_tree(work)

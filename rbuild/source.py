@@ -202,7 +202,9 @@ def _fetched(profile: Profile, origin: _Origin, ready: Ready, store: Store) -> T
     target = partial / "src"
     target.mkdir()
     at = f" at {origin.commit[:12]}" if origin.commit not in {None, origin.source.ref} else ""
-    with store.console.step(f"Fetching {name}{at}") as step:
+    suite = origin.source.suite or ready.environment.base.definition.suite
+    key = f"{suite} {ready.environment.name} {ready.runtime.name}"
+    with store.console.step(f"Fetching {name}{at}", key=key) as step:
         date = _fetch(profile, origin, target, ready, store, step)
     tree = Tree(
         entry.path / "src",
@@ -237,7 +239,9 @@ def _patched(pristine: Tree, patches: list[Path], ready: Ready, store: Store) ->
             )
         partial = store.partial(entry)
         target = partial / "src"
-        with store.console.step(f"Patching {pristine.version}", total=len(patches)) as step:
+        own = f"{ready.environment.name} {ready.runtime.name}"
+        title = f"Patching {pristine.version}"
+        with store.console.step(title, total=len(patches), key=own) as step:
             _link(pristine.path, target)
             for number, path in enumerate(patches):
                 step.update(path.name, done=number)

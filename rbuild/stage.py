@@ -110,7 +110,7 @@ def stage(
     try:
         with (
             session.store.lock(kdir.entry),
-            session.console.step(f"Laying out {kdir.release} for the board"),
+            session.console.step(f"Laying out {kdir.release} for the board", key=kdir.entry.name),
         ):
             staged = _lay_out(kdir, modules, overlays, aside, session)
         aside.chmod(0o755)

@@ -271,7 +271,8 @@ def _upload(
         source = _gathered(parts, folder / area.strip("/").replace("/", "-"))
         like = MODULES if area == MODULES and parts[0].kind == "tree" else None
         title = f"Uploading to {board.remote.host}:{area}"
-        with console.step(title, total=100) as step:
+        key = " ".join(part.name for part in parts)
+        with console.step(title, total=100, key=key, unit="%") as step:
 
             def progress(percent: int, step: Any = step) -> None:  # noqa: ANN401
                 step.update(done=percent)

@@ -11,6 +11,7 @@ from rbuild.matrix.report import Attempt, Row
 from rbuild.matrix.task import RBUILD, Outcome, Place, perform, task_of
 from rbuild.matrix.travel import pack
 from rbuild.session import Session
+from rbuild.store import digest
 
 
 def execute(plan: Plan, session: Session, rbuild: tuple[str, ...] = RBUILD) -> Iterator[Row]:
@@ -20,7 +21,8 @@ def execute(plan: Plan, session: Session, rbuild: tuple[str, ...] = RBUILD) -> I
     packed = {one.profile.name: pack(one.profile) for one in plan.builds}
     for number, build in enumerate(plan.builds, 1):
         task = task_of(build, packed[build.profile.name], plan.options)
-        with console.step(f"[{number}/{len(plan.builds)}] {build}") as step:
+        title = f"[{number}/{len(plan.builds)}] {build}"
+        with console.step(title, key=digest(task)) as step:
             outcome = perform(task, here, console.teller(step))
             step.failed = outcome.exit_code != 0
         attempt = Attempt(here.machine, outcome.exit_code)

@@ -22,6 +22,7 @@ from rbuild.errors import InfrastructureError, RbuildError, Unwanted
 from rbuild.matrix.identity import identity
 from rbuild.matrix.meeting import Meeting
 from rbuild.matrix.task import Outcome, Place, Task, failure, perform
+from rbuild.store import digest
 
 AT_WORK = {Status.running, Status.paused}
 EXECUTING = "executing"
@@ -105,7 +106,7 @@ def build(task: Task, ticket: Ticket) -> Outcome:
         return ends() or known is None or known.state != EXECUTING
 
     say("start")
-    with host.busy(), host.console.step(ticket.title) as step:
+    with host.busy(), host.console.step(ticket.title, key=digest(task)) as step:
         try:
             _must_be(ticket.identity)
             outcome = perform(task, host.place, host.console.teller(step), unwanted)

@@ -72,7 +72,8 @@ def build(kdir: Kdir, tools: Tools, work: Path) -> list[Path]:
     """
     copied, out, shims = work / "build", work / "out", work / "shims"
     store = tools.session.store
-    with store.lock(kdir.entry), store.console.step(f"Copying the KDIR of {kdir.release}"):
+    title = f"Copying the KDIR of {kdir.release}"
+    with store.lock(kdir.entry), store.console.step(title, key=kdir.entry.name):
         seed.copy(kdir.path, copied)
     out.mkdir()
     shims.mkdir()

@@ -14,6 +14,7 @@ from rbuild.provision import Ready, make_ready
 from rbuild.sandbox import Bind, Job
 from rbuild.session import Session
 from rbuild.stage import OUT
+from rbuild.store import digest
 
 DEFINITION = "tools/package.yaml"
 """The environment's definition, in the folder of definitions."""
@@ -38,7 +39,8 @@ class Tools:
             session.console.verbose(line)
             words.add(line)
 
-        with session.console.step(title), session.log() as log:
+        key = digest([job.argv, job.variables, self.ready.inputs, self.ready.runtime.name])
+        with session.console.step(title, key=key), session.log() as log:
             try:
                 return self.ready.runtime.run(
                     self.ready.sandbox, job, on_line=watch, log=log, check=check

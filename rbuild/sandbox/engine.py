@@ -6,7 +6,6 @@ The engine is the one that Docker's own variables name (``DOCKER_HOST``, ``DOCKE
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import resource
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from rbuild import data
 from rbuild.errors import HostLacks, InfrastructureError, UsageError
 from rbuild.sandbox.tunnel import tunnel
+from rbuild.store import machine_id
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -106,15 +106,8 @@ class Owner:
 
 
 def _machine() -> str:
-    """Return a name of this host that doesn't tell its machine-id(5), which is a secret."""
-    for path in ("/etc/machine-id", "/var/lib/dbus/machine-id"):
-        try:
-            secret = Path(path).read_bytes().strip()
-        except OSError:
-            continue
-        if secret:
-            return hashlib.sha256(b"rbuild:" + secret).hexdigest()[:16]
-    return os.uname().nodename
+    """Return a name of this host that doesn't tell its machine-id(5)."""
+    return machine_id() or os.uname().nodename
 
 
 def _boot() -> str:

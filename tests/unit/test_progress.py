@@ -11,15 +11,24 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rbuild import console as console_module
+from rbuild import kernel as kernel_module
 from rbuild import workflow
 from rbuild.console import Console, Step, about
-from rbuild.estimates import FILE, FORMAT, KEYS, RUNS, Estimate, Estimates, read
+from rbuild.estimates import FILE, FORMAT, KEYS, RUNS, Estimate, Estimates, here, machine, read
+from rbuild.kbuild import Kbuild
+from rbuild.profile import Objects, load
+from rbuild.rootfs import _Watcher
+from rbuild.sandbox.bwrap import Bwrap
+from rbuild.session import Session
+from rbuild.store import Room, Store, machine_id
 from rbuild.view import View
 
 from .conftest import Host
@@ -204,11 +213,59 @@ def test_the_view_is_two_lines_however_wide_it_is(monkeypatch, width: int) -> No
 
 def test_an_estimate_that_was_too_low_is_not_exceeded() -> None:
     step = Step("x", 10, 12)
-    assert (step.whole, step.part) == (12, 1.0)
+    assert (step.whole, step.part) == (None, None)
+    assert step.far() == "12 so far, 0 s"
     assert Step("x", estimate=Estimate(1e-9)).part == 0.99
     assert "left" not in Step("x", estimate=Estimate(1e-9)).far()
     assert Step("x").part is None
     assert Step("x", 0).whole is None
+
+
+def after(seconds: float, step: Step) -> str:
+    """Return how far a step is said to be so long after its beginning."""
+    step.started = time.monotonic() - seconds
+    return step.far()
+
+
+def test_a_count_that_is_reached_while_the_work_goes_on_promises_nothing() -> None:
+    known = Estimate(100, 298)
+    assert after(50, Step("x", None, 297, estimate=known)).startswith("297 of about 298, ")
+    assert after(50, Step("x", None, 298, estimate=known)) == "298 so far, 50 s, about 50 s left"
+    assert after(50, Step("x", 298, 298)) == "298 so far, 50 s"
+    assert Step("x", 298, 298).part is None
+    # What now takes longer than ever has no end that could be told.
+    assert after(150, Step("x", None, 299, estimate=known)) == "299 so far, 2 min 30 s"
+
+
+def test_what_comes_after_the_last_counted_is_learned_too(tmp_path: Path) -> None:
+    learned = Estimates(tmp_path)
+    learned.learn("x", 100, 298, tail_s=50)
+    estimate = learned.of("x")
+    assert estimate == Estimate(100, 298, 50)
+    assert after(50, Step("x", None, 297, estimate=estimate)).endswith("about 50 s left")
+    with Console(verbosity=-1, estimates=learned).step("y") as step:
+        step.update(done=5)
+        step.started -= 30
+        step.counted -= 20
+        step.update(done=5)
+    estimate = learned.of("y")
+    assert estimate is not None
+    assert estimate.tail_s == pytest.approx(20, abs=1)
+    (tmp_path / FILE).write_text(json.dumps({"format": FORMAT, "steps": {here("x"): [[9, 3]]}}))
+    assert Estimates(tmp_path).of("x") == Estimate(9, 3)
+
+
+def test_an_estimate_is_for_as_much_as_there_is_to_do_now() -> None:
+    known = Estimate(1000, 5000)
+    assert known.left_s(0, 0, 50) == 10
+    assert known.left_s(5, 25, 50) == pytest.approx(5)
+
+
+def test_what_has_a_unit_is_said_with_it() -> None:
+    assert Step("x", 34, 12, unit="MiB").far() == "12 of about 34 MiB, 0 s"
+    assert Step("x", 34, 34, unit="MiB").far() == "34 MiB so far, 0 s"
+    assert Step("x", 100, 42, unit="%").far(brief=True) == "42 %, 0 s"
+    assert Step("x", 100, 100, unit="%").far() == "100 %, 0 s"
 
 
 @pytest.mark.parametrize(
@@ -228,7 +285,7 @@ def test_what_is_left_is_never_less_than_nothing(
     left = Estimate(seconds).left_s(elapsed, done, total)
     assert left is None or left >= 0
     if total and done >= total:
-        assert left == 0
+        assert left == (seconds - elapsed if seconds > elapsed else None)
 
 
 @pytest.mark.skipif(shutil.which("tmux") is None, reason="needs tmux")
@@ -289,7 +346,7 @@ def test_a_step_is_learned_from_those_before(tmp_path: Path) -> None:
         return step
 
     assert run(100, 50).estimate is None
-    assert run(100, 50).part == 1.0
+    assert run(100, 25).part == 0.5
     for seconds in (10, 20, 3000):
         run(seconds, 60)
     run(5, 1, failed=True)
@@ -297,7 +354,7 @@ def test_a_step_is_learned_from_those_before(tmp_path: Path) -> None:
     assert estimate is not None
     assert estimate.seconds == pytest.approx(100, abs=1)
     assert estimate.count == 60
-    assert len(json.loads((tmp_path / FILE).read_text())["steps"]["Building"]) == RUNS
+    assert len(json.loads((tmp_path / FILE).read_text())["steps"][here("Building")]) == RUNS
     assert {path.name for path in tmp_path.iterdir()} == {FILE, f".{FILE}.lock"}
 
 
@@ -307,23 +364,157 @@ def test_nothing_is_learned_of_what_is_short_or_where_no_store_is(tmp_path: Path
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    "other", ["machine_id", "processor", "processors", "DOCKER_HOST"], ids=lambda one: one
+)
+def test_nothing_is_known_that_another_machine_took(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: str
+) -> None:
+    """A cache directory may be on a shared home, or have been copied."""
+    monkeypatch.setattr("rbuild.estimates.machine_id", lambda: "one")
+    machine.cache_clear()
+    Estimates(tmp_path).learn("x", 100, 1)
+    if other == "processors":
+        monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(99)))
+    elif other == "DOCKER_HOST":
+        monkeypatch.setenv("DOCKER_HOST", "ssh://far")
+    else:
+        monkeypatch.setattr(f"rbuild.estimates.{other}", lambda: "another")
+    machine.cache_clear()
+    assert Estimates(tmp_path).of("x") is None
+    Estimates(tmp_path).learn("x", 7, 1)
+    assert Estimates(tmp_path).of("x") == Estimate(7, 1)
+    monkeypatch.undo()
+    monkeypatch.setattr("rbuild.estimates.machine_id", lambda: "one")
+    machine.cache_clear()
+    assert Estimates(tmp_path).of("x") == Estimate(100, 1)
+    machine.cache_clear()
+
+
+def test_the_machine_s_id_stays_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = tmp_path / "machine-id"
+    monkeypatch.setattr("rbuild.store.MACHINE_IDS", (secret,))
+    assert machine_id() == ""
+    secret.write_text("uninitialized\n")
+    assert machine_id() == ""
+    secret.write_text(f"{'5e' * 16}\n")
+    assert len(machine_id()) == 16
+    machine.cache_clear()
+    Estimates(tmp_path).learn("x", 100, 1)
+    machine.cache_clear()
+    assert "5e5e" not in (tmp_path / FILE).read_text()
+
+
+def test_what_is_learned_of_one_key_is_not_said_of_another(tmp_path: Path) -> None:
+    console = Console(verbosity=-1, estimates=Estimates(tmp_path))
+    with console.step("Provisioning", key="cross-1") as step:
+        step.started -= 100
+    with console.step("Provisioning", key="cross-2") as step:
+        assert step.estimate is None
+    with console.step("Provisioning", key="cross-1") as step:
+        assert step.estimate is not None
+
+
+def make_key(folder: Path, **changes: Any) -> str:
+    """Return the key of a make in an output directory of ``bench``, whose name isn't hashed."""
+    config, module = changes.pop("config", "A=y"), changes.pop("module", None)
+    (folder / "kernel-cross-2/build").mkdir(parents=True, exist_ok=True)
+    (folder / "kernel-cross-2/build/.config").write_text(config)
+    had = {"jobs": 2, "ccache": False, "settled": {}, "tree": "t", "inputs": {"packages": ["a"]}}
+    has = SimpleNamespace(**{**had, "runtime": "bwrap", **changes})
+    ready: Any = SimpleNamespace(inputs=has.inputs, runtime=SimpleNamespace(name=has.runtime))
+    tree: Any = SimpleNamespace(key=has.tree)
+    session: Any = SimpleNamespace(jobs=has.jobs, ccache=has.ccache, settled=has.settled)
+    made = Kbuild(session, ready, tree, folder / "kernel-cross-2/build")
+    return made._key(["all"], module)
+
+
+def test_a_make_is_known_by_all_that_decides_how_long_it_takes(tmp_path: Path) -> None:
+    keys = [
+        make_key(tmp_path),
+        make_key(tmp_path, jobs=3),
+        make_key(tmp_path, ccache=True),
+        make_key(tmp_path, settled={"cpus": 1.0}),
+        make_key(tmp_path, settled={"memory": 1 << 30}),
+        make_key(tmp_path, tree="u"),
+        make_key(tmp_path, inputs={"packages": ["a", "b"]}),
+        make_key(tmp_path, runtime="docker"),
+        make_key(tmp_path, config="A=n"),
+        make_key(tmp_path, module=Path("/modules/c-1/build")),
+        make_key(tmp_path, module=Path("/modules/c-2/build")),
+    ]
+    assert len(set(keys)) == len(keys)
+    assert make_key(tmp_path) == keys[0]
+
+
+def test_each_step_of_a_build_tells_what_it_is_of(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noted: list[str] = []
+    monkeypatch.setattr(Estimates, "of", lambda self, key: noted.append(key))
+    host("setup", "--force", "cross")
+    host("kernel", "--profile", host.profile)
+    host("module", "--profile", host.profile)
+    assert any(
+        re.match(r"Provisioning .* \(cross-trixie-\S+-[0-9a-f]{12} mmdebstrap\)", key)
+        for key in noted
+    )
+    assert not [key for key in noted if not key.endswith(")")]
+
+
+def test_a_rootfs_is_counted_to_its_end() -> None:
+    """apt tells of what follows the essential packages only once they are set up."""
+    step = Step("Provisioning")
+    watch = _Watcher(step, Store(Path("/nonexistent"), Console(verbosity=-1)), 2)
+    watch("0 upgraded, 2 newly installed, 0 to remove and 0 not upgraded.")
+    for line in ("Unpacking a", "Unpacking b", "Setting up a", "Setting up b"):
+        watch(line)
+    assert step.far().startswith("4 so far")
+    watch("0 upgraded, 1 newly installed, 0 to remove and 0 not upgraded.")
+    watch("Unpacking c")
+    assert step.far().startswith("5 of about 6")
+    watch("Setting up c")
+    assert step.far().startswith("6 so far")
+
+
+def test_a_kernel_counts_to_what_the_same_configuration_made(host: Host) -> None:
+    """Neither another profile whose name begins alike, nor another version says how much."""
+    store = Store(host.cache, Console(verbosity=-1))
+    for name, configuration, count in (
+        ("test-more-cross", "other", 5000),
+        ("test-cross", "older", 700),
+        ("test-hybrid", "same", 30),
+    ):
+        entry = store.entry(Room.KDIRS, name, "1")
+        with store.lock(entry):
+            more = {"objects": {"kernel": count}, "configuration": configuration}
+            store.publish(entry, store.partial(entry), more)
+    profile = load(str(host.profile))
+    session = Session("kernel", store, Bwrap())
+    assert kernel_module._expected(session, profile, "kernel", "same") == 30
+    assert kernel_module._expected(session, profile, "kernel", "new") is None
+    assert kernel_module._expected(session, profile, "kernel", None) is None
+    hinted = profile.model_copy(update={"objects": Objects(kernel=1012)})
+    assert kernel_module._expected(session, hinted, "kernel", "new") == 1012
+
+
 def test_old_keys_fall_out(tmp_path: Path) -> None:
-    known = {f"k{number}": [[2.0, 1]] for number in range(KEYS)}
+    known = {here(f"k{number}"): [[2.0, 1]] for number in range(KEYS)}
     (tmp_path / FILE).write_text(json.dumps({"format": FORMAT, "steps": known}))
     learned = Estimates(tmp_path)
     learned.learn("k0", 5, 1)
     learned.learn("new", 5, 1)
     found = read(tmp_path / FILE)
     assert len(found) == KEYS
-    assert "k0" in found
-    assert "new" in found
-    assert "k1" not in found
+    assert here("k0") in found
+    assert here("new") in found
+    assert here("k1") not in found
 
 
 def test_a_newer_file_is_left_out_and_one_that_cannot_be_written_is_no_error(
     tmp_path: Path,
 ) -> None:
-    (tmp_path / FILE).write_text(json.dumps({"format": FORMAT + 1, "steps": {"x": [[2, 1]]}}))
+    (tmp_path / FILE).write_text(json.dumps({"format": FORMAT + 1, "steps": {here("x"): [[2, 1]]}}))
     assert Estimates(tmp_path).of("x") is None
     (tmp_path / FILE).unlink()
     (tmp_path / FILE).mkdir()
