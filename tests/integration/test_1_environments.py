@@ -137,6 +137,17 @@ def test_a_disk_that_fills_up_leaves_nothing_half_made(
         assert not list((disk / "rootfs").glob("[!.]*"))
 
 
+@pytest.mark.root
+@pytest.mark.slow
+def test_a_cache_mounted_nosuid_and_nodev_will_do_from_the_beginning(
+    tmp_path: Path, c_stranger: Path
+) -> None:
+    with _small_disk(tmp_path, "8G,nosuid,nodev") as disk:
+        own = Rbuild(disk)
+        own("setup", "cross")
+        own("module", c_stranger, "--profile", "slim-no-rust")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_an_interrupted_setup_leaves_no_process_and_no_mount(
     tmp_path: Path, number: signal.Signals

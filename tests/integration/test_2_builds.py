@@ -55,6 +55,23 @@ def test_nothing_to_do_starts_no_make(rbuild: Rbuild) -> None:
     assert again["log"] is None
 
 
+MOUNT_NOSUID = """\
+mount --bind "$0" "$0" && mount -o remount,bind,nosuid,nodev "$0" &&
+grep -q " $0 .*nosuid,nodev" /proc/self/mounts && exec "$@"
+"""
+
+
+@pytest.mark.root
+def test_a_cache_mounted_nosuid_and_nodev_will_do(rbuild: Rbuild, c_stranger: Path) -> None:
+    """In a sandbox no program gains privileges (no_new_privs), wherever the cache is."""
+    store = rbuild("--json", "status").json["root"]
+    prefix = ["unshare", "--mount", "sh", "-c", MOUNT_NOSUID, store]
+    found = rbuild("--json", "module", c_stranger, prefix=prefix).json
+    assert not found["phases"][-1]["cached"]
+    status = ["--scratch", "--", "grep", "NoNewPrivs", "/proc/self/status"]
+    assert rbuild("shell", *status, prefix=prefix).out.split() == ["NoNewPrivs:", "1"]
+
+
 def test_a_strangers_rust_module(rbuild: Rbuild, rust_stranger: Path, tmp_path: Path) -> None:
     before = sorted(path.name for path in rust_stranger.iterdir())
     rbuild("module", rust_stranger, "--output", tmp_path / "out")
