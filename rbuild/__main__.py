@@ -36,6 +36,7 @@ def main() -> None:
     # step takes a tenth of the time until there is something to do.
     gc.set_threshold(50_000)
     try:
+        _take_signals()
         from rbuild.cli import run  # noqa: PLC0415 - see HELP
 
         code = run(arguments)
@@ -64,6 +65,18 @@ def _open_closed_streams() -> None:
             os.set_inheritable(number, True)
             mode = "r" if name == "stdin" else "w"
             setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115
+
+
+def _take_signals() -> None:
+    """Let SIGTERM and SIGHUP interrupt the loading, too, which takes longer than Python's start."""
+    import signal  # noqa: PLC0415 - see HELP
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, interrupt)
 
 
 def _ignore_signals() -> None:

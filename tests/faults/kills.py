@@ -275,8 +275,9 @@ class Killer:
         tally.slowest_s = max(tally.slowest_s, time.monotonic() - asked)
         tally.kills += 1
         running.finish()
-        # It may have been done in that moment.
-        if code not in {INTERRUPTED, 0}:
+        # It may have been done in that moment, or Python may not have come to rbuild's first line.
+        unborn = phase.name == "start" and code < 0 and not running.said()
+        if code not in {INTERRUPTED, 0} and not unborn:
             tally.failures.append(f"{phase.name}: exit code {code}: {running.said()[-300:]}")
         tally.left_over += [f"{phase.name}: {one}" for one in lab.after_the_end(before, 0.5)]
         tally.left_over += [f"{phase.name}: {one}" for one in lab.left(before)]

@@ -286,8 +286,8 @@ def of_metadata(folder: Path) -> Try:
             json.dumps([one.as_json() for one in kdir.phases])
             f"{kdir.release} {kdir.config_sha256}".split()
         seed.nearest(asked, place)
-        kernel._expected(session, slim, "kernel")
-        kernel._expected(session, slim, "prepare")
+        kernel._expected(session, slim, "kernel", kept["configuration"])
+        kernel._expected(session, slim, "prepare", kept["configuration"])
         sought._newest("linux-*", sought._in_store("trixie-backports", place))
         volumes.parcel(place, entries[Room.TREES].path / "src", writable=False)
         for entry in entries.values():
