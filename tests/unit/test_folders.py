@@ -12,10 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from rbuild import contents, folders, outputs
+from rbuild import contents, folders, outputs, symbol_index
 from rbuild.errors import UsageError
 from rbuild.module import inputs_list, sync
-from rbuild.source import _sources
 from tests.unit.conftest import Host
 
 DEEP = 1200
@@ -225,8 +224,9 @@ def test_a_source_of_a_path_that_is_too_long_is_refused(folder: Path) -> None:
 
 def test_a_deep_kernel_source_is_refused_and_read(folder: Path) -> None:
     nest(folder)
-    (folder / "a.c").touch()
-    assert _sources(folder) == [str(folder / "a.c")]
+    (folder / "kernel").mkdir()
+    (folder / "kernel/a.c").write_text("EXPORT_SYMBOL(a);\n")
+    assert symbol_index.read(folder).sites("a")
     with pytest.raises(UsageError, match="nested deeper than 100"):
         contents.content(folder)
 
