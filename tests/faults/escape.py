@@ -381,7 +381,9 @@ def escape(
         if user is not None:
             argv = _as_user(user, argv)
         done = subprocess.run(argv, env=env, cwd=CHECKOUT, capture_output=True, text=True)
-        outputs = next((lab.cache / "kdirs").glob("*/modules/evil-*/build"))
+        outputs = next((lab.cache / "kdirs").glob("*/modules/evil-*/build"), None)
+        if outputs is None:
+            raise AssertionError(f"the hostile module's build didn't begin: {done.stderr[-600:]}")
         said = outputs / "succeeded.txt"
         words_of_it = said.read_text().splitlines() if said.exists() else ["nothing was reported"]
         if words_of_it[-1:] != ["all"]:
