@@ -53,6 +53,9 @@ LEFT = "left.json"
 SOURCES_MOST = 10_000
 """More files than this below a module's folder are a mistake in the path."""
 
+EXTRA = ("KBUILD_MODPOST_WARN=1",)
+"""Lets modpost only warn of a symbol that it doesn't know: ``check`` tells where it comes from."""
+
 SYMBOLS_SHOWN = 20
 """How many symbols that a kernel lacks, or may lack, are named."""
 
@@ -158,9 +161,8 @@ class Workplace:
 
     def make(self) -> Made:
         """Call make; raises as ``Kbuild.make`` does."""
-        extra = self._extra()
         try:
-            return self.kbuild.make(self.title, self.targets, module=self.module, extra=extra)
+            return self.kbuild.make(self.title, self.targets, module=self.module, extra=EXTRA)
         except BuildFailed as error:
             if self.module is not None:
                 # The files to mend, as an editor or a terminal can open them.
@@ -172,7 +174,7 @@ class Workplace:
         """Write the script that builds this without rbuild; return its path, if it can be."""
         session = self.kbuild.session
         recipe = Recipe(session.store.root, session.runtime, self.kdir.ready.sandbox)
-        job = self.kbuild.job(self.targets, module=self.module, extra=self._extra())
+        job = self.kbuild.job(self.targets, module=self.module, extra=EXTRA)
         files = list(_files(self.origin, self.only, self.root))
         if self.module is not None:
             lines = recipe.module(self.origin, files, job)
@@ -181,10 +183,6 @@ class Workplace:
             lines = recipe.in_tree(self.origin, files, self.kbuild.kdir, self.outputs, job, target)
         return write(recipe, self.title, session.line(), lines, path)
 
-    def _extra(self) -> list[str]:
-        known = "Module.symvers" if self.module is not None else "vmlinux.o"
-        # Where modpost can't know which symbols exist it may only warn; ``check`` does its work.
-        return [] if (self.kbuild.kdir / known).exists() else ["KBUILD_MODPOST_WARN=1"]
 
     def products(self) -> tuple[Built, ...]:
         """Return the modules that make has built, each checked."""
