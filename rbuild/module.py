@@ -183,7 +183,6 @@ class Workplace:
             lines = recipe.in_tree(self.origin, files, self.kbuild.kdir, self.outputs, job, target)
         return write(recipe, self.title, session.line(), lines, path)
 
-
     def products(self) -> tuple[Built, ...]:
         """Return the modules that make has built, each checked."""
         if self.module is not None:
@@ -227,7 +226,8 @@ class Workplace:
                 symbols.index(tree)
         objects = symbols.objects(self.kbuild, self.kdir.entry.path / "objects")
         more = own | _of_crates(self.kdir)
-        return symbols.Exports(symbols.index(tree), objects, self.kdir.config, more)
+        arch = self.kdir.profile.architecture
+        return symbols.Exports(symbols.index(tree), objects, self.kdir.config, arch, more)
 
     @property
     def _lacks_versions(self) -> bool:

@@ -7,7 +7,7 @@ known (include/linux/kconfig.h).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import chain
 
 DIRECTIVE = r"#[ \t]*(?P<word>ifdef|ifndef|if|elif|else|endif|define)\b(?P<rest>[^\n]*)"
@@ -84,23 +84,31 @@ MEANING = re.compile(
     r"(?P<asked>IS_ENABLED|IS_BUILTIN|IS_MODULE|IS_REACHABLE)\s*\(\s*CONFIG_(?P<option>\w+)\s*\))"
 )
 LOGIC = re.compile(r"&&|\|\||[!()]|\b[01]\b|[\w.]+(?:\s*\([^()]*\))?|[^\s\w]+")
+HAS_ARCH = "__HAVE_ARCH_"
+"""How a name begins with which an architecture's headers say that it has a function of its own."""
+
 KNOWN = {"__KERNEL__": True, "__CHECKER__": False, "__GENKSYMS__": False}
 SIMPLE = {"0", "1", "&&", "||", "!", "(", ")"}
 
 
-def truth(condition: str, config: Mapping[str, str]) -> bool | None:
-    """Return whether a preprocessor's condition holds, as far as the options tell; "" does."""
+def truth(
+    condition: str, config: Mapping[str, str], has: Collection[str] | None = None
+) -> bool | None:
+    """Return whether a preprocessor's condition holds, as far as the options tell; "" does.
+
+    ``has`` are the names with HAS_ARCH that headers define; None where that isn't known.
+    """
     if not condition:
         return True
-    words = LOGIC.findall(MEANING.sub(lambda found: _meaning(found, config), condition))
+    words = LOGIC.findall(MEANING.sub(lambda found: _meaning(found, config, has), condition))
     return _Logic([word if word in SIMPLE else "?" for word in words]).value()
 
 
-def _meaning(found: re.Match[str], config: Mapping[str, str]) -> str:
+def _meaning(found: re.Match[str], config: Mapping[str, str], has: Collection[str] | None) -> str:
     name = found["defined"] or found["bare"]
     value: bool | None
     if name is not None:
-        value = _is_defined(name, config)
+        value = _is_defined(name, config, has)
     else:
         set_to = config.get(found["option"], "n")
         wanted = {"IS_BUILTIN": "y", "IS_MODULE": "m"}.get(found["asked"], "ym")
@@ -110,7 +118,9 @@ def _meaning(found: re.Match[str], config: Mapping[str, str]) -> str:
     return " ? " if value is None else f" {int(value)} "
 
 
-def _is_defined(name: str, config: Mapping[str, str]) -> bool | None:
+def _is_defined(name: str, config: Mapping[str, str], has: Collection[str] | None) -> bool | None:
+    if has is not None and name.startswith(HAS_ARCH) and name not in has:
+        return False
     if not name.startswith("CONFIG_"):
         return KNOWN.get(name)
     option = name.removeprefix("CONFIG_")

@@ -16,7 +16,17 @@ from pathlib import Path
 
 from rbuild import architecture, process, textfile
 from rbuild.errors import ProcessFailed
-from rbuild.preprocessor import COMMENT, DIRECTIVE, NAME, TOKEN, arguments_at, filled, walk
+from rbuild.preprocessor import (
+    ARCH,
+    COMMENT,
+    DIRECTIVE,
+    HAS_ARCH,
+    NAME,
+    TOKEN,
+    arguments_at,
+    filled,
+    walk,
+)
 
 SOURCE_MOST = 256 << 20
 """The bytes of the largest source file of a kernel: drivers have tables of 20 MiB."""
@@ -61,7 +71,8 @@ class Index:
 
     ``places`` has the numbers of the file and the condition of each site, by the symbol's name;
     ``patterns`` are regular expressions of names that are put together in ways that weren't
-    understood; ``included`` has, for a .c or .S file's name, the files that include one of it.
+    understood; ``included`` has, for a .c or .S file's name, the files that include one of it;
+    ``has`` are, by architecture, the names with HAS_ARCH that its headers define, by "" all's.
     """
 
     conditions: Sequence[str]
@@ -69,6 +80,7 @@ class Index:
     places: Mapping[str, Sequence[tuple[int, int]]]
     patterns: Sequence[str]
     included: Mapping[str, Sequence[str]]
+    has: Mapping[str, Sequence[str]]
 
     @cached_property
     def pattern(self) -> re.Pattern[str]:
@@ -138,7 +150,20 @@ class _Reader:
             places,
             sorted(self.patterns),
             {name: sorted(found) for name, found in sorted(included.items())},
+            self._has(),
         )
+
+    def _has(self) -> dict[str, list[str]]:
+        """Return what architectures say that they have, in headers; all may say it, in include/."""
+        found: dict[str, set[str]] = defaultdict(set)
+        for name in self._files_with("-F", "-e", HAS_ARCH):
+            if not name.endswith(".h"):
+                continue
+            arch = ARCH.match(name)
+            for match, _ in walk(self._text(name), DEFINE, name):
+                if match["word"] == "define" and match["rest"].strip().startswith(HAS_ARCH):
+                    found[arch[1] if arch else ""].add(match["rest"].split()[0].partition("(")[0])
+        return {name: sorted(names) for name, names in sorted(found.items())}
 
     def _files_with(self, *expression: str) -> list[str]:
         """Return the source files in which an expression of grep(1) is found, in order."""

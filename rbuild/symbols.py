@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -50,14 +51,20 @@ class Answer(Enum):
 class Exports:
     """What a configured kernel exports: an index, the objects it consists of, and its options.
 
-    ``objects`` is None where Kbuild didn't tell them.
+    ``objects`` is None where Kbuild didn't tell them; ``arch`` is Kbuild's ARCH.
     """
 
     index: Index
     objects: frozenset[str] | None
     config: Mapping[str, str]
+    arch: str
     more: frozenset[str] = frozenset()
     """Names that are exported besides: those of Rust's crates."""
+
+    @cached_property
+    def has(self) -> frozenset[str]:
+        """What the architecture's headers say that it has."""
+        return frozenset([*self.index.has.get("", ()), *self.index.has.get(self.arch, ())])
 
     def find(self, name: str) -> Answer:
         """Tell whether a symbol is exported."""
@@ -70,7 +77,7 @@ class Exports:
         return Answer.UNKNOWN if self.index.pattern.fullmatch(name) else Answer.NO
 
     def _at(self, site: Site) -> Answer:
-        holds = truth(site.condition, self.config)
+        holds = truth(site.condition, self.config, self.has)
         if holds is False:
             return Answer.NO
         if self.objects is None:
@@ -92,12 +99,12 @@ class Exports:
         )
 
 
-EMPTY = Index((), (), {}, (), {})
+EMPTY = Index((), (), {}, (), {}, {})
 
 
 def listed(names: frozenset[str]) -> Exports:
     """Return what a kernel exports that has a list of it: a Module.symvers."""
-    return Exports(EMPTY, frozenset(), {}, names)
+    return Exports(EMPTY, frozenset(), {}, "", names)
 
 
 RULE = re.compile(

@@ -48,13 +48,17 @@ FILES = {
     "kernel/part.c": "EXPORT_SYMBOL(in_part);\n",
     "drivers/hwmon/hwmon.c": "EXPORT_SYMBOL_GPL(hwmon_register);\n",
     "drivers/hwmon/Makefile": "obj-$(CONFIG_HWMON) += hwmon.o\n",
+    "arch/arm64/include/asm/string.h": "#ifndef CONFIG_KASAN\n#define __HAVE_ARCH_STRLEN\n#endif\n",
+    "arch/arm/include/asm/string.h": "#define __HAVE_ARCH_STRCPY\n",
+    "lib/string.c": "#ifndef __HAVE_ARCH_STRCPY\nEXPORT_SYMBOL(strcpy);\n#endif\n"
+    "#ifndef __HAVE_ARCH_STRLEN\nEXPORT_SYMBOL(strlen);\n#endif\n",
     "arch/arm64/lib/string.S": "EXPORT_SYMBOL(memcpy)\n",
     "arch/x86/lib/string.S": "EXPORT_SYMBOL(memcpy_of_x86)\n",
     "tools/x.c": "EXPORT_SYMBOL(of_a_tool);\n",
 }
 COMPILED = {
     *(f"kernel/{name}.o" for name in ("plain", "events", "params", "ops", "list", "odd", "ifs")),
-    *("kernel/whole.o", "arch/arm64/lib/string.o"),
+    *("kernel/whole.o", "arch/arm64/lib/string.o", "lib/string.o"),
 }
 CONFIG = {"SMP": "y", "MODULES": "y", "ARM64": "y"}
 
@@ -72,13 +76,14 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Tree:
 
 @pytest.fixture(scope="module")
 def exports(tree: Tree) -> Exports:
-    return Exports(symbols.index(tree), frozenset(COMPILED), CONFIG, frozenset({"of_a_crate"}))
+    more = frozenset({"of_a_crate"})
+    return Exports(symbols.index(tree), frozenset(COMPILED), CONFIG, "arm64", more)
 
 
 @pytest.mark.parametrize(
     "name",
     [
-        *("plain", "named", "one", "blank", "of_a_crate", "memcpy", "many"),
+        *("plain", "named", "one", "blank", "of_a_crate", "memcpy", "many", "strcpy"),
         *("__tracepoint_9p_event", "__traceiter_9p_event", "__SCK__tp_func_9p_event"),
         *("__SCK__called", "__SCT__called", "__SCT__hidden"),
         *("get_int", "param_ops_int", "param_ops_ulong", "mine_gpl"),
@@ -101,7 +106,7 @@ def test_what_is_not_is_refused(exports: Exports, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["perhaps", "in_part", "table_of_made", "compress_safe", "memory_subsys_key"]
+    "name", ["perhaps", "in_part", "table_of_made", "compress_safe", "memory_subsys_key", "strlen"]
 )
 def test_what_reading_cant_decide_is_said(exports: Exports, name: str) -> None:
     assert exports.find(name) is Answer.UNKNOWN
@@ -110,11 +115,11 @@ def test_what_reading_cant_decide_is_said(exports: Exports, name: str) -> None:
 def test_the_configuration_decides(tree: Tree) -> None:
     config = {"KUNIT": "y", "HWMON": "m"}
     more = {*COMPILED, "drivers/hwmon/hwmon.o"}
-    found = Exports(symbols.index(tree), frozenset(more), config)
+    found = Exports(symbols.index(tree), frozenset(more), config, "arm64")
     for name in ("few", "inner", "hwmon_register"):
         assert found.find(name) is Answer.YES
     assert found.find("many") is Answer.NO
-    unknown = Exports(symbols.index(tree), None, config)
+    unknown = Exports(symbols.index(tree), None, config, "arm64")
     assert unknown.find("plain") is Answer.UNKNOWN
     assert unknown.find("many") is unknown.find("nowhere") is Answer.NO
 
