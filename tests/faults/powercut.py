@@ -66,7 +66,9 @@ def kernel(lab: Lab) -> Cuts:
     keep(lab, "built")
     lab.discard("kdirs")
     running = lab.start("-v", *words)
-    running.wait_for(r"  CC +kernel/", 600)
+    # Not while it is prepared, which is done aside.
+    if not running.wait_for(r"==> Building [\s\S]*^  CC +kernel/", 1200):
+        raise AssertionError(f"it never came to compile the kernel: {running.finish().err[-600:]}")
     running.end(signal.SIGKILL)
     running.finish()
     (entry,) = (path for path in (lab.cache / "kdirs").iterdir() if path.name[0] != ".")
