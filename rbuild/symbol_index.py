@@ -69,7 +69,8 @@ class Site:
 class Index:
     """What a source tree exports, in whatever configuration.
 
-    ``places`` has the numbers of the file and the condition of each site, by the symbol's name;
+    ``places`` has a line for each symbol: its name, and the numbers of the file and the condition
+    of each site (one text, since a module asks for few of its many thousand lines);
     ``patterns`` are regular expressions of names that are put together in ways that weren't
     understood; ``included`` has, for a .c or .S file's name, the files that include one of it;
     ``has`` are, by architecture, the names with HAS_ARCH that its headers define, by "" all's.
@@ -77,7 +78,7 @@ class Index:
 
     conditions: Sequence[str]
     files: Sequence[str]
-    places: Mapping[str, Sequence[tuple[int, int]]]
+    places: str
     patterns: Sequence[str]
     included: Mapping[str, Sequence[str]]
     has: Mapping[str, Sequence[str]]
@@ -89,8 +90,18 @@ class Index:
 
     def sites(self, name: str) -> list[Site]:
         """Return the places that export a symbol."""
-        found = self.places.get(name, ())
-        return [Site(self.files[file], self.conditions[condition]) for file, condition in found]
+        start = self.places.find(f"\n{name} ")
+        if start < 0:
+            return []
+        _, *pairs = self.places[start + 1 : self.places.index("\n", start + 1)].split()
+        return [
+            Site(self.files[int(file)], self.conditions[int(condition)])
+            for file, _, condition in (pair.partition(":") for pair in pairs)
+        ]
+
+    def names(self) -> set[str]:
+        """Return the names of all symbols."""
+        return {line.split()[0] for line in self.places.splitlines() if line}
 
 
 def read(root: Path) -> Index:
@@ -137,13 +148,14 @@ class _Reader:
                 included[os.path.basename(os.fsdecode(one))].add(name)  # noqa: PTH119
         numbers: dict[str, int] = {}
         texts: dict[str, int] = {}
-        places = {
-            name: [
-                (numbers.setdefault(one, len(numbers)), texts.setdefault(other, len(texts)))
+        lines = [""]
+        for name, found in sorted(self.sites.items()):
+            pairs = [
+                f"{numbers.setdefault(one, len(numbers))}:{texts.setdefault(other, len(texts))}"
                 for one, other in dict.fromkeys(found)
             ]
-            for name, found in sorted(self.sites.items())
-        }
+            lines.append(" ".join([name, *pairs]))
+        places = "\n".join([*lines, ""])
         return Index(
             list(texts),
             list(numbers),

@@ -7,6 +7,7 @@ can't be told so is neither accepted nor refused.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from enum import Enum
 from functools import cached_property
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from rbuild import symbol_index, textfile
 from rbuild.kbuild import Kbuild
@@ -99,7 +100,7 @@ class Exports:
         )
 
 
-EMPTY = Index((), (), {}, (), {}, {})
+EMPTY = Index((), (), "", (), {}, {})
 
 
 def listed(names: frozenset[str]) -> Exports:
@@ -148,11 +149,19 @@ def index(tree: Tree) -> Index:
     path = _kept(tree)
     kept = TypeAdapter(Index)
     try:
-        return kept.validate_json(path.read_bytes())
-    except (FileNotFoundError, ValidationError):
-        found = symbol_index.read(tree.path)
-        write_text(path, kept.dump_json(found).decode(), synced=True)
-        return found
+        seal, _, content = path.read_text().partition("\n")
+        if seal == _seal(content):
+            return kept.validate_json(content)
+    except (FileNotFoundError, ValueError):  # not there, or of another rbuild
+        pass
+    found = symbol_index.read(tree.path)
+    content = kept.dump_json(found).decode()
+    write_text(path, f"{_seal(content)}\n{content}", synced=True)
+    return found
+
+
+def _seal(content: str) -> str:
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def is_known(tree: Tree) -> bool:
