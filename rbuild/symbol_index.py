@@ -99,10 +99,6 @@ class Index:
             for file, _, condition in (pair.partition(":") for pair in pairs)
         ]
 
-    def names(self) -> set[str]:
-        """Return the names of all symbols."""
-        return {line.split()[0] for line in self.places.splitlines() if line}
-
 
 def read(root: Path) -> Index:
     """Read a source tree.  Raises ProcessFailed where grep(1) can't."""
@@ -135,11 +131,9 @@ class _Reader:
         for name in files:
             self._literal(name, self._text(name))
         # A macro may export by another one, which another file defines.
-        defined = self._define(files, {})
-        new = defined
+        new = self._define(files, {})
         users = self._users(new)
         while new := self._define(users, new):
-            defined |= new
             users |= self._users(new)
         self._expand(sorted(users))
         included = defaultdict(set)
