@@ -568,8 +568,11 @@ def _files(source: Path, only: tuple[str, ...] = (), own: Root | None = None) ->
             raise UsageError(f"{source} has folders {folders.TOO_DEEP}.", hint=NOT_A_MODULES)
         kept = sorted(n for n in subfolders if not PRODUCTS.fullmatch(n))
         kept = [n for n in kept if not top or not only or n in only]
-        places |= {here / n: Path(os.path.realpath(places[here] / n)) for n in kept}
-        subfolders[:] = [n for n in kept if not _leads_out(here / n, places)]
+        for name in kept:
+            with contextlib.suppress(FileNotFoundError):
+                places[here / name] = root.resolved(places[here] / name)
+        found = [n for n in kept if here / n in places]
+        subfolders[:] = [n for n in found if not _leads_out(here / n, places)]
         for name in subfolders:
             own.check(here / name, file=places[here / name])
         for name in sorted(names):
@@ -589,7 +592,8 @@ def _files(source: Path, only: tuple[str, ...] = (), own: Root | None = None) ->
 def _must_be_within(path: Path, own: Root) -> None:
     """Raise UsageError for a link to anything that isn't below ``own``."""
     if path.is_symlink() and path.exists():
-        own.check(path)
+        with contextlib.suppress(FileNotFoundError):
+            own.check(path)
 
 
 def _must_be_read(error: OSError) -> None:

@@ -8,17 +8,18 @@ file.
 
 from __future__ import annotations
 
+import errno
 import os
 import pwd
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from rbuild import data, textfile
+from rbuild import data, folders, textfile
 from rbuild.errors import UsageError
 
 OPTION = "Copy the file there, or allow a common parent folder with --root DIR."
@@ -44,8 +45,11 @@ class Root:
         return _is_own(file)
 
     def check(self, path: Path, where: str = "", file: Path | None = None) -> None:
-        """Raise UsageError unless ``file``, else what ``path`` leads to, may be read."""
-        file = file or Path(os.path.realpath(path))
+        """Raise UsageError unless ``file``, else what ``path`` leads to, may be read.
+
+        Raises FileNotFoundError for a link that is removed or replaced meanwhile.
+        """
+        file = file or resolved(path)
         if self.has(file):
             return
         before = f"{where}: " if where else ""
@@ -58,15 +62,32 @@ class Root:
 
     def read_text(self, path: Path, *, limit: int, where: str = "") -> str:
         """Return a file's text; raise UsageError as ``check`` and ``textfile.read_text`` do."""
-        self.check(path, where)
-        check = partial(self.check, path, where)
+        check = self._check_first(path, where)
         return textfile.read_text(path, limit=limit, where=where, check=check)
 
     def read_bytes(self, path: Path, *, limit: int, where: str = "") -> bytes:
         """Return a file's content; raise as ``read_text`` does."""
-        self.check(path, where)
-        check = partial(self.check, path, where)
+        check = self._check_first(path, where)
         return textfile.read_bytes(path, limit=limit, where=where, check=check)
+
+    def _check_first(self, path: Path, where: str) -> Callable[[Path], None]:
+        """Check a path before anything is said of it; return the check of what is then opened."""
+        with suppress(FileNotFoundError):
+            self.check(path, where)
+        return partial(self.check, path, where)
+
+
+def resolved(path: Path) -> Path:
+    """Return what a path leads to, as realpath(3), whether or not anything is there.
+
+    Raises FileNotFoundError for a link that is removed or replaced meanwhile.
+    """
+    try:
+        return Path(os.path.realpath(path))
+    except OSError as error:
+        if error.errno not in folders.VANISHED | {errno.EINVAL}:
+            raise
+        raise FileNotFoundError(error.errno, "changes while it is read", str(path)) from error
 
 
 def of(folder: Path, hint: str = OPTION) -> Root:

@@ -261,6 +261,24 @@ def test_sync_beside_an_editor_that_saves(folder: Path) -> None:
     assert [path.name for path in target.rglob("*") if path.is_file()] == ["a.c"]
 
 
+@pytest.mark.parametrize("target", ["a.c", "sub"])
+def test_a_link_that_goes_while_it_is_followed_is_no_input(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    """realpath(3) looks at a link and then reads it: an editor may remove it in between."""
+    source, build, real = folder / "source", folder / "build", os.readlink
+    (source / "sub").mkdir(parents=True)
+    (source / "a.c").write_text("one")
+    (source / "link").symlink_to(target)
+
+    def readlink(path: os.PathLike[str]) -> str:
+        (source / "link").unlink(missing_ok=True)
+        return real(path)
+
+    monkeypatch.setattr(os, "readlink", readlink)
+    assert list(sync(source, build)) == ["a.c"]
+
+
 def test_what_a_build_leaves_too_deep_is_removed(folder: Path) -> None:
     nest(folder)
     (folder / "mine.ko").write_text("x")
