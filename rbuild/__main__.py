@@ -35,6 +35,8 @@ def main() -> None:
     # Nearly all that is made is what is loaded, and stays: to look for garbage in it at every
     # step takes a tenth of the time until there is something to do.
     gc.set_threshold(50_000)
+    # Plugins would be looked for in the files of every package that is installed.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     try:
         _take_signals()
         from rbuild.cli import run  # noqa: PLC0415 - see HELP

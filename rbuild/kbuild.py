@@ -353,15 +353,17 @@ def compiler_words(lines: Sequence[str], most: int = 60) -> list[str]:
     return words.lines or list(lines[-15:])
 
 
+OPTION = re.compile(
+    r"^[ \t]*(?:CONFIG_(?P<set>\w+)=(?P<value>.*)|# CONFIG_(?P<unset>\w+) is not set)", re.MULTILINE
+)
+
+
 def read_config(text: str) -> dict[str, str]:
     """Return the options of a .config or a fragment, without CONFIG_; an unset one is ``n``."""
-    found: dict[str, str] = {}
-    for line in text.splitlines():
-        if match := re.match(r"\s*CONFIG_(\w+)=(.*)", line):
-            found[match[1]] = match[2].rstrip()
-        elif match := re.match(r"\s*# CONFIG_(\w+) is not set", line):
-            found[match[1]] = "n"
-    return found
+    return {
+        found["set"] or found["unset"]: "n" if found["unset"] else found["value"].rstrip()
+        for found in OPTION.finditer(text)
+    }
 
 
 TYPE = re.compile(r"^\s+(?:def_)?(bool|tristate|string|int|hex)\b", re.MULTILINE)

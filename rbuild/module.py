@@ -161,8 +161,12 @@ class Workplace:
 
     def make(self) -> Made:
         """Call make; raises as ``Kbuild.make`` does."""
+        from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - where work is begun
+
         try:
-            return self.kbuild.make(self.title, self.targets, module=self.module, extra=EXTRA)
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(_load_checks)
+                return self.kbuild.make(self.title, self.targets, module=self.module, extra=EXTRA)
         except BuildFailed as error:
             if self.module is not None:
                 # The files to mend, as an editor or a terminal can open them.
@@ -234,6 +238,11 @@ class Workplace:
         """Whether modpost had no list of symbols from which to take their versions."""
         is_asked = self.kdir.config.get("MODVERSIONS") == "y"
         return is_asked and not (self.kbuild.kdir / "Module.symvers").is_file()
+
+
+def _load_checks() -> None:
+    """Load what products are checked with, while make runs."""
+    from rbuild import elf, symbols  # noqa: F401, PLC0415 - not where there is nothing to do
 
 
 IN_SANDBOX = re.compile(rf"(?<![\w./-]){MODULE}/(?P<name>[^\s:'\"]+)")
