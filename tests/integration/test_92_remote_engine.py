@@ -11,9 +11,11 @@ import ssl
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -361,6 +363,43 @@ def test_modules_are_the_same_as_under_bwrap(far: Far, rbuild: Rbuild, tmp_path:
     assert "  CC " not in said
     assert "  LD " not in said
     assert sum(one.sent for one in runtime.journeys[sent:]) < 20_000
+
+
+@dataclass
+class Together(Recorded):
+    """A runtime whose calls of make begin only once two are there: a lock would part them."""
+
+    both: threading.Barrier = field(default_factory=lambda: threading.Barrier(2, timeout=60))
+
+    def run(self, sandbox: Sandbox, job: Job, **how: Any) -> Completed:
+        if "make" in job.argv and "modules" in job.argv:
+            self.both.wait()
+        return super().run(sandbox, job, **how)
+
+
+def test_modules_of_one_kdir_do_not_wait_for_each_other(
+    far: Far, rbuild: Rbuild, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Each is an rbuild of its own, as it were: with its own Store, client and volumes."""
+    (usual,) = rbuild("--json", "module", "--driver", "c").json["artefacts"]
+    both = threading.Barrier(2, timeout=60)
+
+    def build(number: int) -> str:
+        folder = tmp_path / str(number) / "mfrc522"
+        shutil.copytree(module.driver_source(Driver.C), folder)
+        store = Store(far.store.root, Console())
+        runtime = Together(store, both=both)
+        session = Session("module", store, runtime, jobs=1)
+        ready = make_ready(environment.load("cross"), store, runtime)
+        found = profile.load("slim")
+        kdir = kernel.prepare(found, source.obtain(found, ready, store), ready, session)
+        (made,) = module.build_out_of_tree(kdir, folder, session).modules
+        runtime.client.close()
+        return made.sha256
+
+    with ThreadPoolExecutor(2) as pool:
+        assert set(pool.map(build, range(2))) == {usual["sha256"]}
+    assert "Waiting for" not in capfd.readouterr().err
 
 
 @pytest.mark.slow

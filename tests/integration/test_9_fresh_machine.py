@@ -166,3 +166,18 @@ def test_the_unit_tests(machine: Machine) -> None:
     said = machine("python3 rbuild/bootstrap.py --test tests/unit")
     assert "not installed" not in said
     assert " needs " not in said.rpartition("short test summary")[2]
+
+
+@pytest.mark.root
+@pytest.mark.slow
+@pytest.mark.parametrize("machine", SUITES, indirect=True)
+def test_an_installation_without_a_checkout(machine: Machine) -> None:
+    """By pipx, and in a virtual environment: what rbuild then says to paste works for sudo, too."""
+    user = somebody(machine)
+    machine("apt-get update && apt-get install --yes --no-install-recommends pipx")
+    machine("pipx install . && python3 -m venv ~/own && ~/own/bin/pip install .", user=user)
+    for program in ("~/.local/bin/rbuild", "~/own/bin/rbuild"):
+        assert machine(f"cd / && {program} --version", user=user).startswith("rbuild")
+        said = machine(f"cd / && {program} doctor 2>&1 || true", user=user)
+        (line,) = re.findall(r"sudo \S+/rbuild doctor --fix\S*", said)[:1]
+        assert machine(f"cd / && {line} --help", user=user).startswith("Usage")
