@@ -7,7 +7,7 @@ import os
 import os.path
 import sys
 
-HELP = os.path.join(os.path.dirname(__file__), "help.txt")  # noqa: PTH118, PTH120 - pathlib is slow
+HELP = os.path.join(os.path.dirname(__file__), "cli", "help.txt")  # noqa: PTH118, PTH120 - pathlib is slow
 """The text of ``rbuild --help``, kept beside the code (a test compares it with click's own).
 
 Loading click takes several times as long as starting Python; whoever asks for help, or whose
@@ -20,7 +20,7 @@ def main() -> None:
     _open_closed_streams()
     arguments = sys.argv[1:]
     if (asked := os.environ.get("_RBUILD_COMPLETE")) is not None:
-        from rbuild.completion.shells import answer  # noqa: PLC0415 - see HELP
+        from rbuild.cli.complete.shells import answer  # noqa: PLC0415 - see HELP
 
         sys.exit(answer(asked))
     if arguments in (["--help"], ["-h"], ["help"], []):
@@ -39,7 +39,7 @@ def main() -> None:
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     try:
         _take_signals()
-        from rbuild.cli import run  # noqa: PLC0415 - see HELP
+        from rbuild.cli.main import run  # noqa: PLC0415 - see HELP
 
         code = run(arguments)
         _ignore_signals()

@@ -12,17 +12,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
-    from rbuild.store import Entry, Store
+    pass
 
 FREE_SPACE = "Free some space (`rbuild clean`), or name another place with --cache-dir."
-"""The hint of every error that says that the Store's disk is full."""
+"""The hint of every error that says that the cache's disk is full."""
 
 
 class RbuildError(Exception):
     """An error with a message for the user and, where there is one, a hint at the remedy.
 
     ``detail`` is shown before the message: the words of the program that failed.  ``result`` is
-    what --json shows besides: all that was found out before it failed.
+    what --json shows besides: all that was found out before it failed.  ``script`` is a reproducer
+    of what failed, if there is one.
     """
 
     exit_code: ClassVar[int] = 4
@@ -42,6 +43,7 @@ class RbuildError(Exception):
         self.detail = detail
         self.log = log
         self.result = result or {}
+        self.script: Path | None = None
 
 
 KILLED = 128
@@ -60,7 +62,7 @@ class GuestFailed(RbuildError):  # noqa: N818
     exit_code = 1
 
 
-class BecameSlower(RbuildError):  # noqa: N818
+class RegressionError(RbuildError):
     """A benchmark shows that something takes longer than it did, by more than was allowed."""
 
     exit_code = 1
@@ -80,11 +82,11 @@ class RefusedFileError(UsageError):
         self.reason = reason
 
 
-class NotGranted(UsageError):  # noqa: N818
+class KconfigError(UsageError):
     """Kconfig refused what a profile asks for; the .config that it made instead is there."""
 
 
-class HostLacks(RbuildError):  # noqa: N818
+class MissingDependency(RbuildError):  # noqa: N818
     """The host lacks a program or a capability; ``rbuild doctor`` says which and how to get it."""
 
     exit_code = 3
@@ -97,20 +99,7 @@ class InfrastructureError(RbuildError):
 
 
 class NewerFormat(InfrastructureError):  # noqa: N818
-    """An entry of the Store was made by a newer rbuild, which this one can't read."""
-
-
-class Damaged(InfrastructureError):  # noqa: N818
-    """An entry of the Store isn't what it was; the command line removes it and begins again."""
-
-    def __init__(self, store: Store, entry: Entry, faults: str) -> None:
-        super().__init__(
-            f"{entry.name} was damaged since it was made: {faults}.",
-            hint=f"`rbuild clean --what {entry.room}` removes it, and what is like it.",
-        )
-        self.store = store
-        self.entry = entry
-        self.created = entry.raw.get("created")
+    """An entry of the cache was made by a newer rbuild, which this one can't read."""
 
 
 INTERRUPTED = 130
@@ -135,7 +124,7 @@ class TimedOut(RbuildError):  # noqa: N818
         self.silent = silent
 
 
-class Unwanted(RbuildError):  # noqa: N818
+class Cancelled(RbuildError):  # noqa: N818
     """A program was ended since nobody wants its result any more."""
 
     def __init__(self) -> None:

@@ -14,12 +14,13 @@ from typing import Any
 import click
 from pydantic import BaseModel
 
-from rbuild import cli, errors
-from rbuild.architecture import Architecture, Machine
+from rbuild import errors
 from rbuild.bench.result import Report
-from rbuild.environment import HybridDefinition, RootfsDefinition, VariantDefinition
-from rbuild.profile import Profile
-from rbuild.settings import Settings
+from rbuild.cli import main
+from rbuild.specs.architecture import Architecture, Machine
+from rbuild.specs.definitions import HybridDefinition, RootfsDefinition, VariantDefinition
+from rbuild.specs.profile import Profile
+from rbuild.specs.settings import Settings
 
 WIDTH = 80
 """How wide the help is, whoever makes the pages."""
@@ -42,9 +43,9 @@ def commands() -> str:
 def walk() -> Iterator[tuple[click.Command, click.Context]]:
     """Yield each command and each subcommand, with a context that knows its whole name."""
     context = click.Context(
-        cli.main, info_name="rbuild", terminal_width=WIDTH, **cli.main.context_settings
+        main.main, info_name="rbuild", terminal_width=WIDTH, **main.main.context_settings
     )
-    yield from _walk(cli.main, context)
+    yield from _walk(main.main, context)
 
 
 def _walk(
@@ -63,7 +64,7 @@ def variables() -> str:
     """Return a table of the environment variables that stand for options."""
     found: dict[str, tuple[str, str, list[str]]] = {}
     for command, context in walk():
-        where = "all" if command is cli.main else context.command_path.removeprefix("rbuild ")
+        where = "all" if command is main.main else context.command_path.removeprefix("rbuild ")
         for option in command.params:
             if isinstance(option, click.Option) and option.envvar:
                 names = [option.envvar] if isinstance(option.envvar, str) else option.envvar

@@ -1,1 +1,4 @@
-"""Benchmarks: plan, measure, compare, report."""
+"""Benchmarks: planned, measured, compared, reported.
+
+It imports all of the rooms that build; ``matrix`` and ``cli`` import it.
+"""

@@ -13,11 +13,12 @@ from pydantic import ValidationError
 
 from rbuild.bench.result import FORMAT, Report, Row
 from rbuild.bench.stats import ratio
-from rbuild.console import Console, joined
 from rbuild.errors import UsageError
-from rbuild.textfile import read_text
+from rbuild.ui.console import Console
+from rbuild.ui.format import joined
+from rbuild.util.textfile import read_text
 
-RESULT_MOST = 64 << 20
+MAX_RESULT = 64 << 20
 """The bytes of the largest result: one of a thousand runs has 1 MiB."""
 
 COLUMNS = ("mode", "scenario", "before s", "now s", "ratio", "[95 %]", "")
@@ -68,7 +69,7 @@ def load(path: Path) -> Report:
     Raises UsageError naming the file and the field that is wrong.
     """
     try:
-        data = json.loads(read_text(path, limit=RESULT_MOST), parse_int=_integer)
+        data = json.loads(read_text(path, limit=MAX_RESULT), parse_int=_integer)
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} can't be read as JSON: {error}.") from error
     found = data.get("format") if isinstance(data, dict) else None
@@ -105,14 +106,14 @@ def compare(old: Report, new: Report) -> Comparison:
     )
 
 
-PERCENTAGE_MOST = 20
+MAX_PERCENTAGE = 20
 """The characters of the longest percentage."""
 
 
 def parse_threshold(text: str) -> float:
     """Return ``10%`` as 0.1; raise UsageError for anything else than a percentage."""
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", text)
-    if found is None or len(text) > PERCENTAGE_MOST:
+    if found is None or len(text) > MAX_PERCENTAGE:
         raise UsageError(f"--fail-above: {text[:40]!r} is not a percentage; write it as 10%.")
     return float(found[1]) / 100
 

@@ -23,7 +23,7 @@ from rbuild.bench.report import (
     speedups,
 )
 from rbuild.bench.result import EnvironmentFacts, Identity, Report, Sample
-from rbuild.console import size
+from rbuild.ui.format import size
 
 STYLE = """
 :root {
@@ -89,7 +89,7 @@ dd { margin: 0; }
 def page(report: Report, compared: Comparison | None) -> str:
     """Return the whole HTML document.
 
-    Raises HostLacks without matplotlib.
+    Raises MissingDependency without matplotlib.
     """
     parts = [
         f"<h1>rbuild bench</h1>{_facts(report)}",

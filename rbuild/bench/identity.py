@@ -5,29 +5,29 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rbuild import elf
 from rbuild.bench.plan import Mode, Scenario
 from rbuild.bench.result import Difference, Identity, Sample
+from rbuild.util import elf
 
 LISTED = 3
 """How many differing lines or bytes of a file that isn't ELF are shown."""
 
 
 def compare(
-    samples: Mapping[tuple[Mode, Scenario], Sequence[Sample]], kept: Mapping[Mode, Path]
+    samples: Mapping[tuple[Mode, Scenario], Sequence[Sample]], products: Mapping[Mode, Path]
 ) -> list[Identity]:
     """Say of each product of the clean runs whether all environments made the same bytes.
 
-    ``kept`` has a folder for each mode with the products of its last clean run.  The first mode
+    ``products`` has a folder for each mode with the products of its last clean run.  The first mode
     of a kind and driver is what the others are compared with.
     """
     groups: dict[tuple[str, str | None], list[Mode]] = {}
-    for mode in kept:
+    for mode in products:
         groups.setdefault((mode.target.value, mode.driver), []).append(mode)
     found = []
     for group in groups.values():
         names = [one.name for one in samples[group[0], Scenario.CLEAN][-1].products]
-        found += [_identity(name, group, samples, kept) for name in names]
+        found += [_identity(name, group, samples, products) for name in names]
     return found
 
 
@@ -35,7 +35,7 @@ def _identity(
     name: str,
     group: Sequence[Mode],
     samples: Mapping[tuple[Mode, Scenario], Sequence[Sample]],
-    kept: Mapping[Mode, Path],
+    products: Mapping[Mode, Path],
 ) -> Identity:
     checksums: dict[str, set[str]] = {}
     for mode in group:
@@ -48,7 +48,9 @@ def _identity(
     for mode in group:
         if mode.where not in seen and checksums[mode.where] != checksums[first.where]:
             seen.add(mode.where)
-            differences.append(difference(mode.where, kept[first] / name, kept[mode] / name))
+            differences.append(
+                difference(mode.where, products[first] / name, products[mode] / name)
+            )
     return Identity(
         kind=first.target.value,
         driver=first.driver.value if first.driver else None,

@@ -40,7 +40,7 @@ def busy(before: Moment) -> bool:
     return before.load > BUSY * cores()
 
 
-def describe(before: Moment, after: Moment, store: Path) -> Machine:
+def describe(before: Moment, after: Moment, cache: Path) -> Machine:
     """Return the machine as a report states it; ``store`` is where the builds are."""
     return Machine(
         cpu=_cpu(),
@@ -50,7 +50,7 @@ def describe(before: Moment, after: Moment, store: Path) -> Machine:
         mhz=before.mhz,
         memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         host_kernel=platform.release(),
-        file_system=file_system(store),
+        file_system=file_system(cache),
         load_before=before.load,
         load_after=after.load,
         busy=busy(before),

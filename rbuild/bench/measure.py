@@ -8,16 +8,16 @@ from pathlib import Path
 
 from rbuild.bench.machine import moment
 from rbuild.bench.places import Enter, Place
-from rbuild.bench.plan import Scenario, Turn
+from rbuild.bench.plan import Run, Scenario
 from rbuild.bench.result import PhaseTimes, Product, Sample
-from rbuild.kbuild import Kbuild
+from rbuild.kernel.kbuild import Kbuild
 from rbuild.sandbox.bwrap import Bwrap
 from rbuild.sandbox.cgroup import Cgroup, cgroup
-from rbuild.session import Phase
-from rbuild.store import sha256_file
+from rbuild.sandbox.context import Phase
+from rbuild.util.hashes import sha256_file
 
 
-def measure(turn: Turn, place: Place) -> Sample:
+def measure(turn: Run, place: Place) -> Sample:
     """Bring the place to the scenario's start, untimed, then time its makes.
 
     Raises as make does; a run that fails is no measurement.

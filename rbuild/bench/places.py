@@ -1,6 +1,6 @@
 """Where a benchmark's runs are made: each mode's own folder, brought to a scenario's start.
 
-A place builds in the run's own folders only: a benchmark neither disturbs what the Store has, nor
+A place builds in the run's own folders only: a benchmark neither disturbs what the cache has, nor
 finds it built.
 """
 
@@ -13,13 +13,16 @@ from typing import Protocol
 
 from rbuild.bench.plan import Scenario
 from rbuild.errors import BuildFailed, UsageError
-from rbuild.kbuild import Kbuild, listed, read_config
-from rbuild.kernel import configure, kernel_targets
-from rbuild.module import Workplace
-from rbuild.profile import Profile
-from rbuild.sandbox import SRC, Bind
-from rbuild.session import Phase
-from rbuild.store import remove_tree
+from rbuild.kernel.config import read_config
+from rbuild.kernel.configure import configure
+from rbuild.kernel.identity import Kernel
+from rbuild.kernel.kbuild import Kbuild
+from rbuild.kernel.products import listed
+from rbuild.module.workplace import ModuleBuild
+from rbuild.sandbox.context import Phase
+from rbuild.sandbox.runtime import SRC, Bind
+from rbuild.specs.profile import Profile
+from rbuild.util.folders import remove_tree
 
 SOURCES = (".rs", ".c")
 """What a driver's change is made in: Rust, if it has any, since that takes longer to compile."""
@@ -56,9 +59,9 @@ class Place(Protocol):
 
 @dataclass(frozen=True)
 class ModulePlace:
-    """A driver's place: a Workplace, whose make is the one phase ``module``."""
+    """A driver's place: a ModuleBuild, whose make is the one phase ``module``."""
 
-    work: Workplace
+    work: ModuleBuild
 
     def clean(self) -> None:
         """Throw away all that was built, and any changes of the sources."""
@@ -89,7 +92,7 @@ class KernelPlace:
     """
 
     kbuild: Kbuild
-    profile: Profile
+    kernel: Kernel
     folder: Path
 
     def clean(self) -> None:
@@ -117,10 +120,10 @@ class KernelPlace:
         phases: list[Phase] = []
         if not (kbuild.kdir / ".config").exists():
             kbuild.kdir.mkdir()
-            configured = configure(self.profile, kbuild, self.profile.fragments())
+            configured = configure(self.kernel, kbuild)
             prepared = kbuild.make("Preparing the kernel", ["modules_prepare"])
             phases = [configured, Phase("prepare", prepared.usage, ccache=prepared.ccache)]
-        made = kbuild.make("Building the kernel", kernel_targets(self.profile))
+        made = kbuild.make("Building the kernel", self.kernel.targets)
         return (*phases, Phase("kernel", made.usage, ccache=made.ccache))
 
     def products(self) -> list[Path]:
@@ -151,7 +154,7 @@ def has_rust(profile: Profile) -> bool:
     return asked.get("RUST") == "y"
 
 
-def main_source(place: Workplace) -> Path:
+def main_source(place: ModuleBuild) -> Path:
     """Return the driver's largest source file in the first of ``SOURCES`` that it is written in."""
     if place.module is not None:
         folder = place.sources

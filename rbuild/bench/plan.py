@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from rbuild.profile import Driver
+from rbuild.specs.profile import Driver
 
 
 class Target(StrEnum):
@@ -86,7 +86,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Turn:
+class Run:
     """One run to be made.  ``round`` counts from 0; warm-up rounds are negative."""
 
     round: int
@@ -122,7 +122,7 @@ def only(plan: Plan, where: Collection[str]) -> Plan:
     return replace(plan, modes=tuple(mode for mode in plan.modes if mode.where in where))
 
 
-def turns(plan: Plan) -> Iterator[Turn]:
+def runs_of(plan: Plan) -> Iterator[Run]:
     """Yield the runs interleaved: each round makes one of every mode (A B C, A B C).
 
     Within a round a mode's scenarios follow each other, clean first, since the others start from
@@ -131,4 +131,4 @@ def turns(plan: Plan) -> Iterator[Turn]:
     for number in range(-plan.warmup, plan.runs):
         for mode in plan.modes:
             for scenario in mode.scenarios(plan.scenarios):
-                yield Turn(number, mode, scenario)
+                yield Run(number, mode, scenario)

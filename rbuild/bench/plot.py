@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rbuild import export
 from rbuild.bench.report import header, ratio_cells, several_jobs
 from rbuild.bench.result import EnvironmentFacts, Report, Row
 from rbuild.bench.stats import CONFIDENCE
-from rbuild.console import duration
-from rbuild.errors import HostLacks
+from rbuild.errors import MissingDependency
+from rbuild.ui.format import duration
+from rbuild.util import export
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,7 +57,7 @@ HATCHES = ("", "////", "----", "\\\\\\\\", "xxxx", "||||", "++++")
 MINUTES = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600)
 """How many minutes apart ticks may be."""
 
-USUAL = ("provision", "configure", "prepare", "kernel", "module")
+DEFAULT_PHASES = ("provision", "configure", "prepare", "kernel", "module")
 """The phases that every report has, so that each always has the same colour."""
 
 SETTINGS = {
@@ -71,11 +71,11 @@ SETTINGS = {
 
 
 def require() -> None:
-    """Raise HostLacks if matplotlib can't be imported."""
+    """Raise MissingDependency if matplotlib can't be imported."""
     try:
         importlib.import_module("matplotlib")
     except ImportError as error:
-        raise HostLacks(
+        raise MissingDependency(
             f"Pictures need matplotlib: {error}.", hint="pip install 'rbuild[plot]'"
         ) from error
 
@@ -83,7 +83,7 @@ def require() -> None:
 def write(report: Report, path: Path) -> None:
     """Draw the report as SVG or PNG, whichever the name ends in, all at once.
 
-    Raises HostLacks without matplotlib, and OSError where the file can't be written.
+    Raises MissingDependency without matplotlib, and OSError where the file can't be written.
     """
     kind = path.suffix.lower().lstrip(".")
     with _settings():
@@ -519,7 +519,7 @@ def _has_phases(report: Report) -> bool:
 
 def _phases(report: Report, ruler: Ruler) -> Picture:
     found = [phase.name for one in report.environments for phase in one.phases]
-    styles = _styles([*USUAL, *found], PHASES)
+    styles = _styles([*DEFAULT_PHASES, *found], PHASES)
     lines: list[tuple[Line, EnvironmentFacts]] = []
     labels = _label_room(report, ruler)
     room = WIDTH - 2 * MARGIN - labels

@@ -9,7 +9,8 @@ from typing import Any
 
 from rbuild.bench.result import EnvironmentFacts, Identity, Ratio, Report, Row, Spread
 from rbuild.bench.stats import CONFIDENCE, attainable, ratio
-from rbuild.console import Console, duration, joined, size, visible
+from rbuild.ui.console import Console
+from rbuild.ui.format import duration, joined, size, visible
 
 SPARE = ("mean ± s", "system s", "size", "peak RSS", "user s", "[95 %]", "[interval]", "")
 """The columns that go, in this order, where a terminal is too narrow for all."""

@@ -9,20 +9,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rbuild import module, seed
 from rbuild.bench.measure import measure
 from rbuild.bench.places import KernelPlace, ModulePlace, Place, has_rust, once
-from rbuild.bench.plan import Mode, Plan, Scenario, Target, Turn, turns
+from rbuild.bench.plan import Mode, Plan, Run, Scenario, Target, runs_of
 from rbuild.bench.result import Sample
-from rbuild.ccache import Share
-from rbuild.console import duration
 from rbuild.errors import UsageError
-from rbuild.kbuild import Kbuild
-from rbuild.kernel import Kdir, provenance
-from rbuild.profile import Profile
-from rbuild.provision import Ready
-from rbuild.session import Session
-from rbuild.source import Tree
+from rbuild.kernel import reuse
+from rbuild.kernel.identity import Kernel
+from rbuild.kernel.kdir import Kdir
+from rbuild.module import build, drivers, sync, workplace
+from rbuild.sandbox.context import BuildContext
+from rbuild.specs.profile import Profile
+from rbuild.ui.format import duration
 
 SAMPLES = "samples.jsonl"
 """In the run's folder: each sample as it comes, so that an interrupted benchmark isn't lost.
@@ -32,16 +30,15 @@ Where an emulated environment was waited for, the others' are there twice: round
 
 
 @dataclass(frozen=True)
-class Ground:
-    """An environment that benchmarks run in, its tree, and its KDIR if a module needs one."""
+class PreparedKernel:
+    """What a benchmark builds in an environment: a kernel, and its KDIR if a module needs one."""
 
-    ready: Ready
-    tree: Tree
+    kernel: Kernel
     kdir: Kdir | None
 
 
 @dataclass(frozen=True)
-class Findings:
+class Results:
     """What a benchmark found: the counted samples, and where each mode's last products are.
 
     ``releases`` and ``configs`` have each environment's kernel release and the SHA-256 of its
@@ -49,7 +46,7 @@ class Findings:
     """
 
     samples: Mapping[tuple[Mode, Scenario], Sequence[Sample]]
-    kept: Mapping[Mode, Path]
+    products: Mapping[Mode, Path]
     kdirs: Mapping[str, Path]
 
 
@@ -60,25 +57,25 @@ def for_profile(plan: Plan, profile: Profile) -> Plan:
     """
     rust = has_rust(profile)
     found = tuple(replace(mode, rust=rust) for mode in plan.modes)
-    kept = tuple(mode for mode in found if mode.scenarios(plan.scenarios))
-    if not kept:
+    products = tuple(mode for mode in found if mode.scenarios(plan.scenarios))
+    if not products:
         raise UsageError(f"The profile {profile.name} has no Rust to change a line of.")
-    return replace(plan, modes=kept)
+    return replace(plan, modes=products)
 
 
 def execute(
-    plan: Plan, profile: Profile, grounds: Mapping[str, Ground], folder: Path, session: Session
-) -> Findings:
+    plan: Plan, grounds: Mapping[str, PreparedKernel], folder: Path, context: BuildContext
+) -> Results:
     """Make all runs of a plan below ``folder``, which the caller makes and removes.
 
     Neither does a benchmark disturb what was built before, nor find it.
     """
-    console = session.console
-    places = _places(plan, profile, grounds, folder, session)
-    _build_once(plan, places, session)
+    console = context.console
+    places = _places(plan, grounds, folder, context)
+    _build_once(plan, places, context)
     samples: dict[tuple[Mode, Scenario], list[Sample]] = {}
-    kept: dict[Mode, Path] = {}
-    order = list(turns(plan))
+    products: dict[Mode, Path] = {}
+    order = list(runs_of(plan))
     took: dict[tuple[Mode, Scenario], list[float]] = {}
     for number, turn in enumerate(order):
         left = _left(order[number:], took)
@@ -89,12 +86,12 @@ def execute(
         if not turn.counted:
             continue
         samples.setdefault((turn.mode, turn.scenario), []).append(sample)
-        _write(session.run_folder / SAMPLES, turn, sample)
+        _write(context.run_folder / SAMPLES, turn, sample)
         if turn.scenario is Scenario.CLEAN:
-            kept[turn.mode] = _keep(turn.mode, places[turn.mode], folder)
-    return Findings(
+            products[turn.mode] = _keep(turn.mode, places[turn.mode], folder)
+    return Results(
         samples,
-        kept,
+        products,
         {
             mode.where: place.kbuild.kdir
             for mode, place in places.items()
@@ -110,7 +107,7 @@ def label(mode: Mode, plan: Plan) -> str:
 
 
 def _places(
-    plan: Plan, profile: Profile, grounds: Mapping[str, Ground], folder: Path, session: Session
+    plan: Plan, grounds: Mapping[str, PreparedKernel], folder: Path, context: BuildContext
 ) -> dict[Mode, Place]:
     """Make each mode's place; in-tree modes share a copy of their environment's KDIR."""
     places: dict[Mode, Place] = {}
@@ -119,43 +116,40 @@ def _places(
         ground = grounds[mode.where]
         own = folder / f"{mode}-{mode.jobs}".replace(" ", "-").replace("/", "_")
         if mode.target is Target.KERNEL:
-            share = Share(provenance(profile, ground.tree))
-            kbuild = Kbuild(
-                session, ground.ready, ground.tree, own / "build", jobs=mode.jobs, share=share
-            )
-            places[mode] = KernelPlace(kbuild, profile, own)
+            kbuild = replace(ground.kernel.kbuild(own / "build"), jobs=mode.jobs)
+            places[mode] = KernelPlace(kbuild, ground.kernel, own)
             continue
         assert ground.kdir is not None
         assert mode.driver is not None
         if mode.target is Target.OUT_OF_TREE:
-            source = module.driver_source(mode.driver)
-            work = module.out_of_tree(ground.kdir, source, own, session)
+            source = drivers.driver_source(mode.driver)
+            work = workplace.out_of_tree(ground.kdir, source, own, context)
         else:
             if mode.where not in copies:
-                copies[mode.where] = _copy_in_tree(ground.kdir, own, session)
+                copies[mode.where] = _copy_in_tree(ground.kdir, own)
             copy = copies[mode.where]
-            work = module.in_tree(
-                ground.kdir, copy / "kdir", mode.driver, copy / "overlay", session
+            work = workplace.in_tree(
+                ground.kdir, copy / "kdir", mode.driver, copy / "overlay", context
             )
         places[mode] = ModulePlace(replace(work, kbuild=replace(work.kbuild, jobs=mode.jobs)))
     return places
 
 
-def _copy_in_tree(kdir: Kdir, folder: Path, session: Session) -> Path:
+def _copy_in_tree(kdir: Kdir, folder: Path) -> Path:
     """Copy the KDIR that in-tree builds write in, and the sources that it was configured with.
 
     Both keep their times: a Kconfig file that were newer than the configuration would be read
     again in the first run.
     """
-    overlay, own = module.in_tree_kdir(kdir, session)
+    overlay, own = build.in_tree_kdir(kdir)
     folder.mkdir(parents=True)
-    seed.copy(own.path, folder / "kdir")
-    seed.copy(overlay, folder / "overlay")
-    shutil.copy(module.inputs_list(overlay), module.inputs_list(folder / "overlay"))
+    reuse.copy(own.path, folder / "kdir")
+    reuse.copy(overlay, folder / "overlay")
+    shutil.copy(sync.inputs_list(overlay), sync.inputs_list(folder / "overlay"))
     return folder
 
 
-def _build_once(plan: Plan, places: Mapping[Mode, Place], session: Session) -> None:
+def _build_once(plan: Plan, places: Mapping[Mode, Place], context: BuildContext) -> None:
     """Build the modes that no clean run builds first, so that their runs have a start.
 
     All are thrown away before any is built: in-tree modes of one environment share a folder.
@@ -164,12 +158,12 @@ def _build_once(plan: Plan, places: Mapping[Mode, Place], session: Session) -> N
     for mode in waiting:
         places[mode].clean()
     for mode in waiting:
-        session.console.note(f"Building {label(mode, plan)} once: its runs start from there")
+        context.console.note(f"Building {label(mode, plan)} once: its runs start from there")
         scenarios = mode.scenarios(plan.scenarios)
         once(places[mode], [one for one in scenarios if one is not Scenario.NOOP])
 
 
-def _left(order: Sequence[Turn], took: Mapping[tuple[Mode, Scenario], Sequence[float]]) -> str:
+def _left(order: Sequence[Run], took: Mapping[tuple[Mode, Scenario], Sequence[float]]) -> str:
     """Return how long the turns may take that are still to come, once each has been tried."""
     known = [took.get((turn.mode, turn.scenario)) for turn in order]
     if not all(known):
@@ -186,7 +180,7 @@ def _keep(mode: Mode, place: Place, folder: Path) -> Path:
     return own
 
 
-def _write(path: Path, turn: Turn, sample: Sample) -> None:
+def _write(path: Path, turn: Run, sample: Sample) -> None:
     with path.open("a", encoding="utf-8") as file:
         file.write(
             f'{{"mode": "{turn.mode}", "jobs": {turn.mode.jobs}, "scenario": "{turn.scenario}", '

@@ -25,13 +25,13 @@ CONFIDENCE = 0.95
 DRAWS = 2000
 """How often the bootstrap draws: its interval's ends then vary by a per cent of its width."""
 
-FEW = 10
+MIN_BOOTSTRAP_RUNS = 10
 """With fewer runs than this, a ratio's interval is Student's where that is wider."""
 
 OUTLIER = 3.5
 """The modified Z-score above which a value is an outlier (Iglewicz and Hoaglin, 1993)."""
 
-ENOUGH = 5
+MIN_OUTLIER_VALUES = 5
 """How many values it takes for one of them to be an outlier."""
 
 STUDENT = (
@@ -64,10 +64,10 @@ def outliers(values: Sequence[float]) -> list[int]:
     """Return the indices of the values whose modified Z-score is beyond ``OUTLIER``.
 
     Where more than half of the values are equal, their median deviation is 0 and the mean one
-    takes its place, as Iglewicz and Hoaglin say.  Of fewer than ``ENOUGH`` values none is called
-    an outlier: two of three are near each other more often than not.
+    takes its place, as Iglewicz and Hoaglin say.  Of fewer than ``MIN_OUTLIER_VALUES`` values none
+    is called an outlier: two of three are near each other more often than not.
     """
-    if len(values) < ENOUGH:
+    if len(values) < MIN_OUTLIER_VALUES:
         return []
     middle = statistics.median(values)
     away = [abs(value - middle) for value in values]
@@ -94,7 +94,7 @@ def ratio(values: Sequence[float], reference: Sequence[float], *, paired: bool =
             ratio=middle, low=middle, high=middle, confidence=0.0, verdict="no difference shown"
         )
     low, high = _bootstrap_paired(values, reference) if paired else _bootstrap(values, reference)
-    if least < FEW:
+    if least < MIN_BOOTSTRAP_RUNS:
         under, over = _student(values, reference, paired=paired)
         low, high = min(low, under), max(high, over)
     low, high = min(low, middle), max(high, middle)

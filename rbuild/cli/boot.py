@@ -4,51 +4,55 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
-from rbuild import architecture, export, module, profile
-from rbuild.architecture import Machine
-from rbuild.boot import Booted, Suite, boot, must_pass
-from rbuild.cli import App
+from rbuild.boot.initramfs import must_boot
+from rbuild.boot.qemu import Booted, Suite, boot, must_pass
+from rbuild.cli.complete.types import MACHINE, TEST
+from rbuild.cli.main import App
 from rbuild.cli.options import (
     Output,
+    What,
+    Where,
     ccache_option,
     driver_option,
     env_option,
+    grouped,
     jobs_option,
-    kdir_for,
     kind_options,
     profile_option,
-    root_of,
+    resolve_options,
     root_option,
     runtime_option,
-    session,
     summary,
-    was_typed,
 )
 from rbuild.cli.size import Number
-from rbuild.cli.typo import Choice
-from rbuild.completion import names
-from rbuild.completion.types import MACHINE, TEST
-from rbuild.console import duration, joined
+from rbuild.cli.suggest import Choice
 from rbuild.errors import UsageError
-from rbuild.guest import must_boot
-from rbuild.kernel import Kdir, build
-from rbuild.module import Built
-from rbuild.nearest import nearest
-from rbuild.process import Limits
-from rbuild.profile import Driver, Kind
-from rbuild.textfile import read_text
+from rbuild.kernel.build import build
+from rbuild.kernel.kdir import Kdir
+from rbuild.module.build import build_driver, build_out_of_tree
+from rbuild.module.check import BuiltModule
+from rbuild.module.drivers import NAMES, driver_source, simulator_source
+from rbuild.specs import architecture, catalogue
+from rbuild.specs.architecture import Machine
+from rbuild.specs.profile import Kind
+from rbuild.ui.format import duration, joined
+from rbuild.util import export
+from rbuild.util.process import Limits
+from rbuild.util.suggest import nearest
+from rbuild.util.textfile import read_text
 
 SILENCE_S = 120.0
 TOTAL_S = 900.0
 
-OURS = re.compile(rf"(?<![\w-])(?:{'|'.join(module.NAMES.values())})\.o\b")
+OURS = re.compile(rf"(?<![\w-])(?:{'|'.join(NAMES.values())})\.o\b")
 """How a Makefile names a module that our tests are for."""
 
-MAKEFILE_MOST = 1 << 20
+MAX_MAKEFILE_BYTES = 1 << 20
 
 EPILOG = """\b
 Examples:
@@ -58,6 +62,39 @@ Examples:
   rbuild boot --test dead_bus --test two_readers
   rbuild boot ~/src/my-driver                  load and unload any module
 """
+
+
+@dataclass(frozen=True)
+class Tests:
+    """Which tests run in the guest: suites, and single groups."""
+
+    suites: tuple[str, ...]
+    tests: tuple[str, ...]
+
+    @property
+    def chosen(self) -> list[str]:
+        """All that are named."""
+        return [*self.suites, *self.tests]
+
+    def check(self, path: Path | None) -> None:
+        """Raise click.UsageError for an unknown test, or one that talks to our driver only.
+
+        Of another module than our driver, all of those would fail.
+        """
+        for name in self.tests:
+            if name not in (known := catalogue.tests()):
+                near = nearest(name, known)
+                raise click.UsageError(f"--test: {name!r} is no name of a test.{near}")
+        if path is None or _is_ours(path):
+            return
+        known = catalogue.suite(Suite.LOAD)
+        wrong = [f"--suite {one}" for one in self.suites if one != Suite.LOAD]
+        wrong += [f"--test {one}" for one in self.tests if one not in known]
+        if wrong:
+            raise click.UsageError(
+                f"{wrong[0]} tests our driver, not the module in PATH; --suite {Suite.LOAD} loads "
+                "and unloads any module."
+            )
 
 
 @click.command(epilog=EPILOG)
@@ -108,23 +145,18 @@ Examples:
 @jobs_option
 @ccache_option
 @runtime_option
+@grouped("tests", Tests)
+@grouped("where", Where)
+@grouped("what", What)
 @click.pass_obj
 def command(
     app: App,
-    path: Path | None,
-    root_folder: Path | None,
-    kind: str | None,
-    driver: str | None,
-    env: str,
-    profile_name: str,
+    where: Where,
+    what: What,
+    tests: Tests,
     machine_name: str | None,
-    suites: tuple[str, ...],
-    tests: tuple[str, ...],
     timeout: float,
     tap_file: Path | None,
-    jobs: int | None,
-    ccache: bool,
-    runtime: str,
 ) -> None:
     """Boot the kernel in QEMU, and test our driver on a simulated MFRC522.
 
@@ -132,44 +164,37 @@ def command(
     built from that folder is tested instead. A test that fails, a panic, a splat in the kernel's
     log, or a guest that hangs is a failure; -v shows the guest's console.
     """
-    if path is not None and (was_typed("driver") or kind == Kind.IN_TREE):
-        raise click.UsageError("PATH is built out-of-tree, and goes without --driver.")
+    what.check()
     if tap_file == Path("-") and app.console.json:
         raise click.UsageError("--tap - and --json both write on stdout; choose one.")
-    for name in tests:
-        if name not in (known := names.tests()):
-            raise click.UsageError(f"--test: {name!r} is no name of a test.{nearest(name, known)}")
-    own = root_of(path, root_folder)
-    if path is not None and not _is_ours(path):
-        _must_suit_any(suites, tests)
-    made = session(app, "boot", runtime, jobs, ccache=ccache)
-    found = profile.load(profile_name)
-    wanted, how = Driver(driver or found.driver), Kind(kind or found.kind)
-    chosen = [*suites, *tests] or ([Suite.LOAD] if path else [Suite.FUNCTIONAL, Suite.SOAK])
-
+    path, own = what.path, what.root
+    tests.check(path)
+    made = where.build_context(app, "boot")
+    found = where.profile()
+    wanted, how = what.chosen(found)
+    chosen = tests.chosen or ([Suite.LOAD] if path else [Suite.FUNCTIONAL, Suite.SOAK])
     if path is None:
-        made.settled.update(driver=wanted, kind=how)
+        resolve_options(driver=wanted, kind=how)
     machine = architecture.machine(machine_name or found.machine_name, found.architecture)
-    made.settled.update(machine_name=machine.model, suites=() if tests else chosen)
-    prepared = kdir_for(found, env, made)
+    resolve_options(machine_name=machine.model, suites=() if tests.tests else chosen)
+    prepared = where.kdir(found, made)
     must_boot(prepared, machine)
-    kdir = build(prepared, made)
-    simulator = module.build_out_of_tree(kdir, module.simulator_source(), made)
+    kdir = build(prepared)
+    simulator = build_out_of_tree(kdir, simulator_source(), made)
     if path is not None:
-        how = Kind.OUT_OF_TREE
-        result = module.build_out_of_tree(kdir, path, made, own)
+        result = build_out_of_tree(kdir, path, made, own)
     else:
-        result = module.build_driver(kdir, wanted, how, made)
+        result = build_driver(kdir, wanted, how, made)
     tested = _only(result.modules)
     limits = Limits(timeout, SILENCE_S)
     modules = [tested, *simulator.modules]
-    origin = None if how is Kind.IN_TREE else path or module.driver_source(wanted)
+    origin = None if how is Kind.IN_TREE else path or driver_source(wanted)
     guest = boot(kdir, modules, tested.path.stem, chosen, limits, made, machine, origin)
 
     if tap_file is not None and tap_file != Path("-"):
         export.write(tap_file, guest.tap.read_text())
     text = guest.tap.read_text() if tap_file == Path("-") else _lines(kdir, guest, tested, machine)
-    data = summary("boot", kdir, made)
+    data = summary("boot", kdir, made, guest.script)
     data["kind"] = how
     data["driver"] = None if path is not None else wanted
     data["artefacts"] = [one.as_json() for one in (tested, *simulator.modules)]
@@ -186,7 +211,7 @@ def _is_ours(path: Path) -> bool:
     """Tell whether a folder makes a module that is named as one of our drivers: a copy of one."""
     for name in ("Kbuild", "Makefile"):
         try:
-            text = read_text(path / name, limit=MAKEFILE_MOST)
+            text = read_text(path / name, limit=MAX_MAKEFILE_BYTES)
         except UsageError:
             continue
         if OURS.search(text):
@@ -194,26 +219,14 @@ def _is_ours(path: Path) -> bool:
     return False
 
 
-def _must_suit_any(suites: Sequence[str], tests: Sequence[str]) -> None:
-    """Refuse tests that talk to our driver: of another module, all would fail."""
-    known = names.suite(Suite.LOAD)
-    wrong = [f"--suite {one}" for one in suites if one != Suite.LOAD]
-    wrong += [f"--test {one}" for one in tests if one not in known]
-    if wrong:
-        raise click.UsageError(
-            f"{wrong[0]} tests our driver, not the module in PATH; --suite {Suite.LOAD} loads and "
-            "unloads any module."
-        )
-
-
-def _only(modules: Sequence[Built]) -> Built:
+def _only(modules: Sequence[BuiltModule]) -> BuiltModule:
     if len(modules) != 1:
         names = ", ".join(one.path.name for one in modules)
         raise UsageError(f"One module is tested at a time; the folder makes {names}.")
     return modules[0]
 
 
-def _lines(kdir: Kdir, guest: Booted, tested: Built, machine: Machine) -> str:
+def _lines(kdir: Kdir, guest: Booted, tested: BuiltModule, machine: Machine) -> str:
     report = guest.report
     skipped = f", {len(report.skipped)} skipped" if report.skipped else ""
     took = "" if guest.usage is None else f" in {duration(guest.usage.wall_s)}"

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import click
 
-from rbuild.cli import App
-from rbuild.cli.typo import Choice
-from rbuild.completion.shells import SHELLS, script
-from rbuild.home import user_path
-from rbuild.store import write_text
+from rbuild.cli.complete.shells import SHELLS, script
+from rbuild.cli.main import App
+from rbuild.cli.suggest import Choice
+from rbuild.util.files import write_text
+from rbuild.util.home import user_path
 
 EPILOG = """\b
 Examples:

@@ -10,11 +10,11 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from rbuild import config, trust
-from rbuild.cli import COMMANDS, App
-from rbuild.cli.typo import Group
-from rbuild.console import joined, visible
+from rbuild.cli.main import COMMANDS, App
+from rbuild.cli.suggest import Group
 from rbuild.errors import RefusedFileError, UsageError
+from rbuild.specs import config, trust
+from rbuild.ui.format import joined, visible
 
 EPILOG = """\b
 A value is taken from the first of these that has it:
@@ -162,7 +162,7 @@ def untrust_file(app: App, file: Path | None) -> None:
 @click.pass_obj
 def schema(app: App) -> None:
     """Print the JSON Schema of a configuration file, for editors and checks."""
-    from rbuild.settings import Settings  # noqa: PLC0415 - for this only
+    from rbuild.specs.settings import Settings  # noqa: PLC0415 - for this only
 
     found = Settings.model_json_schema()
     app.console.result(json.dumps(found, indent=2), found)
@@ -212,7 +212,7 @@ def _rows(app: App, files: list[config.Layer]) -> list[dict[str, Any]]:
         if variable in os.environ and variable not in exported:
             value, origin = os.environ[variable], f"variable {variable}"
         if name == "cache_dir":
-            value = str(app.store.root)
+            value = str(app.cache.root)
             if outer.get_parameter_source(name) is ParameterSource.COMMANDLINE:
                 origin = "command line"
         row = {"field": name, "value": value, "variable": variable, "origin": origin}

@@ -9,10 +9,10 @@ from typing import Any, NoReturn
 
 import click
 
-from rbuild import config
 from rbuild.errors import UsageError
+from rbuild.specs import config
 
-WITHOUT = frozenset({"doctor", "config", "completion", "man"})
+TOLERATES_BAD_CONFIG = frozenset({"doctor", "config", "completion", "man"})
 """Commands that work though a configuration file is wrong: they are what one turns to then."""
 
 

@@ -4,32 +4,39 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
-from rbuild import architecture, module, overlay, profile
-from rbuild.cli import App
+from rbuild.board.deploy import machine, plan, run
+from rbuild.board.deploy.board import Board, probe
+from rbuild.board.deploy.remote import remote
+from rbuild.board.staging import device_trees, extras, stage
+from rbuild.cli.main import App
 from rbuild.cli.options import (
+    What,
+    Where,
     ccache_option,
     driver_option,
     env_option,
+    grouped,
     jobs_option,
-    kdir_for,
     kind_options,
     profile_option,
     runtime_option,
-    session,
     summary,
 )
-from rbuild.console import joined, size
-from rbuild.deploy import machine, plan, run
-from rbuild.deploy.board import look
-from rbuild.deploy.remote import remote
-from rbuild.kernel import Kdir, build
-from rbuild.profile import Driver, Kind
-from rbuild.session import Session
-from rbuild.stage import device_trees, extras, stage
+from rbuild.devicetree import overlay
+from rbuild.kernel.build import build
+from rbuild.kernel.kdir import Kdir
+from rbuild.module.build import build_driver
+from rbuild.module.check import BuiltModule
+from rbuild.module.drivers import NAMES
+from rbuild.sandbox.context import BuildContext
+from rbuild.specs import architecture
+from rbuild.specs.profile import Kind
+from rbuild.ui.format import joined, size
 
 EPILOG = """\b
 Examples:
@@ -38,6 +45,42 @@ Examples:
   rbuild deploy pi@raspberrypi --kernel --profile rpi3bplus --reboot
   rbuild deploy pi@raspberrypi --rollback
 """
+
+
+@dataclass(frozen=True)
+class At:
+    """Which board, how it is reached, and where its file systems are mounted."""
+
+    host: str
+    ssh: str
+    boot_dir: str
+    root: str
+
+
+@dataclass(frozen=True)
+class Action:
+    """What is done to a board."""
+
+    whole: bool
+    rollback: bool
+    dry_run: bool
+    load: bool
+    reboot: bool
+
+    def check(self, at: At) -> None:
+        """Raise click.UsageError for options that exclude each other, or a path that is none."""
+        if self.rollback and self.whole:
+            raise click.UsageError(
+                "--rollback undoes whatever came last; it goes without --kernel."
+            )
+        if (self.load or self.reboot) and (self.dry_run or at.root):
+            raise click.UsageError("--load and --reboot need a system that runs what is deployed.")
+        if self.load and (self.whole or self.rollback):
+            raise click.UsageError("--load is for a driver alone; after --kernel, --reboot.")
+        for option, path in (("--boot-dir", at.boot_dir), ("--root", at.root)):
+            is_plain = path.startswith("/") and ".." not in path.split("/") and path.isprintable()
+            if path and not is_plain:
+                raise click.UsageError(f"{option}: {path!r} is no absolute path.")
 
 
 @click.command(epilog=EPILOG)
@@ -82,26 +125,18 @@ Examples:
 @jobs_option
 @ccache_option
 @runtime_option
+@grouped("at", At)
+@grouped("action", Action)
+@grouped("where", Where)
+@grouped("what", What)
 @click.pass_obj
 def command(
     app: App,
-    host: str,
-    whole: bool,
-    rollback: bool,
-    dry_run: bool,
-    load: bool,
-    reboot: bool,
-    kind: str | None,
-    driver: str | None,
-    env: str,
-    profile_name: str,
+    where: Where,
+    what: What,
+    action: Action,
+    at: At,
     overlays: tuple[Path, ...],
-    ssh: str,
-    boot_dir: str,
-    root: str,
-    jobs: int | None,
-    ccache: bool,
-    runtime: str,
 ) -> None:
     """Bring the driver, or with --kernel all of a kernel, to the board HOST over ssh.
 
@@ -109,50 +144,57 @@ def command(
     sudo that asks for no password. All is uploaded aside and verified, then brought into place
     by renames, config.txt last; what it replaces is kept.
     """
-    _must_fit(whole, rollback, load or reboot, dry_run, boot_dir, root)
-    there = remote(host, ssh, root, app.console.verbose)
-    with app.console.step(f"Looking at {host}"):
-        board = look(there, boot_dir)
-    if rollback:
-        back = run.roll_back(board, app.console, dry_run=dry_run)
-        if reboot:
+    action.check(at)
+    there = remote(at.host, at.ssh, at.root, app.console.verbose)
+    with app.console.step(f"Looking at {at.host}"):
+        board = probe(there, at.boot_dir)
+    if action.rollback:
+        back = run.roll_back(board, app.console, dry_run=action.dry_run)
+        if action.reboot:
             run.reboot(board)
-        data = {"command": "deploy", **back.as_json(), "rebooted": reboot}
+        data = {"command": "deploy", **back.as_json(), "rebooted": action.reboot}
         app.console.result(_back_lines(back), data)
         return
-    made = session(app, "deploy", runtime, jobs, ccache=ccache)
-    found = profile.load(profile_name)
-    wanted, how = Driver(driver or found.driver), Kind(kind or found.kind)
     if board.other:
         there.must_be_quiet()
+    _deploy(app, where, what, action, board, overlays)
+
+
+def _deploy(
+    app: App, where: Where, what: What, action: Action, board: Board, overlays: Sequence[Path]
+) -> None:
+    made = where.build_context(app, "deploy")
+    found = where.profile()
+    wanted, how = what.chosen(found)
+    whole = action.whole
     warnings = machine.must_suit(board, architecture.of_kernel(found.architecture), whole=whole)
     _warn(warnings, app)
-    kdir = kdir_for(found, env, made)
+    kdir = where.kdir(found, made)
     machine.must_run_on(board, kdir, whole=whole)
     if whole:
-        kdir = build(kdir, made)
+        kdir = build(kdir)
         warnings += (more := machine.tree_warnings(board, device_trees(kdir)))
         _warn(more, app)
     else:
         board = plan.for_release(board, kdir.release)
         warnings += (more := machine.config_warnings(board, kdir))
         _warn(more, app)
-    result = module.build_driver(kdir, wanted, how, made)
+    result = build_driver(kdir, wanted, how, made)
     brought = list(overlays) or _own_overlays(kdir, made)
     with tempfile.TemporaryDirectory(prefix="deploy-", dir=made.run_folder) as name:
         folder = Path(name)
         planner = _planner(whole, kdir, how, result.modules, brought, folder, made)
         (folder / "upload").mkdir()
-        done = run.deploy(board, planner, folder / "upload", app.console, dry_run=dry_run)
-    said = run.load(done.board, module.NAMES[wanted]) if load else None
-    if reboot:
+        done = run.deploy(board, planner, folder / "upload", app.console, dry_run=action.dry_run)
+    said = run.load(done.board, NAMES[wanted]) if action.load else None
+    if action.reboot:
         run.reboot(done.board)
-    data = summary("deploy", kdir, made) | done.as_json()
+    data = summary("deploy", kdir, made, result.script) | done.as_json()
     data |= {"kind": how, "driver": wanted, "whole_kernel": whole}
     data["artefacts"] = [one.as_json() for one in result.modules]
     data["phases"] += [phase.as_json() for phase in result.phases]
-    data |= {"dmesg": said, "rebooted": reboot, "warnings": warnings}
-    app.console.result(_lines(done, kdir, whole, said, reboot), data)
+    data |= {"dmesg": said, "rebooted": action.reboot, "warnings": warnings}
+    app.console.result(_lines(done, kdir, whole, said, action.reboot), data)
 
 
 def _warn(warnings: Sequence[str], app: App) -> None:
@@ -160,22 +202,7 @@ def _warn(warnings: Sequence[str], app: App) -> None:
         app.console.warn(text)
 
 
-def _must_fit(
-    whole: bool, rollback: bool, after: bool, dry_run: bool, boot_dir: str, root: str
-) -> None:
-    if rollback and whole:
-        raise click.UsageError("--rollback undoes whatever came last; it goes without --kernel.")
-    if after and (dry_run or root):
-        raise click.UsageError("--load and --reboot need a system that runs what is deployed.")
-    context = click.get_current_context()
-    if context.params["load"] and (whole or rollback):
-        raise click.UsageError("--load is for a driver alone; after --kernel, --reboot.")
-    for option, path in (("--boot-dir", boot_dir), ("--root", root)):
-        if path and (not path.startswith("/") or ".." in path.split("/") or not path.isprintable()):
-            raise click.UsageError(f"{option}: {path!r} is no absolute path.")
-
-
-def _own_overlays(kdir: Kdir, made: Session) -> list[Path]:
+def _own_overlays(kdir: Kdir, made: BuildContext) -> list[Path]:
     found = overlay.compile_overlays(kdir, overlay.own_folder(), made)
     return [one.path for one in found.overlays]
 
@@ -184,10 +211,10 @@ def _planner(
     whole: bool,
     kdir: Kdir,
     how: Kind,
-    modules: Sequence[module.Built],
+    modules: Sequence[BuiltModule],
     overlays: Sequence[Path],
     folder: Path,
-    made: Session,
+    made: BuildContext,
 ) -> plan.Planner:
     """Return what says what the board shall have; a kernel is laid out for it in ``folder``."""
     if whole:
@@ -235,7 +262,7 @@ def _back_lines(back: run.RolledBack) -> str:
     lines = [f"Backup {back.backup} {would} back on {back.board.remote.host}"]
     lines += _listed("restored", back.restored)
     lines += _listed("removed", back.removed)
-    lines += _listed("kept", back.kept)
+    lines += _listed("kept", back.left_alone)
     return joined(lines + [f"  {line}" for line in back.config_diff.splitlines()])
 
 

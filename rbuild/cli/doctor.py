@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import click
 
-from rbuild import data, environment, profile
-from rbuild.cli import App
+from rbuild.cli.complete.types import ENVIRONMENT
+from rbuild.cli.main import App
 from rbuild.cli.options import profile_option
-from rbuild.completion.types import ENVIRONMENT
-from rbuild.console import joined
-from rbuild.doctor import Finding, State, examine, fix, plan
-from rbuild.errors import HostLacks
+from rbuild.errors import MissingDependency
+from rbuild.provision.doctor import Finding, State, examine, fix, plan
+from rbuild.specs import environment, profile
+from rbuild.ui.format import joined
+from rbuild.util import data
 
 EPILOG = """\b
 Examples:
@@ -47,7 +48,7 @@ def command(
     app: App = ctx.obj
     arch = profile.load(profile_name).architecture
     needed = [environment.load_for(name, arch) for name in environments]
-    found = examine(app.store, needed)
+    found = examine(app.cache, needed)
     steps = plan(found)
     if mend and steps:
         for line in ("To be done:", *(f"  {step}" for step in steps), ""):
@@ -55,7 +56,7 @@ def command(
         if not yes and not click.confirm("Do it?", default=True, err=True):
             raise click.Abort
         fix(found, app.console.note)
-        found = examine(app.store, needed)
+        found = examine(app.cache, needed)
     app.console.result(
         joined(line for one in found for line in _lines(one)),
         [
@@ -73,8 +74,8 @@ def command(
     if not lacking:
         return
     if app.console.json:
-        ctx.exit(HostLacks.exit_code)
-    raise HostLacks(
+        ctx.exit(MissingDependency.exit_code)
+    raise MissingDependency(
         f"This host lacks: {', '.join(lacking)}.",
         hint=None if mend else f"`{data.as_root('doctor --fix')}` applies the remedies.",
     )

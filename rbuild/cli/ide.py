@@ -6,26 +6,25 @@ from pathlib import Path
 
 import click
 
-from rbuild import module, profile
-from rbuild.cli import App
+from rbuild.cli.main import App
 from rbuild.cli.options import (
     Output,
+    What,
+    Where,
     driver_option,
     env_option,
+    grouped,
     jobs_option,
-    kdir_for,
     profile_option,
-    root_of,
     root_option,
     runtime_option,
-    session,
     summary,
     was_typed,
 )
-from rbuild.console import joined
-from rbuild.ide import describe, write
-from rbuild.profile import Driver
-from rbuild.store import sha256_file
+from rbuild.ide.project import describe, write
+from rbuild.module import drivers
+from rbuild.ui.format import joined
+from rbuild.util.hashes import sha256_file
 
 EPILOG = """\b
 Examples:
@@ -49,18 +48,15 @@ Examples:
 )
 @click.option("--force", is_flag=True, help="Replace files there that rbuild didn't make.")
 @runtime_option
+@grouped("where", Where)
+@grouped("what", What)
 @click.pass_obj
 def command(
     app: App,
-    path: Path | None,
-    root_folder: Path | None,
-    driver: str | None,
-    env: str,
-    profile_name: str,
-    jobs: int | None,
+    where: Where,
+    what: What,
     output: Path | None,
     force: bool,
-    runtime: str,
 ) -> None:
     """Tell clangd and rust-analyzer how our driver, or the module in PATH, is built.
 
@@ -68,29 +64,29 @@ def command(
     Rust, a rust-project.json, with the paths of this host. They hold as long as
     the KDIR is there: after `rbuild clean`, call it again.
     """
-    if path is not None and was_typed("driver"):
+    if what.path is not None and was_typed("driver"):
         raise click.UsageError("PATH goes without --driver.")
     if force and output is None:
         raise click.UsageError("--force goes with --output.")
-    own = root_of(path, root_folder)
-    made = session(app, "ide", runtime, jobs)
-    found = profile.load(profile_name)
-    wanted = None if path is not None else Driver(driver or found.driver)
-    source = path if wanted is None else module.driver_source(wanted)
+    own = what.root
+    made = where.build_context(app, "ide")
+    found = where.profile()
+    wanted = None if what.path is not None else what.chosen(found)[0]
+    source = what.path if wanted is None else drivers.driver_source(wanted)
     assert source is not None
-    kdir = kdir_for(found, env, made)
+    kdir = where.kdir(found, made)
     done = describe(kdir, source, made, own)
     files = (
         list(done.files)
         if output is None
-        else write(done.project, output.absolute(), app.store, force=force)
+        else write(done.project, output.absolute(), app.cache, force=force)
     )
     if done.failure is not None:
         app.console.warn(
             f"{source.resolve().name} has faults (`rbuild module` shows them): "
             "what could not be compiled is missing."
         )
-    data = summary("ide", kdir, made)
+    data = summary("ide", kdir, made, done.script)
     data["driver"] = wanted
     data["artefacts"] = [
         {"path": str(one), "sha256": sha256_file(one), "size_bytes": one.stat().st_size}

@@ -2,45 +2,29 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
-
 import click
 
-from rbuild import environment, profile
-from rbuild.ccache import Share
-from rbuild.cli import App
+from rbuild.cli.main import App
 from rbuild.cli.options import (
+    Where,
     cache_words,
     ccache_option,
     env_option,
+    grouped,
     jobs_option,
     profile_option,
     runtime_option,
-    session,
     summary,
     timeout_option,
 )
-from rbuild.console import duration, joined, size, visible
-from rbuild.errors import UsageError
-from rbuild.explain import explain, remedy
-from rbuild.explain import tree as tree_of
-from rbuild.kbuild import Kbuild
-from rbuild.kconfig import read, values_of
-from rbuild.kernel import (
-    Kdir,
-    attempt,
-    attempt_with,
-    build,
-    discard,
-    origins,
-    prepare,
-    provenance,
-)
-from rbuild.profile import Profile
-from rbuild.provision import Ready, make_ready
-from rbuild.session import Session
-from rbuild.source import Tree, obtain
-from rbuild.store import remove_tree
+from rbuild.kernel.build import build
+from rbuild.kernel.identity import Kernel
+from rbuild.kernel.kconfig.explanation import remedy
+from rbuild.kernel.kconfig.explanation import tree as tree_of
+from rbuild.kernel.kdir import Kdir
+from rbuild.kernel.prepare import discard, prepare
+from rbuild.kernel.remedy import find_remedy
+from rbuild.ui.format import duration, joined, size, visible
 
 EPILOG = """\b
 Examples:
@@ -62,91 +46,59 @@ Examples:
     metavar="OPTION",
     help="Build nothing: say why Kconfig grants OPTION or not, and how to have it.",
 )
-@click.option("--clean", is_flag=True, help="Throw away what was built before; use no seed.")
+@click.option("--clean", is_flag=True, help="Throw away what was built before; copy no other KDIR.")
 @runtime_option
 @timeout_option
+@grouped("where", Where)
 @click.pass_obj
 def command(
     app: App,
-    env: str,
-    profile_name: str,
-    jobs: int | None,
-    ccache: bool,
+    where: Where,
     option: str | None,
     clean: bool,
-    runtime: str,
 ) -> None:
     """Build the kernel of a profile: Image, modules and device trees.
 
     Configured by the kernel's own merge_config.sh; an option that Kconfig doesn't grant is an
     error.  A kernel that was built already isn't built again, and one that differs from it in a
-    few options starts from a copy of it, its seed.
+    few options starts from a copy of it.
     """
-    made = session(app, "kernel", runtime, jobs, ccache=ccache)
-    found = profile.load(profile_name)
-    ready = make_ready(environment.load_for(env, found.architecture), made.store, made.runtime)
-    tree = obtain(found, ready, made.store)
+    made = where.build_context(app, "kernel")
+    kernel = where.kernel(where.profile(), made)
     if option is not None:
-        _explain(option.removeprefix("CONFIG_"), found, tree, ready, made)
+        _explain(option.removeprefix("CONFIG_"), kernel)
         return
     if clean:
-        discard(found, tree, ready, made)
-    kdir = build(prepare(found, tree, ready, made, seeded=not clean), made)
-    data = summary("kernel", kdir, made)
+        discard(kernel)
+    kdir = build(prepare(kernel, clone=not clean))
+    data = summary("kernel", kdir, made, kdir.script)
     data["artefacts"] = [{**one, "path": str(kdir.path / one["path"])} for one in kdir.artefacts]
-    data["seed"] = kdir.seed
+    data["seed"] = kdir.base_kdir
     app.console.result(_line(kdir), data)
 
 
-ROUNDS = 4
-"""How often a remedy is tried: what it lifts may show what else is in the way."""
-
-
-def _explain(option: str, found: Profile, tree: Tree, ready: Ready, made: Session) -> None:
+def _explain(option: str, kernel: Kernel) -> None:
     """Print why an option is what it is; where it is refused, a remedy that was tried."""
-    kconfig = read(tree.path, found.architecture)
-    if option not in kconfig.options or not kconfig.options[option].definitions:
-        known = [one.name for one in kconfig.options.values() if one.definitions]
-        close = get_close_matches(option, known, 3)
-        raise UsageError(
-            f"Linux {tree.version} has no option {option}.",
-            hint=f"Perhaps {' or '.join(close)}?" if close else None,
-        )
-    asked = origins(found, tree)
-    before = attempt(found, tree, ready, made)
-    first = explain(option, values_of(before.config, kconfig), asked)
-    last, plan, tried = first, first.plan, None
-    if not first.granted and plan is not None and not plan.tools:
-        folder = made.run_folder / "trial"
-        folder.mkdir()
-        kbuild = Kbuild(made, ready, tree, folder, share=Share(provenance(found, tree)))
-        target = plan.options.get(option)
-        for _ in range(ROUNDS):
-            after = attempt_with(plan.options, before, found, kbuild)
-            last = explain(option, values_of(after.config, kconfig), asked, wanted=target)
-            if last.granted or last.plan is None or last.plan.tools:
-                break
-            plan += last.plan
-        tried = last.granted
-        remove_tree(folder)
-    lines = tree_of(first)
+    found = find_remedy(option, kernel)
+    plan, where = found.plan, kernel.ready.environment.name
+    lines = tree_of(found.first)
     if plan is not None and (plan.options or plan.tools):
         lines += ["", "To have it, in the profile:", *(f"  {line}" for line in remedy(plan))]
-    if tried is not None:
-        words = f"{option} is then {last.value}" if tried else "it isn't enough"
-        lines.append(f"Tried in {ready.environment.name}: {words}.")
-    if tried is False:
-        lines += tree_of(last)
+    if found.tried is not None:
+        words = f"{option} is then {found.last.value}" if found.tried else "it isn't enough"
+        lines.append(f"Tried in {where}: {words}.")
+    if found.tried is False:
+        lines += tree_of(found.last)
     result = {
         "command": "kernel",
-        "profile": found.name,
-        "environment": ready.environment.name,
-        **first.as_json(),
-        "tried": tried,
+        "profile": kernel.profile.name,
+        "environment": where,
+        **found.first.as_json(),
+        "tried": found.tried,
     }
     if plan is not None:
         result["lift"] = {"options": dict(plan.options), "tools": list(plan.tools)}
-    made.console.result(joined(lines), result)
+    kernel.context.console.result(joined(lines), result)
 
 
 def _line(kdir: Kdir) -> str:

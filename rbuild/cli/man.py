@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import click
 
-from rbuild.cli import App, main
-from rbuild.home import user_path
-from rbuild.manual import page
-from rbuild.store import write_text
+from rbuild.cli.main import App, main
+from rbuild.cli.manpage import page
+from rbuild.util.files import write_text
+from rbuild.util.home import user_path
 
 EPILOG = """\b
 Examples:

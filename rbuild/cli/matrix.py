@@ -4,35 +4,37 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from rbuild import export, profile
-from rbuild.cli import App
+from rbuild.cli.complete.types import PROFILE
+from rbuild.cli.main import App
 from rbuild.cli.options import (
     LIMITS,
     Output,
+    build_context,
     ccache_option,
     cluster_options,
+    grouped,
     jobs_option,
     mode_options,
     runtime_option,
-    session,
     was_typed,
 )
 from rbuild.cli.size import Number
-from rbuild.completion.types import PROFILE
-from rbuild.profile import IN_KERNEL, Driver
-from rbuild.provision import runtime_for
+from rbuild.provision.prepare import runtime_for
+from rbuild.specs import profile
+from rbuild.specs.profile import IN_KERNEL, Driver
+from rbuild.util import export
 
 if TYPE_CHECKING:
-    from rbuild.matrix.meeting import Meeting
     from rbuild.matrix.plan import Plan
     from rbuild.matrix.report import Report, Row
-    from rbuild.session import Session
+    from rbuild.matrix.scheduler import Scheduler
+    from rbuild.sandbox.context import BuildContext
 
 EPILOG = """\b
 Examples:
@@ -41,6 +43,56 @@ Examples:
   rbuild matrix --kind kernel --env cross --env chroot --export-json m.json
   rbuild matrix --scheduler tcp://127.0.0.1:8786
 """
+
+
+@dataclass(frozen=True)
+class Combinations:
+    """What is combined: each profile, environment, kind and driver."""
+
+    profiles: tuple[str, ...]
+    envs: tuple[str, ...]
+    kinds: tuple[str, ...]
+    drivers: tuple[str, ...]
+
+    def plan(self) -> Plan:
+        """Return all combinations that can be."""
+        from rbuild.bench.plan import Target  # noqa: PLC0415
+        from rbuild.matrix.plan import combine  # noqa: PLC0415
+
+        kinds = [Target(kind) for kind in dict.fromkeys(self.kinds)]
+        return combine(
+            [profile.load(name) for name in dict.fromkeys(self.profiles or ("slim",))],
+            list(dict.fromkeys(self.envs)) or ["cross", "hybrid"],
+            kinds or [Target.OUT_OF_TREE, Target.IN_TREE],
+            [Driver(driver) for driver in dict.fromkeys(self.drivers)] or list(IN_KERNEL),
+        )
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The scheduler that hands out builds, and what TLS needs."""
+
+    scheduler: str | None
+    tls_ca: Path | None
+    tls_cert: Path | None
+    tls_key: Path | None
+    insecure: bool
+
+    def resolve(self) -> Scheduler | None:
+        """Return where client and workers meet; None for this machine alone."""
+        from rbuild.matrix.scheduler import require, scheduler_at  # noqa: PLC0415
+
+        if self.scheduler is None:
+            if any(was_typed(f"tls_{name}") for name in ("ca", "cert", "key")):
+                raise click.UsageError("--tls-* go with --scheduler.")
+            if self.insecure:
+                raise click.UsageError("--insecure needs --scheduler.")
+            return None
+        found = scheduler_at(
+            self.scheduler, self.tls_ca, self.tls_cert, self.tls_key, insecure=self.insecure
+        )
+        require()
+        return found
 
 
 @click.command(epilog=EPILOG)
@@ -76,22 +128,17 @@ Examples:
     metavar="S",
     help="With --scheduler: how long to wait, in seconds, where no machine is left.",
 )
+@grouped("cluster", Cluster)
+@grouped("combinations", Combinations)
 @click.pass_obj
 def command(
     app: App,
-    profiles: tuple[str, ...],
-    envs: tuple[str, ...],
-    kinds: tuple[str, ...],
-    drivers: tuple[str, ...],
+    combinations: Combinations,
+    cluster: Cluster,
     export_json: Path | None,
     jobs: int | None,
     runtime: str,
     ccache: bool,
-    scheduler: str | None,
-    tls_ca: Path | None,
-    tls_cert: Path | None,
-    tls_key: Path | None,
-    insecure: bool,
     wait_s: float,
 ) -> int:
     """Build every combination (profile x environment x kind x driver).
@@ -103,44 +150,20 @@ def command(
     says why; it also says whether the bytes agree.  A build that fails doesn't stop the others:
     the exit code is then 1, or 4 if it was no build's own fault.
     """
-    from rbuild.matrix import meeting  # noqa: PLC0415
     from rbuild.matrix.report import Report  # noqa: PLC0415 - its models are slow to import
 
-    found = None
-    if scheduler is not None:
-        found = meeting.meeting(scheduler, tls_ca, tls_cert, tls_key, insecure=insecure)
-        meeting.require()
-        _must_travel(envs)
-    elif any(was_typed(f"tls_{name}") for name in ("ca", "cert", "key")):
-        raise click.UsageError("--tls-* go with --scheduler.")
-    elif insecure:
-        raise click.UsageError("--insecure needs --scheduler.")
+    found = cluster.resolve()
+    if found is not None:
+        _must_travel(combinations.envs)
     options = _options(jobs=jobs, runtime=runtime, ccache=ccache)
-    plan = replace(_plan(profiles, envs, kinds, drivers), options=options)
+    plan = replace(combinations.plan(), options=options)
     # Each build has a runtime of its own; here the limits are only looked at.
     limits = click.get_current_context().meta.get(LIMITS, {})
-    runtime_for(runtime, app.store, memory_bytes=limits.get("memory"), cpus=limits.get("cpus"))
-    made = session(app, "matrix", runtime_for("bwrap", app.store), None)
+    runtime_for(runtime, app.cache, memory_bytes=limits.get("memory"), cpus=limits.get("cpus"))
+    made = build_context(app, "matrix", runtime_for("bwrap", app.cache), None)
     rows = sorted(_rows(plan, made, found, wait_s), key=lambda row: plan.builds.index(row.build))
     report = Report(plan, tuple(rows), None if found is None else found.address)
     return _show(report, app, export_json)
-
-
-def _plan(
-    profiles: tuple[str, ...],
-    envs: tuple[str, ...],
-    kinds: tuple[str, ...],
-    drivers: tuple[str, ...],
-) -> Plan:
-    from rbuild.bench.plan import Target  # noqa: PLC0415
-    from rbuild.matrix.plan import combine  # noqa: PLC0415
-
-    return combine(
-        [profile.load(name) for name in dict.fromkeys(profiles or ("slim",))],
-        list(dict.fromkeys(envs)) or ["cross", "hybrid"],
-        [Target(kind) for kind in dict.fromkeys(kinds)] or [Target.OUT_OF_TREE, Target.IN_TREE],
-        [Driver(driver) for driver in dict.fromkeys(drivers)] or list(IN_KERNEL),
-    )
 
 
 def _options(*, jobs: int | None, runtime: str, ccache: bool) -> tuple[str, ...]:
@@ -171,7 +194,7 @@ def _must_travel(envs: tuple[str, ...]) -> None:
             )
 
 
-def _rows(plan: Plan, made: Session, found: Meeting | None, wait_s: float) -> Iterator[Row]:
+def _rows(plan: Plan, made: BuildContext, found: Scheduler | None, wait_s: float) -> Iterator[Row]:
     if found is None:
         from rbuild.matrix import local  # noqa: PLC0415
 

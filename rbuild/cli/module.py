@@ -6,29 +6,29 @@ from pathlib import Path
 
 import click
 
-from rbuild import module, profile
-from rbuild.cli import App
+from rbuild.cli.main import App
 from rbuild.cli.options import (
     Output,
+    What,
+    Where,
     cache_words,
     ccache_option,
     driver_option,
     env_option,
+    grouped,
     jobs_option,
-    kdir_for,
     kind_options,
     profile_option,
-    root_of,
+    resolve_options,
     root_option,
     runtime_option,
-    session,
     summary,
     timeout_option,
-    was_typed,
 )
-from rbuild.console import duration, joined, size
-from rbuild.kernel import Kdir
-from rbuild.profile import Driver, Kind
+from rbuild.kernel.kdir import Kdir
+from rbuild.module import build, check
+from rbuild.specs.profile import Kind
+from rbuild.ui.format import duration, joined, size
 
 EPILOG = """\b
 Examples:
@@ -55,46 +55,38 @@ Examples:
 )
 @runtime_option
 @timeout_option
+@grouped("where", Where)
+@grouped("what", What)
 @click.pass_obj
 def command(
     app: App,
-    path: Path | None,
-    root_folder: Path | None,
-    kind: str | None,
-    driver: str | None,
-    env: str,
-    profile_name: str,
-    jobs: int | None,
-    ccache: bool,
+    where: Where,
+    what: What,
     output: Path | None,
-    runtime: str,
 ) -> None:
     """Build our MFRC522 driver, or with PATH any out-of-tree module.
 
     PATH is a folder with a Kbuild or Makefile, of a C or a Rust module; it is left as it is.
     The .ko is checked: machine, vermagic, and that each symbol it needs is exported.
     """
-    if path is not None and (was_typed("driver") or kind == Kind.IN_TREE):
-        raise click.UsageError("PATH is built out-of-tree, and goes without --driver.")
-    own = root_of(path, root_folder)
-    made = session(app, "module", runtime, jobs, ccache=ccache)
-    found = profile.load(profile_name)
-    wanted, how = Driver(driver or found.driver), Kind(kind or found.kind)
-    if path is not None:
-        how = Kind.OUT_OF_TREE
+    what.check()
+    own = what.root
+    made = where.build_context(app, "module")
+    found = where.profile()
+    wanted, how = what.chosen(found)
+    if what.path is None:
+        resolve_options(driver=wanted, kind=how)
+    kdir = where.kdir(found, made)
+    if what.path is not None:
+        result = build.build_out_of_tree(kdir, what.path, made, own)
     else:
-        made.settled.update(driver=wanted, kind=how)
-    kdir = kdir_for(found, env, made)
-    if path is not None:
-        result = module.build_out_of_tree(kdir, path, made, own)
-    else:
-        result = module.build_driver(kdir, wanted, how, made)
+        result = build.build_driver(kdir, wanted, how, made)
     places = [one.path for one in result.modules]
     if output is not None:
-        places = module.export(result.modules, output)
-    data = summary("module", kdir, made)
+        places = build.export(result.modules, output)
+    data = summary("module", kdir, made, result.script)
     data["kind"] = how
-    data["driver"] = None if path is not None else wanted
+    data["driver"] = None if what.path is not None else wanted
     data["artefacts"] = [
         {**one.as_json(), "path": str(place)}
         for one, place in zip(result.modules, places, strict=True)
@@ -103,7 +95,7 @@ def command(
     app.console.result(_lines(kdir, how, result, places), data)
 
 
-def _lines(kdir: Kdir, kind: Kind, result: module.Result, places: list[Path]) -> str:
+def _lines(kdir: Kdir, kind: Kind, result: build.Result, places: list[Path]) -> str:
     lines = []
     for one, place in zip(result.modules, places, strict=True):
         took = "nothing to do"
@@ -115,7 +107,7 @@ def _lines(kdir: Kdir, kind: Kind, result: module.Result, places: list[Path]) ->
             else "the source and its configuration (`rbuild kernel` gives the kernel's own list)"
         )
         if one.undecided:
-            against += f"; it doesn't tell of {', '.join(one.undecided[: module.SYMBOLS_SHOWN])}"
+            against += f"; it doesn't tell of {', '.join(one.undecided[: check.SYMBOLS_SHOWN])}"
         lines += [
             f"{place.name} ({kdir.ready.environment.name}, {kind}, {took}), "
             f"{size(one.size_bytes)}: {place}",

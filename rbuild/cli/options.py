@@ -4,30 +4,114 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, fields
+from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import click
 from click.core import ParameterSource
 
-from rbuild import environment, export, root
-from rbuild.cli import SESSION, App
-from rbuild.cli.again import again, command_line
+from rbuild.cache.directory import Cache
+from rbuild.cli.complete.types import ENVIRONMENT, PROFILE
+from rbuild.cli.main import SESSION, App
+from rbuild.cli.reproducer import command_line, reproducer_lines, reproduction
 from rbuild.cli.size import Count, Number, Size
-from rbuild.cli.typo import Choice
-from rbuild.completion.types import ENVIRONMENT, PROFILE
+from rbuild.cli.suggest import Choice
 from rbuild.errors import UsageError
-from rbuild.kernel import Kdir, prepare
-from rbuild.profile import Driver, Kind, Profile
-from rbuild.provision import make_ready, runtime_for
-from rbuild.root import Root
-from rbuild.sandbox import Runtime
-from rbuild.session import CacheUse, Phase, Session
-from rbuild.source import obtain
-from rbuild.store import Store
+from rbuild.kernel.identity import Kernel
+from rbuild.kernel.kdir import Kdir
+from rbuild.kernel.prepare import prepare
+from rbuild.provision.prepare import checked_runtime, prepare_environment
+from rbuild.sandbox.context import SILENCE_S, BuildContext, CacheUse, Phase
+from rbuild.sandbox.runtime import Runtime
+from rbuild.source.fetch import obtain
+from rbuild.specs import environment, profile
+from rbuild.specs.profile import Driver, Kind, Profile
+from rbuild.util import export, root
+from rbuild.util.process import Limits
+from rbuild.util.root import Root
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+Group = TypeVar("Group")
+
+
+def grouped(name: str, kind: type[Group]) -> Callable[[Function], Function]:
+    """Give a command the options that are called as a dataclass's fields as one parameter.
+
+    It stands below those options; one that the command doesn't have is the field's default.
+    """
+    names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+
+    def decorate(function: Function) -> Function:
+        @wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+            values = {one: kwargs.pop(one) for one in names if one in kwargs}
+            return function(*args, **kwargs, **{name: kind(**values)})
+
+        return cast("Function", call)
+
+    return decorate
+
+
+@dataclass(frozen=True)
+class Where:
+    """For which profile, in which environment and how a command builds."""
+
+    env: str
+    profile_name: str
+    runtime: str
+    jobs: int | None = None
+    ccache: bool = False
+
+    def profile(self) -> Profile:
+        """Load the profile."""
+        return profile.load(self.profile_name)
+
+    def build_context(self, app: App, command: str) -> BuildContext:
+        """Return the build context of a command."""
+        return build_context(app, command, self.runtime, self.jobs, ccache=self.ccache)
+
+    def kdir(self, profile: Profile, made: BuildContext) -> Kdir:
+        """Return the profile's KDIR, provisioning whatever it lacks."""
+        return prepare(self.kernel(profile, made))
+
+    def kernel(self, profile: Profile, made: BuildContext) -> Kernel:
+        """Return the profile's kernel, with its source and environment."""
+        found = environment.load_for(self.env, profile.architecture)
+        ready = prepare_environment(found, made.cache, made.runtime)
+        return Kernel(profile, obtain(profile, ready, made.cache), ready, made)
+
+
+@dataclass(frozen=True)
+class What:
+    """Which module a command builds: one of our drivers, or that in PATH."""
+
+    path: Path | None = None
+    root_folder: Path | None = None
+    kind: str | None = None
+    driver: str | None = None
+
+    def check(self) -> None:
+        """Raise click.UsageError for options that PATH excludes."""
+        if self.path is not None and (was_typed("driver") or self.kind == Kind.IN_TREE):
+            raise click.UsageError("PATH is built out-of-tree, and goes without --driver.")
+
+    @property
+    def root(self) -> Root | None:
+        """What --root says of PATH; None without PATH, which our own drivers don't have."""
+        if self.path is not None:
+            return root.named(self.root_folder, self.path)
+        if self.root_folder is not None:
+            raise click.UsageError("--root needs PATH.")
+        return None
+
+    def chosen(self, profile: Profile) -> tuple[Driver, Kind]:
+        """Return the driver and its kind, by default the profile's; PATH is out-of-tree."""
+        kind = Kind(self.kind or profile.kind)
+        return Driver(self.driver or profile.driver), Kind.OUT_OF_TREE if self.path else kind
+
 
 env_option = click.option(
     "--env",
@@ -59,6 +143,9 @@ RUNTIMES = ("bwrap", "docker")
 LIMITS = "rbuild.limits"
 """Where a context keeps what --memory and --cpus say."""
 
+RESOLVED = "rbuild.resolved"
+"""Where it keeps what options that weren't given have become."""
+
 
 def _limit(ctx: click.Context, param: click.Parameter, value: Any) -> None:  # noqa: ANN401
     assert param.name is not None
@@ -66,7 +153,7 @@ def _limit(ctx: click.Context, param: click.Parameter, value: Any) -> None:  # n
 
 
 def limit_options(function: Function) -> Function:
-    """Add --memory and --cpus, which ``session`` takes from the context."""
+    """Add --memory and --cpus, which ``build_context`` takes from the context."""
     for name, kind, text in (
         ("--cpus", Number(min=0.01), "How many processors' worth of time"),
         ("--memory", Size(), "How much memory, such as 4g,"),
@@ -107,7 +194,7 @@ class Output(click.Path):
             if self.allow_dash and path == Path("-"):
                 return path
             if app is not None:
-                export.must_be_outside(path, app.store.root)
+                export.must_be_outside(path, app.cache.root)
             if self.file_okay:
                 export.must_be_writable(path)
         except UsageError as error:
@@ -123,15 +210,6 @@ root_option = click.option(
     metavar="DIR",
     help="Allow links in PATH to anything below DIR [default: PATH's git work tree, else PATH].",
 )
-
-
-def root_of(path: Path | None, folder: Path | None) -> Root | None:
-    """Return what --root says of PATH; None without PATH, which our own drivers don't have."""
-    if path is not None:
-        return root.named(folder, path)
-    if folder is not None:
-        raise click.UsageError("--root needs PATH.")
-    return None
 
 
 timeout_option = click.option(
@@ -157,17 +235,10 @@ def runtime_option(function: Function) -> Function:
     )(limit_options(function))
 
 
-def runtime_named(name: str, store: Store) -> Runtime:
+def runtime_named(name: str, cache: Cache) -> Runtime:
     """Return the runtime of that name, with the limits that the command line has for it."""
     asked = click.get_current_context().meta.get(LIMITS, {})
-    memory, cpus = asked.get("memory"), asked.get("cpus")
-    runtime = runtime_for(name, store, memory_bytes=memory, cpus=cpus)
-    if name == "docker" and cpus is not None:
-        from rbuild.sandbox.docker import Docker  # noqa: PLC0415 - loads slowly
-
-        assert isinstance(runtime, Docker)
-        runtime.must_have_cpus()
-    return runtime
+    return checked_runtime(name, cache, asked.get("memory"), asked.get("cpus"))
 
 
 jobs_option = click.option(
@@ -292,39 +363,45 @@ def cluster_options(*, required: bool) -> Callable[[Function], Function]:
     return add
 
 
-def session(
+def build_context(
     app: App,
     command: str,
     runtime: str | Runtime,
     jobs: int | None,
     *,
     ccache: bool = False,
-) -> Session:
-    """Return the session of a command."""
+) -> BuildContext:
+    """Return the build context of a command."""
     context = click.get_current_context()
     if isinstance(runtime, str):
-        runtime = runtime_named(runtime, app.store)
-    made = Session(command, app.store, runtime, ccache=ccache)
+        runtime = runtime_named(runtime, app.cache)
+    limits = context.meta.get(LIMITS, {})
+    resolved = context.meta.setdefault(RESOLVED, {})
+    made = BuildContext(
+        command,
+        app.cache,
+        runtime,
+        jobs or len(os.sched_getaffinity(0)),
+        ccache,
+        Limits(silence_s=SILENCE_S, total_s=limits.get("timeout")),
+        lambda: command_line(context, resolved),
+        limits.get("memory"),
+        limits.get("cpus"),
+    )
+    resolved.update(limits, jobs=made.jobs)
     context.call_on_close(made.close)
     context.meta[SESSION] = made
-    if jobs is not None:
-        made.jobs = jobs
-    total = context.meta.get(LIMITS, {}).get("timeout")
-    made.limits = replace(made.limits, total_s=total)
-    made.settled.update(context.meta.get(LIMITS, {}), jobs=made.jobs)
-    made.line = lambda: command_line(context, made.settled)
     return made
+
+
+def resolve_options(**values: Any) -> None:  # noqa: ANN401
+    """Record what options that weren't given have become, for the line that reproduces a run."""
+    click.get_current_context().meta.setdefault(RESOLVED, {}).update(values)
 
 
 def was_typed(name: str) -> bool:
     """Tell whether the parameter was given on the command line, not by a variable or a file."""
     return click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE
-
-
-def kdir_for(found: Profile, env: str, made: Session) -> Kdir:
-    """Return the profile's KDIR in an environment, provisioning whatever it lacks."""
-    ready = make_ready(environment.load_for(env, found.architecture), made.store, made.runtime)
-    return prepare(found, obtain(found, ready, made.store), ready, made)
 
 
 def cache_words(phases: Iterable[Phase]) -> str:
@@ -335,15 +412,17 @@ def cache_words(phases: Iterable[Phase]) -> str:
     return f", {use.hits} of {asked} compilations from ccache" if asked else ""
 
 
-def told(made: Session) -> dict[str, str | None]:
+def reproduce_info(made: BuildContext, script: Path | None) -> dict[str, str | None]:
     """Return how to have a run's result again; with -v it is said, too."""
-    found = made.reproduce()
-    for line in again(found):
+    found = reproduction(made.line(), script)
+    for line in reproducer_lines(found):
         made.console.verbose(line)
     return found
 
 
-def summary(command: str, kdir: Kdir, made: Session) -> dict[str, Any]:
+def summary(
+    command: str, kdir: Kdir, made: BuildContext, script: Path | None = None
+) -> dict[str, Any]:
     """Return the fields that every build's JSON has."""
     return {
         "command": command,
@@ -357,5 +436,5 @@ def summary(command: str, kdir: Kdir, made: Session) -> dict[str, Any]:
         "toolchain": dict(kdir.ready.toolchain),
         "kernel_release": kdir.release,
         "log": str(made.log_path) if made.has_log else None,
-        "reproduce": told(made),
+        "reproduce": reproduce_info(made, script),
     }

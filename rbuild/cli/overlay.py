@@ -8,26 +8,26 @@ from pathlib import Path
 
 import click
 
-from rbuild import binding, overlay, profile
-from rbuild.binding import Checker
-from rbuild.cli import App
+from rbuild.cli.main import App
 from rbuild.cli.options import (
     Output,
+    What,
+    Where,
     env_option,
-    kdir_for,
+    grouped,
     profile_option,
-    root_of,
     root_option,
     runtime_option,
-    session,
     summary,
     timeout_option,
 )
-from rbuild.console import duration, joined, size
-from rbuild.kernel import Kdir
-from rbuild.overlay import Fitted, Overlay
-from rbuild.root import Root
-from rbuild.session import Phase, Session
+from rbuild.devicetree import dt_schema, overlay
+from rbuild.devicetree.dt_schema import Checker
+from rbuild.devicetree.overlay import Fitted, Overlay
+from rbuild.kernel.kdir import Kdir
+from rbuild.sandbox.context import BuildContext, Phase
+from rbuild.ui.format import duration, joined, size
+from rbuild.util.root import Root
 
 EPILOG = """\b
 Examples:
@@ -59,17 +59,16 @@ Examples:
 )
 @runtime_option
 @timeout_option
+@grouped("where", Where)
+@grouped("what", What)
 @click.pass_obj
 def command(
     app: App,
-    path: Path | None,
-    root_folder: Path | None,
+    where: Where,
+    what: What,
     params: tuple[str, ...],
     check: bool,
-    env: str,
-    profile_name: str,
     output: Path | None,
-    runtime: str,
 ) -> None:
     """Compile the reader's device tree overlay, or with PATH any.
 
@@ -79,19 +78,19 @@ def command(
     and the kernel's.
     """
     values = _values(params)
-    made = session(app, "overlay", runtime, None)
-    found = profile.load(profile_name)
-    source = path or overlay.own_folder()
-    own = root_of(path, root_folder)
+    made = where.build_context(app, "overlay")
+    found = where.profile()
+    source = what.path or overlay.own_folder()
+    own = what.root
     overlay.sources(source, own)  # what is no overlay is said before a kernel is prepared
-    kdir = kdir_for(found, env, made)
-    checker = binding.checker(kdir, made) if check else None
+    kdir = where.kdir(found, made)
+    checker = dt_schema.checker(kdir, made) if check else None
     result = overlay.compile_overlays(kdir, source, made, own)
     overlays = result.overlays
     if values:
         overlays = tuple(overlay.parametrised(one, values) for one in overlays)
     if checker is not None:
-        for one in binding.beside(source, own):
+        for one in dt_schema.beside(source, own):
             checker.check(one)
     if found.device_trees or check:
         proofs = [_prove(kdir, one, (source, own), made, checker) for one in overlays]
@@ -129,13 +128,13 @@ def _prove(
     kdir: Kdir,
     one: Overlay,
     source: tuple[Path, Root | None],
-    made: Session,
+    made: BuildContext,
     checker: Checker | None,
 ) -> _Proof:
     fitted = overlay.fit(kdir, one, made)
     used: set[str] = set()
     if checker is not None:
-        bindings = binding.known(*source)
+        bindings = dt_schema.known(*source)
         for where in fitted:
             used |= set(checker.validate(where, bindings))
     return _Proof(tuple(fitted), tuple(sorted(used)))

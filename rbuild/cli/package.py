@@ -6,29 +6,33 @@ from pathlib import Path
 
 import click
 
-from rbuild import kernel, module, overlay, profile
-from rbuild.cli import App
+from rbuild.board.packages.make import WHOLE_KERNEL, Artefact, Contents, Format, make
+from rbuild.board.staging import extras
+from rbuild.cli.main import App
 from rbuild.cli.options import (
     Output,
+    What,
+    Where,
     ccache_option,
     driver_option,
     env_option,
+    grouped,
     jobs_option,
-    kdir_for,
     kind_options,
     profile_option,
+    resolve_options,
     runtime_option,
-    session,
     summary,
     timeout_option,
 )
-from rbuild.cli.typo import Choice
-from rbuild.console import joined, size
-from rbuild.kernel import Kdir
-from rbuild.package import WHOLE_KERNEL, Artefact, Contents, Format, make
-from rbuild.profile import Driver, Kind
-from rbuild.session import Phase, Session
-from rbuild.stage import extras
+from rbuild.cli.suggest import Choice
+from rbuild.devicetree import overlay
+from rbuild.kernel.build import build
+from rbuild.kernel.kdir import Kdir
+from rbuild.module.build import build_driver
+from rbuild.sandbox.context import BuildContext, Phase
+from rbuild.specs.profile import Driver, Kind
+from rbuild.ui.format import joined, size
 
 EPILOG = """\b
 Formats:
@@ -66,35 +70,32 @@ Examples:
 )
 @runtime_option
 @timeout_option
+@grouped("where", Where)
+@grouped("what", What)
 @click.pass_obj
 def command(
     app: App,
     formats: tuple[str, ...],
-    kind: str | None,
-    driver: str | None,
-    env: str,
-    profile_name: str,
-    jobs: int | None,
-    ccache: bool,
+    where: Where,
+    what: What,
     output: Path,
-    runtime: str,
 ) -> None:
     """Make packages of a profile's kernel and of our driver, for a Raspberry Pi.
 
     The same sources give the same bytes, in cross and hybrid alike. lintian
     examines our own .debs.
     """
-    made = session(app, "package", runtime, jobs, ccache=ccache)
-    found = profile.load(profile_name)
+    made = where.build_context(app, "package")
+    found = where.profile()
     chosen = [Format(name) for name in formats] or list(Format)
-    wanted, how = Driver(driver or found.driver), Kind(kind or found.kind)
-    made.settled.update(formats=chosen, driver=wanted, kind=how)
-    kdir = kdir_for(found, env, made)
+    wanted, how = what.chosen(found)
+    resolve_options(formats=chosen, driver=wanted, kind=how)
+    kdir = where.kdir(found, made)
     if WHOLE_KERNEL & set(chosen):
-        kdir = kernel.build(kdir, made)
-    contents, phases = _contents(kdir, wanted, how, made)
+        kdir = build(kdir)
+    contents, phases, script = _contents(kdir, wanted, how, made)
     packages = make(contents, chosen, output, made)
-    data = summary("package", kdir, made)
+    data = summary("package", kdir, made, script)
     data["kind"] = how
     data["driver"] = wanted
     data["artefacts"] = [one.as_json() for one in packages]
@@ -103,14 +104,15 @@ def command(
 
 
 def _contents(
-    kdir: Kdir, driver: Driver, kind: Kind, made: Session
-) -> tuple[Contents, list[Phase]]:
-    """Build what packages need besides the kernel; return what that took, too."""
-    built = module.build_driver(kdir, driver, kind, made)
+    kdir: Kdir, driver: Driver, kind: Kind, made: BuildContext
+) -> tuple[Contents, list[Phase], Path | None]:
+    """Build what packages need besides the kernel; return what that took, and a reproducer."""
+    built = build_driver(kdir, driver, kind, made)
     compiled = overlay.compile_overlays(kdir, overlay.own_folder(), made)
     modules = extras([one.path for one in built.modules], kind)
     overlays = tuple(one.path for one in compiled.overlays)
-    return Contents(kdir, driver, tuple(modules), overlays), [built.phase, compiled.phase]
+    phases = [built.phase, compiled.phase]
+    return Contents(kdir, driver, tuple(modules), overlays), phases, built.script
 
 
 def _lines(packages: list[Artefact]) -> str:

@@ -6,11 +6,11 @@ import json
 
 import click
 
-from rbuild import profile
-from rbuild.cli import App
-from rbuild.cli.typo import Group
-from rbuild.completion.types import PROFILE
-from rbuild.console import joined
+from rbuild.cli.complete.types import PROFILE
+from rbuild.cli.main import App
+from rbuild.cli.suggest import Group
+from rbuild.specs import profile
+from rbuild.ui.format import joined
 
 EPILOG = """\b
 Examples:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import click
 
-from rbuild import environment
-from rbuild.cli import App
-from rbuild.cli.options import runtime_option, session
-from rbuild.completion.types import ENVIRONMENT
-from rbuild.console import duration, joined
-from rbuild.profile import DEFAULT_ARCHITECTURE
-from rbuild.provision import Ready, make_ready, maker
-from rbuild.rootfs import provision
+from rbuild.cli.complete.types import ENVIRONMENT
+from rbuild.cli.main import App
+from rbuild.cli.options import build_context, runtime_option
+from rbuild.provision.prepare import maker, prepare_environment
+from rbuild.provision.prepared import PreparedEnvironment
+from rbuild.provision.rootfs import entry_of, provision
+from rbuild.specs import environment
+from rbuild.specs.profile import DEFAULT_ARCHITECTURE
+from rbuild.ui.format import duration, joined
 
 EPILOG = """\b
 Examples:
@@ -45,18 +46,18 @@ def command(
     if printed:
         if len(loaded) != 1:
             raise click.UsageError("--print-dockerfile is for one environment.")
-        from rbuild.sandbox.image import dockerfile  # noqa: PLC0415 - needed for this only
+        from rbuild.provision.dockerfile import dockerfile  # noqa: PLC0415 - needed for this only
 
         text = dockerfile(loaded[0])
         app.console.result(text, {"environment": loaded[0].name, "dockerfile": text})
         return
-    made = session(app, "setup", runtime, None)
+    made = build_context(app, "setup", runtime, None)
     if force:
         # Environments share rootfses: each is made once.
-        parts = {part.entry(made.store).name: part for one in loaded for part in one.rootfses}
+        parts = {entry_of(part, made.cache).name: part for one in loaded for part in one.rootfses}
         for part in parts.values():
-            provision(part, made.store, force=True, make=maker(made.runtime))
-    found = [make_ready(one, made.store, made.runtime) for one in loaded]
+            provision(part, made.cache, force=True, make=maker(made.runtime))
+    found = [prepare_environment(one, made.cache, made.runtime) for one in loaded]
     app.console.result(
         joined(line for ready in found for line in _lines(ready)),
         [
@@ -80,7 +81,7 @@ def command(
     )
 
 
-def _lines(ready: Ready) -> list[str]:
+def _lines(ready: PreparedEnvironment) -> list[str]:
     name = ready.environment.name
     how = "was there already" if ready.cached else f"took {duration(ready.seconds)}"
     compiler = ", ".join(

@@ -7,13 +7,12 @@ from pathlib import Path
 
 import click
 
-from rbuild import profile
-from rbuild.apt import resolver
-from rbuild.cli import App
-from rbuild.cli.options import env_option, kdir_for, profile_option, runtime_option, session
-from rbuild.kbuild import Kbuild, variables
-from rbuild.provision import make_ready
-from rbuild.sandbox import KDIR, MODULE, Bind, Job
+from rbuild.cli.main import App
+from rbuild.cli.options import Where, env_option, grouped, profile_option, runtime_option
+from rbuild.kernel.kbuild import Kbuild, variables
+from rbuild.provision.apt import resolver
+from rbuild.provision.prepare import prepare_environment
+from rbuild.sandbox.runtime import KDIR, MODULE, Bind, Job
 
 EPILOG = """\b
 Examples:
@@ -44,16 +43,15 @@ EXEC = ("/bin/sh", "-c", 'exec "$@"', "sh")
     help="Let the whole system be written, with the network: apt works; all is gone at the end.",
 )
 @runtime_option
+@grouped("where", Where)
 @click.pass_context
 def command(
     ctx: click.Context,
     words: tuple[str, ...],
-    env: str,
-    profile_name: str,
+    where: Where,
     module: Path | None,
     write: bool,
     scratch: bool,
-    runtime: str,
 ) -> None:
     """Open a shell in an environment: tree in /src, KDIR in /kdir, make's variables set.
 
@@ -61,8 +59,8 @@ def command(
     With --scratch it is a system to try things in: install packages, build some, break it.
     """
     app: App = ctx.obj
-    made = session(app, "shell", runtime, None)
-    kdir = kdir_for(profile.load(profile_name), env, made)
+    made = where.build_context(app, "shell")
+    kdir = where.kdir(where.profile(), made)
     kbuild = Kbuild(made, kdir.ready, kdir.tree, kdir.path)
     binds = [
         Bind(bind.source, bind.target, bind.writable and (write or bind.target != KDIR))
@@ -74,9 +72,9 @@ def command(
     if scratch:
         folder = made.run_folder / "scratch"
         folder.mkdir()
-        ready = make_ready(ready.environment, made.store, made.runtime, scratch=folder)
+        ready = prepare_environment(ready.environment, made.cache, made.runtime, scratch=folder)
         binds += resolver()
-    prompt = {"PS1": rf"rbuild {env}:\w\$ ", "TERM": "xterm-256color"}
+    prompt = {"PS1": rf"rbuild {where.env}:\w\$ ", "TERM": "xterm-256color"}
     job = Job(
         [*EXEC, *words] if words else ["bash", "--norc", "-i"],
         binds,
@@ -84,7 +82,7 @@ def command(
         {**kbuild.environment(), **variables(kbuild.ready, kbuild.tree), **prompt},
         network=scratch,
     )
-    # What is written by hand is what is wanted: it is sealed as it then is.
-    with made.store.writing(kdir.entry) if write else nullcontext():
+    # What is written by hand is what is wanted: it is recorded as it then is.
+    with made.cache.writing(kdir.entry) if write else nullcontext():
         status = ready.runtime.interactive(ready.sandbox, job)
     ctx.exit(status)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import click
 
-from rbuild.cli import App
-from rbuild.cli.options import cluster_options, session
+from rbuild.cli.main import App
+from rbuild.cli.options import build_context, cluster_options
 
 EPILOG = """\b
 Examples:
@@ -41,14 +41,14 @@ def command(
     worker can run programs here: it listens only where it reaches the scheduler, and beyond this
     machine only with TLS, or with --insecure.
     """
-    from rbuild.matrix.meeting import meeting, require  # noqa: PLC0415
+    from rbuild.matrix.scheduler import require, scheduler_at  # noqa: PLC0415
 
-    found = meeting(scheduler, tls_ca, tls_cert, tls_key, insecure=insecure)
+    found = scheduler_at(scheduler, tls_ca, tls_cert, tls_key, insecure=insecure)
     require()
     from rbuild.matrix.remote import serve  # noqa: PLC0415 - it needs Dask
     from rbuild.matrix.task import Place  # noqa: PLC0415
 
-    made = session(app, "worker", "bwrap", None)
+    made = build_context(app, "worker", "bwrap", None)
     with tempfile.TemporaryDirectory(prefix="worker-", dir=made.run_folder) as folder:
-        place = Place(name or socket.gethostname(), app.store.root, Path(folder))
+        place = Place(name or socket.gethostname(), app.cache.root, Path(folder))
         serve(found, place, app.console)

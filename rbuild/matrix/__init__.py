@@ -1,1 +1,4 @@
-"""Many builds at once: every combination of what was asked for, on this machine or on several."""
+"""Many builds: every combination, on this machine or on a Dask cluster.
+
+It imports ``bench`` for the modes, and starts rbuild's own command line for each build.
+"""

@@ -19,19 +19,20 @@ from uuid import uuid4
 
 from distributed import Client, Future
 
-from rbuild.console import Console, duration
 from rbuild.errors import InfrastructureError
+from rbuild.matrix.bundle import pack
 from rbuild.matrix.identity import PREFIX, identity
 from rbuild.matrix.local import keep_log
-from rbuild.matrix.meeting import Meeting
 from rbuild.matrix.plan import Build, Plan
-from rbuild.matrix.remote import Ticket, build, decline, greet
+from rbuild.matrix.remote import TaskId, build, decline, greet
 from rbuild.matrix.report import Attempt, Row
+from rbuild.matrix.scheduler import Scheduler
 from rbuild.matrix.task import Outcome, Task, task_of
-from rbuild.matrix.travel import pack
-from rbuild.session import Session
+from rbuild.sandbox.context import BuildContext
+from rbuild.ui.console import Console
+from rbuild.ui.format import duration
 
-LOST_MOST = 2
+MAX_LOST = 2
 """A build that was on this many machines when they were lost is not given to one more."""
 TRIES = 2
 """How many machines may try a build that it was no fault of the build's not to be made."""
@@ -70,22 +71,24 @@ class Job:
         return [one.machine for one in self.attempts if one.ended is not None]
 
 
-def execute(plan: Plan, session: Session, meeting: Meeting, wait_s: float) -> Iterator[Row]:
+def execute(
+    plan: Plan, context: BuildContext, scheduler: Scheduler, wait_s: float
+) -> Iterator[Row]:
     """Yield each build's end as it comes.
 
     With no machine for ``wait_s`` seconds, what is left is not run.  When the caller stops, or is
     interrupted, the builds under way are ended.  Raises InfrastructureError if the scheduler
     can't be reached, or no machine is there to begin with.
     """
-    packed = {one.profile.name: pack(one.profile) for one in plan.builds}
+    bundle = {one.profile.name: pack(one.profile) for one in plan.builds}
     jobs = [
-        Job(number, one, task_of(one, packed[one.profile.name], plan.options))
+        Job(number, one, task_of(one, bundle[one.profile.name], plan.options))
         for number, one in enumerate(plan.builds, 1)
     ]
-    client = _client(meeting, session.console)
+    client = _client(scheduler, context.console)
     try:
-        _check(client, meeting)
-        run = _Run(client, session, meeting, wait_s, jobs)
+        _check(client, scheduler)
+        run = _Run(client, context, scheduler, wait_s, jobs)
         run.wait_for_machines()
         yield from run.rows()
     finally:
@@ -98,15 +101,15 @@ class _Run:
     def __init__(
         self,
         client: Client,
-        session: Session,
-        meeting: Meeting,
+        context: BuildContext,
+        scheduler: Scheduler,
         wait_s: float,
         jobs: Sequence[Job],
     ) -> None:
         self.client = client
-        self.session = session
-        self.console = session.console
-        self.meeting = meeting
+        self.context = context
+        self.console = context.console
+        self.scheduler = scheduler
         self.wait_s = wait_s
         self.total = len(jobs)
         self.waiting = list(jobs)
@@ -123,12 +126,12 @@ class _Run:
         """Return when the first machine is there; raise InfrastructureError if none comes."""
         self.look()
         if not self.machines:
-            self.console.note(f"Waiting for a machine at {self.meeting.address} ...")
+            self.console.note(f"Waiting for a machine at {self.scheduler.address} ...")
         while not self.machines:
             if self.deserted:
                 raise InfrastructureError(
-                    f"No machine with this rbuild ({self.own}) is at {self.meeting.address}.",
-                    hint=f"On each: rbuild worker --scheduler {self.meeting.address}",
+                    f"No machine with this rbuild ({self.own}) is at {self.scheduler.address}.",
+                    hint=f"On each: rbuild worker --scheduler {self.scheduler.address}",
                 )
             time.sleep(LOOK_S)
             self.look()
@@ -139,7 +142,7 @@ class _Run:
         looked = time.monotonic()
         while self.waiting or self.running:
             self.hand_out()
-            yield from self.heed()
+            yield from self.handle_events()
             for job in list(self.running):
                 row = self.ended(job)
                 if row is not None:
@@ -149,10 +152,10 @@ class _Run:
                 self.look()
                 looked = time.monotonic()
             if self.client.status not in {"running", "connecting"}:
-                yield from self.give_up(f"The scheduler at {self.meeting.address} is gone.")
+                yield from self.give_up(f"The scheduler at {self.scheduler.address} is gone.")
             elif self.deserted:
                 yield from self.give_up(
-                    f"No machine was at {self.meeting.address} for {duration(self.wait_s)}."
+                    f"No machine was at {self.scheduler.address} for {duration(self.wait_s)}."
                 )
 
     @property
@@ -195,7 +198,7 @@ class _Run:
             job.future = self.client.submit(
                 build,
                 job.task,
-                Ticket(self.topic, title, self.own),
+                TaskId(self.topic, title, self.own),
                 key=f"{self.topic}-{job.number}-{len(job.attempts)}",
                 pure=False,
                 resources={self.own: 1},
@@ -205,7 +208,7 @@ class _Run:
             )
             self.running.append(job)
 
-    def heed(self) -> Iterator[Row]:
+    def handle_events(self) -> Iterator[Row]:
         """Heed what the machines say of their builds, for a little while."""
         try:
             event = self.events.get(timeout=TICK_S)
@@ -222,7 +225,7 @@ class _Run:
                     self.console.warn(f"{job.at} was lost while it built {job.build}.")
                     job.ended(None)
                 job.at, job.started = event["machine"], time.monotonic()
-                if len(job.losses) >= LOST_MOST:
+                if len(job.losses) >= MAX_LOST:
                     self.running.remove(job)
                     job.at = None
                     self.client.cancel([job.future], force=True)
@@ -242,7 +245,7 @@ class _Run:
         except TimeoutError:
             return None  # its machine was lost before its result was fetched
         except CancelledError:
-            return self.not_run(job, f"The scheduler at {self.meeting.address} is gone.")
+            return self.not_run(job, f"The scheduler at {self.scheduler.address} is gone.")
         except Exception as error:  # noqa: BLE001 - whatever a machine raised, or Dask
             return self.not_run(job, f"{type(error).__name__}: {' '.join(str(error).split())}")
         assert isinstance(outcome, Outcome)
@@ -260,7 +263,7 @@ class _Run:
             self.waiting.insert(0, job)
             self.running.remove(job)
             return None
-        log = keep_log(f"{job.number:03d} {job.build}", outcome, self.session)
+        log = keep_log(f"{job.number:03d} {job.build}", outcome, self.context)
         return Row(job.build, outcome, tuple(job.attempts), log=str(log))
 
     def give_up(self, reason: str) -> Iterator[Row]:
@@ -276,26 +279,29 @@ class _Run:
         return Row(job.build, None, tuple(job.attempts), error=reason)
 
 
-def _client(meeting: Meeting, console: Console) -> Client:
+def _client(scheduler: Scheduler, console: Console) -> Client:
     """Return a client that is connected; raise as ``greet`` does if it can't be."""
-    contact = asyncio.run(greet(meeting, console))
+    contact = asyncio.run(greet(scheduler, console))
     try:
         return Client(
-            contact.address, security=meeting.security(), set_as_default=False, name="rbuild-matrix"
+            contact.address,
+            security=scheduler.security(),
+            set_as_default=False,
+            name="rbuild-matrix",
         )
     except (OSError, ValueError) as error:
         raise InfrastructureError(
-            f"{meeting.address} is no scheduler of Dask's: {error}."
+            f"{scheduler.address} is no scheduler of Dask's: {error}."
         ) from error
 
 
-def _check(client: Client, meeting: Meeting) -> None:
+def _check(client: Client, scheduler: Scheduler) -> None:
     """Raise InfrastructureError if the scheduler, which reads what it passes on, has no rbuild."""
     try:
         client.run_on_scheduler(identity)
     except Exception as error:
         raise InfrastructureError(
-            f"The scheduler at {meeting.address} can't import rbuild: {error}.",
+            f"The scheduler at {scheduler.address} can't import rbuild: {error}.",
             hint="Start `dask scheduler` from the environment that rbuild is installed in.",
         ) from error
 

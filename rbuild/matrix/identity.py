@@ -6,8 +6,9 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from rbuild import __version__, data
-from rbuild.module import PRODUCTS
+from rbuild import __version__
+from rbuild.module.sync import PRODUCTS
+from rbuild.util import data
 
 DIGITS = 12
 PREFIX = "rbuild-"

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rbuild import environment
 from rbuild.bench.places import has_rust
 from rbuild.bench.plan import Target
 from rbuild.errors import UsageError
-from rbuild.profile import Driver, Profile
+from rbuild.specs import environment
+from rbuild.specs.profile import Driver, Profile
 
 
 @dataclass(frozen=True)

@@ -17,17 +17,17 @@ from distributed import Reschedule, Worker, WorkerPlugin, get_worker
 from distributed.comm.core import connect
 from distributed.core import Status
 
-from rbuild.console import Console
-from rbuild.errors import InfrastructureError, RbuildError, Unwanted
+from rbuild.errors import Cancelled, InfrastructureError, RbuildError
 from rbuild.matrix.identity import identity
-from rbuild.matrix.meeting import Meeting
-from rbuild.matrix.task import Outcome, Place, Task, failure, perform
-from rbuild.store import digest
+from rbuild.matrix.scheduler import Scheduler
+from rbuild.matrix.task import Outcome, Place, Task, failure, run_task
+from rbuild.ui.console import Console
+from rbuild.util.hashes import digest
 
 AT_WORK = {Status.running, Status.paused}
 EXECUTING = "executing"
 """Dask's word for a task that runs, and whose result is awaited."""
-GREET_S = 10.0
+PROBE_S = 10.0
 """How long the scheduler may take to answer."""
 END_S = 15.0
 """How long a build that is given up may take to end."""
@@ -56,7 +56,7 @@ class Host(WorkerPlugin):
 
 
 @dataclass(frozen=True)
-class Ticket:
+class TaskId:
     """What names a build to whoever waits for it: the topic of his events, and what it is.
 
     ``identity`` is the rbuild that has to make it.
@@ -83,7 +83,7 @@ class ChangedError(InfrastructureError):
     """This machine's files are no longer those that its worker was started with."""
 
 
-def build(task: Task, ticket: Ticket) -> Outcome:
+def build(task: Task, ticket: TaskId) -> Outcome:
     """Make a build on this worker; Dask calls it.
 
     Dask itself can't end what runs already: the build ends itself when the worker no longer has
@@ -109,8 +109,8 @@ def build(task: Task, ticket: Ticket) -> Outcome:
     with host.busy(), host.console.step(ticket.title, key=digest(task)) as step:
         try:
             _must_be(ticket.identity)
-            outcome = perform(task, host.place, host.console.teller(step), unwanted)
-        except Unwanted:
+            outcome = run_task(task, host.place, host.console.teller(step), unwanted)
+        except Cancelled:
             step.failed = True
             if not ends():
                 raise
@@ -144,23 +144,23 @@ def _must_be(wanted: str) -> None:
         )
 
 
-def serve(meeting: Meeting, place: Place, console: Console) -> None:
+def serve(scheduler: Scheduler, place: Place, console: Console) -> None:
     """Take builds from the scheduler until SIGINT, SIGTERM or SIGHUP.
 
     Raises InfrastructureError if the scheduler doesn't answer, refuses this machine, or is lost.
     """
-    asyncio.run(_serve(meeting, place, console))
+    asyncio.run(_serve(scheduler, place, console))
 
 
-async def _serve(meeting: Meeting, place: Place, console: Console) -> None:
+async def _serve(scheduler: Scheduler, place: Place, console: Console) -> None:
     loop, told = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
             loop.add_signal_handler(number, told.set)
-    contact = await greet(meeting, console)
+    contact = await greet(scheduler, console)
     host = Host(place, console)
-    worker = await _join(meeting, contact, host)
-    console.note(f"{place.machine} takes builds of {identity()} from {meeting.address}")
+    worker = await _join(scheduler, contact, host)
+    console.note(f"{place.machine} takes builds of {identity()} from {scheduler.address}")
     lost, ended = asyncio.ensure_future(worker.finished()), asyncio.ensure_future(told.wait())
     await asyncio.wait({lost, ended}, return_when=asyncio.FIRST_COMPLETED)
     by_choice = told.is_set()
@@ -174,20 +174,20 @@ async def _serve(meeting: Meeting, place: Place, console: Console) -> None:
         waiting.cancel()
     await asyncio.to_thread(host.idle.wait, END_S)
     if not by_choice:
-        raise InfrastructureError(f"The scheduler at {meeting.address} is gone.")
+        raise InfrastructureError(f"The scheduler at {scheduler.address} is gone.")
     console.note(f"{place.machine} takes no more builds")
 
 
-async def greet(meeting: Meeting, console: Console) -> Contact:
+async def greet(scheduler: Scheduler, console: Console) -> Contact:
     """Return which of the scheduler's addresses answers.
 
     Raises InfrastructureError if none does, UsageError as ``Meeting.resolve`` does: nothing is
     said to one that isn't to be trusted.
     """
-    addresses = await asyncio.to_thread(meeting.resolve, console.warn)
-    arguments: dict[str, Any] = meeting.security().get_connection_args("client")
+    addresses = await asyncio.to_thread(scheduler.resolve, console.warn)
+    arguments: dict[str, Any] = scheduler.security().get_connection_args("client")
     attempts = [
-        asyncio.ensure_future(connect(address, timeout=GREET_S, **arguments))
+        asyncio.ensure_future(connect(address, timeout=PROBE_S, **arguments))
         for address in addresses
     ]
     reason = ""
@@ -205,12 +205,12 @@ async def greet(meeting: Meeting, console: Console) -> Contact:
             one.cancel()
         await asyncio.gather(*attempts, return_exceptions=True)
     raise InfrastructureError(
-        f"No scheduler answers at {meeting.address}: {reason}.",
+        f"No scheduler answers at {scheduler.address}: {reason}.",
         hint="`dask scheduler` starts one; docs/how-to/matrix.md has all of it.",
     )
 
 
-async def _join(meeting: Meeting, contact: Contact, host: Host) -> Worker:
+async def _join(scheduler: Scheduler, contact: Contact, host: Host) -> Worker:
     """Start a worker that is known to the scheduler, and listens on the way to it alone."""
     worker = Worker(
         contact.address,
@@ -218,7 +218,7 @@ async def _join(meeting: Meeting, contact: Contact, host: Host) -> Worker:
         nthreads=1,
         name=host.place.machine,
         resources={identity(): 1},
-        security=meeting.security(),
+        security=scheduler.security(),
         plugins=(host,),
         local_directory=str(host.place.folder),
         # What takes memory is a child's: this process needs next to none.
@@ -226,7 +226,7 @@ async def _join(meeting: Meeting, contact: Contact, host: Host) -> Worker:
         dashboard=False,
         # It has an HTTP server nevertheless.
         dashboard_address="127.0.0.1:0",
-        death_timeout=GREET_S,
+        death_timeout=PROBE_S,
     )
     try:
         await worker
@@ -238,7 +238,7 @@ async def _join(meeting: Meeting, contact: Contact, host: Host) -> Worker:
                 hint="Give this one another name with --name.",
             ) from error
         raise InfrastructureError(
-            f"{host.place.machine} can't be a worker of {meeting.address}: {reason}."
+            f"{host.place.machine} can't be a worker of {scheduler.address}: {reason}."
         ) from error
     return worker
 

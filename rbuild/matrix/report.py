@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from rbuild.console import duration, joined
 from rbuild.matrix.plan import Build, Plan
 from rbuild.matrix.task import Outcome
+from rbuild.ui.format import duration, joined
 
 COLUMNS = ("Build", "Environment", "Result", "Time", "Machine", "SHA-256")
 SHORT = 12
@@ -63,7 +63,7 @@ class Row:
 
     @property
     def phases(self) -> list[dict[str, Any]]:
-        """The phases of its build; those that the Store had already are marked ``cached``."""
+        """The phases of its build; those that the cache had already are marked ``cached``."""
         return [] if self.outcome is None else list(self.outcome.result.get("phases", ()))
 
     @property

@@ -1,4 +1,4 @@
-"""One build of a matrix on the machine that makes it: an rbuild of its own, in that one's Store."""
+"""One build of a matrix on the machine that makes it: an rbuild of its own, in that one's cache."""
 
 from __future__ import annotations
 
@@ -9,19 +9,21 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from rbuild import process
+from pydantic import Field
+
 from rbuild.bench import machine
 from rbuild.bench.plan import Target
 from rbuild.bench.result import Machine
+from rbuild.cache.records import Record, Text
 from rbuild.errors import InfrastructureError
-from rbuild.kept import Kept
+from rbuild.matrix.bundle import ProfileBundle, unpack
 from rbuild.matrix.plan import Build
-from rbuild.matrix.travel import Packed, unpack
-from rbuild.session import Phase
+from rbuild.sandbox.context import PhaseRecord
+from rbuild.util import process
 
-OUTPUT_MOST = 64 << 20
+MAX_OUTPUT = 64 << 20
 """The bytes of an output of which its JSON and its log are taken."""
 
 LOG_BYTES = 1 << 20
@@ -35,18 +37,18 @@ class Task:
     """What a machine is asked to build: rbuild's arguments but for --profile, and the profile."""
 
     words: tuple[str, ...]
-    profile: Packed
+    profile: ProfileBundle
 
 
 @dataclass(frozen=True)
 class Place:
-    """A machine as a task finds it: its name, its Store, a folder for what lies about meanwhile.
+    """A machine as a task finds it: its name, its cache, a folder for what lies about meanwhile.
 
     ``rbuild`` is how rbuild is called.
     """
 
     machine: str
-    store: Path
+    cache: Path
     folder: Path
     rbuild: tuple[str, ...] = field(default=RBUILD)
 
@@ -78,17 +80,17 @@ class Outcome:
         return self.exit_code in {0, 1, 2}
 
 
-def task_of(build: Build, packed: Packed, options: tuple[str, ...] = ()) -> Task:
+def task_of(build: Build, bundle: ProfileBundle, options: tuple[str, ...] = ()) -> Task:
     """Return what a machine has to do for a build, with a plan's ``options``."""
     if build.target is Target.KERNEL:
         words = ["kernel"]
     else:
         assert build.driver is not None
         words = ["module", f"--{build.target}", "--driver", build.driver.value]
-    return Task((*words, "--env", build.env, *options), packed)
+    return Task((*words, "--env", build.env, *options), bundle)
 
 
-def perform(
+def run_task(
     task: Task,
     place: Place,
     on_line: Callable[[str], None] | None = None,
@@ -102,7 +104,7 @@ def perform(
     with tempfile.TemporaryDirectory(prefix="build-", dir=place.folder) as name:
         folder = Path(name)
         profile = unpack(task.profile, folder)
-        words = [*place.rbuild, "--cache-dir", str(place.store), "--json", "--verbose"]
+        words = [*place.rbuild, "--cache-dir", str(place.cache), "--json", "--verbose"]
         words += [*task.words, "--profile", str(profile)]
         output = folder / "output"
         with output.open("w", encoding="utf-8", errors="surrogateescape") as file:
@@ -124,14 +126,14 @@ def perform(
         result,
         _end(log),
         place.machine,
-        machine.describe(before, machine.moment(), place.store),
+        machine.describe(before, machine.moment(), place.cache),
     )
 
 
 def _end_of(output: Path) -> str:
     """Return the end of an output, of which a Makefile may write without end."""
     with output.open("rb") as file:
-        file.seek(max(0, file.seek(0, os.SEEK_END) - OUTPUT_MOST))
+        file.seek(max(0, file.seek(0, os.SEEK_END) - MAX_OUTPUT))
         return file.read().decode("utf-8", "replace")
 
 
@@ -141,7 +143,7 @@ def failure(error: Exception, place: Place) -> Outcome:
     code = getattr(error, "exit_code", InfrastructureError.exit_code)
     said = f"{error}" or type(error).__name__
     return Outcome(
-        code, {"error": said}, said, place.machine, machine.describe(now, now, place.store)
+        code, {"error": said}, said, place.machine, machine.describe(now, now, place.cache)
     )
 
 
@@ -161,22 +163,34 @@ def _parted(text: str) -> tuple[str, dict[str, Any]]:
     return text, {}
 
 
+class ToldPhase(PhaseRecord):
+    """A phase as another rbuild's result has it."""
+
+    cached: bool
+
+
+class ToldArtefact(Record):
+    """An artefact as another rbuild's result has it."""
+
+    path: Text
+    sha256: Text
+
+
+class ResultRecord(Record):
+    """What a report needs of another rbuild's result."""
+
+    phases: Annotated[tuple[ToldPhase, ...], Field(strict=False)] = ()
+    artefacts: Annotated[tuple[ToldArtefact, ...], Field(strict=False)] = ()
+
+
 def _must_be_ours(result: Mapping[str, Any]) -> None:
     """Raise ValueError for what no rbuild says: of these fields a report is made."""
-    kept = Kept(result)
-    if "phases" in result:
-        Phase.all_of(kept)
-        for one in kept.parts("phases"):
-            one.flag("cached")
-    if "artefacts" in result:
-        for one in kept.parts("artefacts"):
-            one.text("path")
-            one.text("sha256")
+    ResultRecord.model_validate(result)
 
 
 def _end(log: str) -> str:
     """Return as much of a log's end as is reported, in whole lines."""
     if len(log) <= LOG_BYTES:
         return log
-    _, _, kept = log[-LOG_BYTES:].partition("\n")
-    return f"[{len(log) - len(kept)} characters before this are left out]\n{kept}"
+    _, _, tail = log[-LOG_BYTES:].partition("\n")
+    return f"[{len(log) - len(tail)} characters before this are left out]\n{tail}"

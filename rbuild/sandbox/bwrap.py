@@ -14,10 +14,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import IO, Any
 
-from rbuild import binfmt, process
-from rbuild.errors import HostLacks, ProcessFailed
-from rbuild.process import NO_LIMITS, Completed, Limits
-from rbuild.sandbox import Job, Sandbox, cgroup, seccomp, variables_for
+from rbuild.errors import MissingDependency, ProcessFailed
+from rbuild.sandbox import binfmt, cgroup, seccomp
+from rbuild.sandbox.runtime import Job, Sandbox, variables_for
+from rbuild.util import process
+from rbuild.util.process import NO_LIMITS, Completed, Limits
 
 REGISTER = (
     f"mount -t binfmt_misc binfmt_misc {binfmt.MOUNT_POINT} && "
@@ -94,8 +95,8 @@ class Bwrap:
     ) -> Completed:
         """Run a job to its end.
 
-        Raises HostLacks where bubblewrap isn't there or may not make namespaces, TimedOut where a
-        limit was reached, ProcessFailed (with ``check``) where the command failed.
+        Raises MissingDependency where bubblewrap isn't there or may not make namespaces, TimedOut
+        where a limit was reached, ProcessFailed (with ``check``) where the command failed.
         """
         # A session of its own (process.run) keeps the sandbox from the caller's terminal.
         with self._confined(sandbox, job) as (argv, descriptors):
@@ -112,7 +113,7 @@ class Bwrap:
             for line in done.tail[-3:]:
                 if line.startswith(OWN_WORDS):
                     words = line.removeprefix(OWN_WORDS)
-                    raise HostLacks(
+                    raise MissingDependency(
                         f"bubblewrap could not enter {sandbox.name}: {words}",
                         hint="`rbuild doctor` checks namespaces and emulation.",
                     )

@@ -8,9 +8,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from rbuild.environment import Environment
-from rbuild.sandbox import Bind
-from rbuild.store import digest, remove_tree, sync_path
+from rbuild.sandbox.runtime import Bind
+from rbuild.specs.environment import Environment
+from rbuild.util.files import sync_path
+from rbuild.util.folders import remove_tree
+from rbuild.util.hashes import digest
 
 PROGRAM_FOLDERS = ("/usr/bin", "/usr/sbin")
 LINKS_MAX = 40

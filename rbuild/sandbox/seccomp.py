@@ -34,7 +34,7 @@ X32 = 0x40000000
 NUMBER_AT, ARCHITECTURE_AT, FAMILY_AT = 0, 4, 16
 """Where struct seccomp_data has them; of the family, which is an int, the lower half."""
 
-LOAD, JUMP_IF_EQUAL, JUMP_IF_LEAST, RETURN = 0x20, 0x15, 0x35, 0x06
+LOAD, JUMP_IF_EQUAL, JUMP_IF_AT_LEAST, RETURN = 0x20, 0x15, 0x35, 0x06
 ALLOW, KILL, ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 ENOSYS, EAFNOSUPPORT = 38, 97
 
@@ -67,7 +67,7 @@ def _calls(sockets: Sequence[int], absent: Sequence[int]) -> list[Instruction]:
         (RETURN, 0, 0, ERRNO | ENOSYS),
     ]
     to_absent = len(family) - 1
-    tests = [(JUMP_IF_LEAST, X32), *((JUMP_IF_EQUAL, number) for number in absent)]
+    tests = [(JUMP_IF_AT_LEAST, X32), *((JUMP_IF_EQUAL, number) for number in absent)]
     tests += [(JUMP_IF_EQUAL, number) for number in sockets]
     words: list[Instruction] = [(LOAD, 0, 0, NUMBER_AT)]
     for at, (code, number) in enumerate(tests):

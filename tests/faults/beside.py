@@ -16,7 +16,7 @@ from pathlib import Path
 from tests.faults.lab import Done, Lab
 
 SECRET = "a-secret-of-the-user"
-KEPT = "kept by the user\n"
+MAX_BACKUPS = "kept by the user\n"
 ESCAPES = "\x1b", "\x07", "\x9b"
 DEEP = 3000
 LONG_S = 120.0
@@ -44,7 +44,7 @@ class Place:
         self.given.mkdir(parents=True)
         self.victim = folder / "home/victim"
         self.victim.parent.mkdir()
-        self.victim.write_text(KEPT)
+        self.victim.write_text(MAX_BACKUPS)
         self.secret = folder / "home/secret.h"
         self.secret.write_text(f'#define SECRET "{SECRET}"\nCONFIG_SECRET="{SECRET}"\n')
         self.ran = folder / "ran"
@@ -79,7 +79,7 @@ class Place:
             yield f"it took {done.seconds:.0f} s"
         if self.ran.exists():
             yield "a command ran on the host"
-        if not self.victim.exists() or self.victim.read_text() != KEPT:
+        if not self.victim.exists() or self.victim.read_text() != MAX_BACKUPS:
             yield "a file of the user's was changed"
         if SECRET in done.err + done.out:
             yield "a secret was printed"

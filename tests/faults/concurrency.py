@@ -1,4 +1,4 @@
-"""Ten rbuilds at once on one Store, and one that cleans meanwhile."""
+"""Ten rbuilds at once on one cache, and one that cleans meanwhile."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def crowd(
 
     One of them builds a whole ``kernel``, or else one more module.
     """
-    for room in ("trees", "kdirs"):
-        lab.discard(room)
+    for kind in ("trees", "kdirs"):
+        lab.discard(kind)
     modules = [_copy_of(lab, name) for name in ("one", "two")]
     profile = ("--json", "--profile", str(lab.profile))
     lines: list[tuple[str, ...]] = [("module", str(lab.module), *profile[1:])] * 4

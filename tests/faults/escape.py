@@ -28,7 +28,7 @@ USER = "nobody"
 PROGRAM = """\
 import os, sys
 sys.path.insert(0, sys.argv.pop(1))
-from rbuild import cli
+from rbuild.cli import main as cli
 sys.exit(cli.run(sys.argv[1:]))
 """
 PATTERN = Path("/proc/sys/kernel/core_pattern")
@@ -40,7 +40,7 @@ ATTEMPTS = {
     "read the home by /proc/self/root": 'cat "/proc/self/root$CANARY"',
     "read the home by dots": 'cat "/module/../../../../../../../../..$CANARY"',
     "read the host's machine-id": 'test "$(cat /etc/machine-id)" = "$MACHINE"',
-    "read the Store": 'ls "$STORE/rootfs"',
+    "read the cache": 'ls "$STORE/rootfs"',
     "read the project": 'cat "$PROJECT/pyproject.toml"',
     "read a file in the host's /tmp": 'cat "$TMPFILE"',
     "read a file in the host's /dev/shm": 'cat "$SHMFILE"',
@@ -332,8 +332,8 @@ def _keys() -> Iterator[None]:
 
     libc = ctypes.CDLL(None, use_errno=True)
     add_key = {"x86_64": 248, "aarch64": 217}[os.uname().machine]
-    session, creating = -3, 0o1000 | 0o666
-    libc.syscall(add_key, b"user", b"rbuild-canary", b"secret", 6, session)
+    context, creating = -3, 0o1000 | 0o666
+    libc.syscall(add_key, b"user", b"rbuild-canary", b"secret", 6, context)
     segment = libc.shmget(7531, 4096, creating)
     try:
         yield
@@ -413,7 +413,7 @@ def lab_of(user: str, lab: Lab) -> Lab:
     made.engine = lab.engine
     for path in made.cache.glob("*/*/metadata.json"):
         metadata = json.loads(path.read_text())
-        metadata.pop("seal", None)
+        metadata.pop("integrity", None)
         path.write_text(json.dumps({**metadata, "format": 1}))
     made.profile.write_text(lab.profile.read_text().replace(str(lab.folder), str(folder)))
     entry = pwd.getpwnam(user)

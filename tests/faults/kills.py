@@ -235,7 +235,7 @@ class Killer:
             return
         tally.left_over += [f"after the next run: {one}" for one in lab.after_the_end(before)]
         tally.left_over += [f"after the next run: {one}" for one in lab.left(before)]
-        tally.left_over += [f"in the Store: {one}" for one in lab.unfinished()]
+        tally.left_over += [f"in the cache: {one}" for one in lab.unfinished()]
         found = artefacts(lab, phase, done)
         if phase.name in self.references and found != self.references[phase.name]:
             tally.mismatches.append(f"{found} instead of {self.references[phase.name]}")

@@ -1,4 +1,4 @@
-"""A laboratory: a Store of its own with a small real kernel, and an eye on what is left behind."""
+"""A laboratory: a cache of its own with a small real kernel, and an eye on what is left behind."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ GONE_WITHIN_S = 10.0
 LEFT_IN_STORE = re.compile(
     r"\..*(\.partial|\.trash-[0-9-]+)|\..*\.[0-9]+|\.rbuild-[0-9a-f]+-[0-9]+-[0-9a-f]+"
 )
-"""Names of what is unfinished in a Store: nothing of it stays after a run that succeeds."""
+"""Names of what is unfinished in a cache: nothing of it stays after a run that succeeds."""
 
 OF_RBUILD = re.compile(r"(?!rbuild-(engine|bait|fuzz)-).*(rbuild|mmdebstrap)", re.I)
 """Names of temporary files that rbuild may leave; engines, baits and fuzzing are of other tests."""
@@ -183,7 +183,7 @@ class Seen:
 
 
 class Lab:
-    """A Store with a small kernel's profile and a module, in a folder of its own."""
+    """A cache with a small kernel's profile and a module, in a folder of its own."""
 
     def __init__(self, folder: Path, rootfs_from: Path | None = None) -> None:
         self.folder = folder
@@ -217,14 +217,14 @@ class Lab:
             self.take_rootfses()
 
     def take_rootfses(self) -> None:
-        """Share the rootfses of another Store by hard links: nobody ever writes into them."""
+        """Share the rootfses of another cache by hard links: nobody ever writes into them."""
         assert self.rootfs_from is not None
-        for room in ("rootfs", "guests"):
-            (self.cache / room).mkdir(parents=True, exist_ok=True)
-            for entry in sorted((self.rootfs_from / room).glob("*")):
+        for kind in ("rootfs", "guests"):
+            (self.cache / kind).mkdir(parents=True, exist_ok=True)
+            for entry in sorted((self.rootfs_from / kind).glob("*")):
                 wanted = entry.name.startswith(("cross-", "package-", "busybox-"))
-                if wanted and not (self.cache / room / entry.name).exists():
-                    self.copy(entry, self.cache / room / entry.name, links=True)
+                if wanted and not (self.cache / kind / entry.name).exists():
+                    self.copy(entry, self.cache / kind / entry.name, links=True)
 
     @staticmethod
     def copy(source: Path, target: Path, *, links: bool = False) -> None:
@@ -279,7 +279,7 @@ class Lab:
         return self.start(*words, cwd=cwd).finish()
 
     def run_here(self, *words: str) -> None:
-        """Run rbuild on the Store that the user has."""
+        """Run rbuild on the cache that the user has."""
         argv = [sys.executable, "-m", "rbuild", "--quiet", *words]
         subprocess.run(argv, check=True, cwd=CHECKOUT, stdout=subprocess.DEVNULL)
 
@@ -383,19 +383,19 @@ class Lab:
             time.sleep(0.02)
 
     def unfinished(self) -> list[str]:
-        """Return what is unfinished in the Store, by its names."""
+        """Return what is unfinished in the cache, by its names."""
         return [
             str(path.relative_to(self.cache))
-            for room in self.cache.iterdir()
-            if room.is_dir()
-            for folder in (room, *(one for one in room.iterdir() if one.is_dir()))
+            for kind in self.cache.iterdir()
+            if kind.is_dir()
+            for folder in (kind, *(one for one in kind.iterdir() if one.is_dir()))
             for path in folder.iterdir()
             if LEFT_IN_STORE.fullmatch(path.name)
         ]
 
-    def discard(self, room: str, begins: str = "") -> None:
+    def discard(self, kind: str, begins: str = "") -> None:
         """Remove a room's entries, and what is unfinished of them."""
-        for path in (self.cache / room).glob("*"):
+        for path in (self.cache / kind).glob("*"):
             if path.is_dir() and path.name.lstrip(".").startswith(begins):
                 shutil.rmtree(path)
 

@@ -43,7 +43,7 @@ class Ended:
 
 @contextlib.contextmanager
 def small_disk(lab: Lab) -> Iterator[Path]:
-    """Have the lab's Store on a file system of its own, with the rootfses of before."""
+    """Have the lab's cache on a file system of its own, with the rootfses of before."""
     before = lab.cache
     place = lab.folder / "disk"
     place.mkdir(exist_ok=True)
@@ -51,13 +51,13 @@ def small_disk(lab: Lab) -> Iterator[Path]:
     try:
         _mount("-t", "tmpfs", "-o", f"size={ENOUGH}", "tmpfs", place)
         mounted.append(place)
-        for room in ("rootfs", "guests"):
-            (place / room).mkdir()
-            for entry in (before / room).iterdir():
+        for kind in ("rootfs", "guests"):
+            (place / kind).mkdir()
+            for entry in (before / kind).iterdir():
                 if entry.is_dir() and not entry.name.startswith("."):
-                    (place / room / entry.name).mkdir()
-                    _mount("--bind", entry, place / room / entry.name)
-                    mounted.append(place / room / entry.name)
+                    (place / kind / entry.name).mkdir()
+                    _mount("--bind", entry, place / kind / entry.name)
+                    mounted.append(place / kind / entry.name)
         lab.cache = place
         yield place
     finally:
@@ -105,17 +105,17 @@ def disks(
         for what in ends:
             found = Ended(what)
             for _ in range(count):
-                for room in ("trees", "kdirs"):
-                    lab.discard(room)
+                for kind in ("trees", "kdirs"):
+                    lab.discard(kind)
                 _fill_once(lab, place, what, chance.uniform(0, undisturbed.seconds), found)
                 empty(place)
                 again = lab.run(*module.words)
                 if again.code != 0 or artefacts(lab, module, again) != wanted:
                     found.faults.append(f"the next run: {again.code}: {again.err[-300:]}")
-                found.faults += [f"left in the Store: {one}" for one in lab.unfinished()]
+                found.faults += [f"left in the cache: {one}" for one in lab.unfinished()]
                 verified = lab.run("status", "--verify")
                 if verified.code != 0:
-                    found.faults.append(f"the Store isn't intact: {verified.err[-300:]}")
+                    found.faults.append(f"the cache isn't intact: {verified.err[-300:]}")
             tell(f"{what}: {found}")
             yield found
 

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from rbuild import cli
-from rbuild.store import tree_size
+from rbuild.cli import main
+from rbuild.util.disk import tree_size
 from tests.faults.kills import with_kernel
 from tests.faults.lab import Lab
 
@@ -45,7 +45,7 @@ class Soaked:
 
 
 def soak(lab: Lab, builds: int, boots: int, tell: Callable[[str], None] = print) -> Soaked:
-    """Build and boot in this very process, cleaning now and then to a bound of the Store."""
+    """Build and boot in this very process, cleaning now and then to a bound of the cache."""
     with_kernel(lab)
     profile = ("--profile", str(lab.profile))
     module = ("--json", "module", str(lab.module), *profile)
@@ -85,7 +85,7 @@ def soak(lab: Lab, builds: int, boots: int, tell: Callable[[str], None] = print)
 def _run(*words: str) -> str:
     out = io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()) as err:
-        code = cli.run(list(words))
+        code = main.run(list(words))
     if code != 0:
         raise AssertionError(f"{words}: {code}\n{err.getvalue()}")
     return out.getvalue()

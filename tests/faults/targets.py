@@ -21,57 +21,51 @@ from types import SimpleNamespace
 from typing import IO, Any
 from unittest import mock
 
-from rbuild import (
-    apt,
-    architecture,
-    boot,
-    config,
-    environment,
-    estimates,
-    explain,
-    fdt,
-    ide,
-    kbuild,
-    kconfig,
-    kernel,
-    module,
-    overlay,
-    parameters,
-    process,
-    profile,
-    rootfs,
-    seal,
-    seed,
-    sought,
-    source,
-    tap,
-    trace,
-)
-from rbuild.architecture import machine
 from rbuild.bench import compare, stats
 from rbuild.bench import report as words
 from rbuild.bench.result import Report
-from rbuild.cli import clean, status
-from rbuild.console import Console, Step
-from rbuild.deploy import board
-from rbuild.deploy import config as config_txt
-from rbuild.deploy import machine as board_machine
-from rbuild.deploy.remote import Remote, _Ear
-from rbuild.elf import machine as elf_machine
-from rbuild.elf import module_info, section_digests
+from rbuild.board.deploy import board
+from rbuild.board.deploy import config as config_txt
+from rbuild.board.deploy import machine as board_machine
+from rbuild.board.deploy.remote import OutputParser, Remote
+from rbuild.boot import console, qemu, tap, trace
+from rbuild.cache import gc, integrity, inventory
+from rbuild.cache.directory import Cache
+from rbuild.cache.entry import METADATA, Entry, EntryKind
+from rbuild.devicetree import fdt, overlay, overlay_parameters
 from rbuild.errors import ProcessFailed, RbuildError
-from rbuild.folders import DiskUse
+from rbuild.ide import project
+from rbuild.kernel import build, identity, kbuild, prepare, reuse
+from rbuild.kernel import config as kconfigs
+from rbuild.kernel import kdir as kdirs
+from rbuild.kernel.kconfig import explain, explanation, parser, values
+from rbuild.kernel.products import kernel_release
 from rbuild.matrix import report as matrix
 from rbuild.matrix import task
 from rbuild.matrix.plan import Build
-from rbuild.sandbox import manifest, volumes
-from rbuild.sandbox.archive import header
-from rbuild.sandbox.docker import Docker
-from rbuild.sandbox.manifest import Item, Type
-from rbuild.sandbox.volumes import Parcel
-from rbuild.session import Session
-from rbuild.source import Tree
-from rbuild.store import METADATA, Entry, Room, Store, boot_id, sha256_file
+from rbuild.module import build as module_build
+from rbuild.module import check, workplace
+from rbuild.provision import apt, rootfs
+from rbuild.provision.rootfs import entry_of
+from rbuild.sandbox.context import BuildContext
+from rbuild.sandbox.docker import manifest, synced, volumes
+from rbuild.sandbox.docker.archive import header
+from rbuild.sandbox.docker.manifest import Item, Type
+from rbuild.sandbox.docker.runtime import Docker
+from rbuild.sandbox.docker.synced import SyncedVolume
+from rbuild.source import fetch, patches, resolve, tree
+from rbuild.source.tree import Tree
+from rbuild.specs import architecture, config, environment, profile
+from rbuild.specs.architecture import machine
+from rbuild.ui import estimates
+from rbuild.ui.console import Console
+from rbuild.ui.step import Step
+from rbuild.util import process
+from rbuild.util.disk import DiskUse
+from rbuild.util.elf import machine as elf_machine
+from rbuild.util.elf import module_info, section_digests
+from rbuild.util.hashes import sha256_file
+from rbuild.util.host import boot_id
 
 from .mutate import JSON, YAML
 
@@ -105,9 +99,9 @@ def corpus(*names: str) -> list[bytes]:
     return [(CORPUS / name).read_bytes() for name in names]
 
 
-def store_in(folder: Path) -> Store:
-    """Return a Store that nobody hears."""
-    return Store(folder, Console(verbosity=-1, out=_nowhere(), err=_nowhere()))
+def store_in(folder: Path) -> Cache:
+    """Return a cache that nobody hears."""
+    return Cache(folder, Console(verbosity=-1, out=_nowhere(), err=_nowhere()))
 
 
 def _nowhere() -> IO[str]:
@@ -147,8 +141,8 @@ def of_profile(folder: Path) -> Try:
         for one in found.source:
             str(one)
             if one.directory is not None:
-                source._directory(found, one)
-        kernel._base_config(found)
+                fetch._directory(found, one)
+        identity.base_config(found)
         found.config.as_fragment()
         found.fragments()
 
@@ -208,7 +202,7 @@ def of_environment(folder: Path) -> Try:
         path.write_bytes(content.replace(b"@@", os.fsencode(folder)))
         found = environment.load(str(path))
         for part in found.rootfses:
-            part.entry(place)
+            entry_of(part, place)
         str((found.builder, found.target, found.llvm, found.variables, found.emulated))
 
     return try_it
@@ -250,7 +244,7 @@ def of_config(folder: Path) -> Try:
     return try_it
 
 
-# The Store.
+# The cache.
 
 KEPT = ("tree.json", "tree-patched.json", "rootfs.json", "kdir.json", "guest.json")
 
@@ -258,45 +252,44 @@ KEPT = ("tree.json", "tree-patched.json", "rootfs.json", "kdir.json", "guest.jso
 def of_metadata(folder: Path) -> Try:
     """Give each room an entry of the same broken metadata."""
     place = store_in(folder / "store")
-    session = Session("fuzz", place, SimpleNamespace(name="bwrap"))  # type: ignore[arg-type]
+    context = BuildContext("fuzz", place, SimpleNamespace(name="bwrap"))  # type: ignore[arg-type]
     shared = folder / "entry"
     (shared / "src").mkdir(parents=True)
     (shared / "build").mkdir()
-    entries = {room: place.entry(room, "slim-x", "0") for room in Room}
+    entries = {kind: place.entry(kind, "slim-x", "0") for kind in EntryKind}
     for entry in entries.values():
         entry.path.parent.mkdir(parents=True)
         entry.path.symlink_to(shared)
-    slim, ready = profile.load("slim"), ready_for(None)
-    tree = _tree(folder)
+    kernel = identity.Kernel(profile.load("slim"), _tree(folder), ready_for(None), context)
     kept = json.loads((CORPUS / "kdir.json").read_text())
-    asked = seed.Request(kept["request"]["kin"], {"SPI": "y"}, kept["configuration"])
+    asked = reuse.Request(kept["request"]["compatible_with"], {"SPI": "y"}, kept["configuration"])
 
     def try_it(content: bytes) -> None:
         (shared / METADATA).write_bytes(content)
-        if (found := source._found(entries[Room.TREES], place.rely)) is not None:
-            source.nearest_series(found.version, ["6.12"])
+        if (found := tree.find(entries[EntryKind.TREES], place.use)) is not None:
+            patches.nearest_series(found.version, ["6.12"])
             f"{found.date:%Y}{found.source}".encode("utf-8", "surrogateescape")
             ", ".join(found.patches)
-        if (made := rootfs._found(entries[Room.ROOTFS], place)) is not None:
+        if (made := rootfs._found(entries[EntryKind.ROOTFS], place)) is not None:
             str(sorted(made.packages.items()))
             f"{made.seconds + made.created:.2f}"
-        if (kdir := kernel._found(entries[Room.KDIRS], slim, tree, ready, session)) is not None:
-            kernel._is_built(kdir)
-            boot.needed_modules((), kdir)
+        if (kdir := kdirs.find(kernel, entries[EntryKind.KDIRS])) is not None:
+            build._is_built(kdir)
+            qemu.needed_modules((), kdir)
             json.dumps([one.as_json() for one in kdir.phases])
             f"{kdir.release} {kdir.config_sha256}".split()
-        seed.nearest(asked, place)
-        kernel._expected(session, slim, "kernel", kept["configuration"])
-        kernel._expected(session, slim, "prepare", kept["configuration"])
-        sought._newest("linux-*", sought._in_store("trixie-backports", place))
-        volumes.parcel(place, entries[Room.TREES].path / "src", writable=False)
+        reuse.nearest(asked, place)
+        kdirs.expected_objects(kernel, "kernel", kept["configuration"])
+        kdirs.expected_objects(kernel, "prepare", kept["configuration"])
+        resolve._newest("linux-*", resolve._in_store("trixie-backports", place))
+        synced.synced_volume(place, entries[EntryKind.TREES].path / "src", writable=False)
         for entry in entries.values():
-            clean._age_s(entry)
-            row = status._row(entry, DiskUse())
+            gc.age_s(entry)
+            row = inventory.row_of(entry, DiskUse())
             f"{row['age_s']:.0f}"
             " ".join([row["name"], row["state"]])
-            if (sealed := entry.seal) is not None:
-                seal.changed(entry.path, sealed)
+            if (recorded := entry.integrity) is not None:
+                integrity.verify_quick(entry.path, recorded)
         place.release()
 
     return try_it
@@ -311,7 +304,7 @@ def _states() -> list[bytes]:
     kept = [json.dumps(one).encode() for one in (state, other, both)]
     start = json.loads((CORPUS / "configured.json").read_text()) | {"boot": boot_id()}
     kept.append(json.dumps(start).encode())
-    return [*kept, *corpus("sought.json", "estimates.json"), ENGINES_SEED]
+    return [*kept, *corpus("package-note.json", "estimates.json"), ENGINES_SEED]
 
 
 PRODUCT = "Makefile"
@@ -325,9 +318,9 @@ def of_state(folder: Path) -> Try:
     place = store_in(folder / "store")
     path = folder / "store" / "state.json"
     path.parent.mkdir()
-    entry = Entry(Room.KDIRS, "x", path.parent)
+    entry = Entry(EntryKind.KDIRS, "x", path.parent)
     shutil.copyfile(CORPUS / PRODUCT, path.parent / PRODUCT)
-    others = (kernel.CONFIGURED, estimates.FILE, "engines.json")
+    others = (prepare.CONFIGURED, estimates.FILE, "engines.json")
     for name in others:
         (path.parent / name).symlink_to(path)
     inputs = json.loads((CORPUS / "state.json").read_text())["inputs"]
@@ -337,23 +330,23 @@ def of_state(folder: Path) -> Try:
 
     def try_it(content: bytes) -> None:
         path.write_bytes(content)
-        if (built := module._unchanged(entry, path.parent, inputs)) is not None:
+        if (built := module_build._unchanged(entry, path.parent, inputs)) is not None:
             json.dumps([one.as_json() for one in built.modules])
             json.dumps(built.phase.as_json())
             ",".join([one.depends for one in built.modules])
         if (compiled := overlay._unchanged(entry, path.parent, inputs)) is not None:
             json.dumps([one.as_json() for one in compiled.overlays])
-        if (start := kernel._started(path.parent, seeded=True)) is not None:
+        if (start := prepare._started(path.parent, clone=True)) is not None:
             json.dumps([one.as_json() for one in start.phases])
             max(start.objects.get("prepare", 0), 1)
-        with mock.patch.object(sought.time, "time", lambda: 1795718094.0):
-            str(sought._remembered(path))
+        with mock.patch.object(resolve.time, "time", lambda: 1795718094.0):
+            str(resolve._remembered(path))
         learned = estimates.Estimates(path.parent)
         for name in names:
             if (known := learned.of(name)) is not None:
                 known.left_s(1.0, 1, 2)
         with mock.patch.object(Docker, "_shares_files", lambda *_: True):
-            engine._carrier("image", "linux/amd64")
+            engine._transport("image", "linux/amd64")
 
     return try_it
 
@@ -502,10 +495,10 @@ def _tree(folder: Path) -> Tree:
 def of_kbuild(folder: Path) -> Try:
     runtime = _Makes()
     place = store_in(folder / "store")
-    session = Session("fuzz", place, runtime)  # type: ignore[arg-type]
+    context = BuildContext("fuzz", place, runtime)  # type: ignore[arg-type]
     # No file grows from case to case.
-    session.log = lambda: nullcontext(_nowhere())  # type: ignore[method-assign]
-    where = kbuild.Kbuild(session, ready_for(runtime), _tree(folder), folder / "kdir")
+    context.log = lambda: nullcontext(_nowhere())  # type: ignore[method-assign]
+    where = kbuild.Kbuild(context, ready_for(runtime), _tree(folder), folder / "kdir")
 
     def try_it(content: bytes) -> None:
         runtime.content, runtime.code = content, (0, 2, -9, 137)[len(content) % 4]
@@ -548,15 +541,15 @@ def of_kconfig(folder: Path) -> Try:
 
     def try_it(content: bytes) -> None:
         path.write_bytes(content)
-        options = kbuild.read_config(content.decode("utf-8", "replace"))
-        known = kconfig.values_of({"SPI": "n", **options}, kconfig.read(folder, "arm64"))
-        asked = [explain.Origin("a.config", "CONFIG_SPI_X=m\n# CONFIG_ONE is not set\n")]
+        options = kconfigs.read_config(content.decode("utf-8", "replace"))
+        known = values.values_of({"SPI": "n", **options}, parser.read(folder, "arm64"))
+        asked = [explanation.Origin("a.config", "CONFIG_SPI_X=m\n# CONFIG_ONE is not set\n")]
         for name in ("SPI", "SPI_X", "ONE"):
             if name in known.kconfig.options:
                 found = explain.explain(name, known, asked)
                 json.dumps(found.as_json())
-                explain.blockers(found)
-        kbuild.locate("SPI", folder)
+                explanation.blockers(found)
+        kconfigs.locate("SPI", folder)
 
     return try_it
 
@@ -570,34 +563,25 @@ def of_outputs(folder: Path) -> Try:
         (folder / name).symlink_to(path)
     entry = SimpleNamespace(path=folder)
     (folder / "build").symlink_to(folder)
-    slim = profile.load("slim")
-    kdir = kernel.Kdir(
-        entry,
-        slim,
-        _tree(folder),
-        ready_for(None),
-        kernel.Stage.BUILT,
-        "",
-        "",
-        (),  # type: ignore[arg-type]
-    )
+    kernel = identity.Kernel(profile.load("slim"), _tree(folder), ready_for(None), None)  # type: ignore[arg-type]
+    kdir = kdirs.Kdir(kernel, entry, kdirs.Stage.BUILT, "", "", ())  # type: ignore[arg-type]
     kdir.image.parent.mkdir(parents=True)
     kdir.image.touch()
 
     def try_it(content: bytes) -> None:
         path.write_bytes(content)
-        module._symvers(folder / "Module.symvers")
+        check.read_symvers(folder / "Module.symvers")
         str(kdir.vermagic)
-        each(products, version, partial(kbuild.kernel_release, folder))
+        each(products, version, partial(kernel_release, folder))
 
     def products() -> None:
-        for made in (*module._listed(folder), *kernel._products(kdir)):
+        for made in (*workplace._listed(folder), *build._products(kdir)):
             assert os.path.normpath(made).startswith(f"{folder}/"), made
 
     def version() -> None:
-        found = source.kernel_version(folder)
-        source.nearest_series(found, ["6.12", "7.3"])
-        assert place.entry(Room.TREES, found, "0").path.parent == folder / "trees"
+        found = tree.kernel_version(folder)
+        patches.nearest_series(found, ["6.12", "7.3"])
+        assert place.entry(EntryKind.TREES, found, "0").path.parent == folder / "trees"
 
     place = store_in(folder)
     return try_it
@@ -644,7 +628,7 @@ def _described() -> list[bytes]:
 def of_editors(folder: Path) -> Try:
     """Try what the kernel's own scripts write for editors, and how Kbuild calls rustc."""
     (folder / "x.rs").touch()
-    places = ide.Places({"/src": [folder], "/module": [folder], "/kdir": [folder]}, folder)
+    places = project.Places({"/src": [folder], "/module": [folder], "/kdir": [folder]}, folder)
 
     def try_it(content: bytes) -> None:
         try:
@@ -653,11 +637,11 @@ def of_editors(folder: Path) -> Try:
             parts.append(str(both["cmd"]).encode("utf-8", "replace"))
         except (ValueError, LookupError, TypeError, RecursionError):
             parts = [content] * 3
-        for name, part in zip((ide.COMMANDS, ide.PROJECT, ".x.o.cmd"), parts, strict=True):
+        for name, part in zip((project.COMMANDS, project.PROJECT, ".x.o.cmd"), parts, strict=True):
             (folder / name).write_bytes(part)
-        for name in (ide.COMMANDS, ide.PROJECT):
-            ide._is_ours(folder / name, place)
-        json.dumps(asdict(ide.understood(folder, folder, places, has_rust=True)))
+        for name in (project.COMMANDS, project.PROJECT):
+            project._is_ours(folder / name, place)
+        json.dumps(asdict(project.understood(folder, folder, places, has_rust=True)))
 
     place = store_in(folder / "store")
     return try_it
@@ -671,11 +655,11 @@ def of_console(folder: Path) -> Try:
     step = Step("Testing")
 
     def try_it(content: bytes) -> None:
-        listener = boot.Listener()
+        listener = console.Listener()
         for line in lines_of(content):
             listener.hear(line, step)
         report = listener.tap.report()
-        (*listener.verdict(), *boot._failed(report))
+        (*listener.verdict(), *console._failed(report))
         listener.end()
         for line in (line for lines in listener.reports.values() for line in lines):
             [trace._key(match) for match in trace.FRAME.finditer(line)]
@@ -691,7 +675,7 @@ def of_lines(folder: Path) -> Try:
     def try_it(content: bytes) -> None:
         for ends in (b"\n", b"\r\n"):
             found = lines_of(content, ends)
-            assert all(len(line) <= process.LINE_MOST for line in found)
+            assert all(len(line) <= process.MAX_LINE for line in found)
             "\n".join(found).encode()
 
     return try_it
@@ -762,7 +746,7 @@ def of_board(folder: Path) -> Try:
     target = architecture.of_kernel("arm64")
 
     def try_it(content: bytes) -> None:
-        ear = _Ear(lambda _: None)
+        ear = OutputParser(lambda _: None)
         for line in lines_of(content, b"\r\n"):
             ear(line)
         for there in hosts:
@@ -822,8 +806,8 @@ def of_device_tree(folder: Path) -> Try:
             str((node.texts("compatible"), node.cells("reg")))
         overlay.lacking(found, base)
         fdt.pack(found)
-        if values := dict.fromkeys(parameters.names(found), "3"):
-            fdt.pack(parameters.given(found, values))
+        if values := dict.fromkeys(overlay_parameters.names(found), "3"):
+            fdt.pack(overlay_parameters.given(found, values))
 
     return try_it
 
@@ -862,7 +846,7 @@ def _packed(members: Any) -> bytes:
     return b"".join([*parts, bytes(2 * tarfile.BLOCKSIZE)])
 
 
-class _Trip(volumes._Trip):
+class _Trip(volumes.SyncSession):
     """A journey whose helper answers what it is told to."""
 
     content = b""
@@ -883,15 +867,17 @@ def of_archive(folder: Path) -> Try:
     (folder / "outside").mkdir()
     place = store_in(folder / "store")
     carrier = volumes.Volumes(None, "image", place)  # type: ignore[arg-type]
-    parcel = Parcel(inside, "volume", "kdirs/x", writable=True, identity=None, kept=False)
+    synced_volume = SyncedVolume(
+        inside, "volume", "kdirs/x", writable=True, identity=None, kept=False
+    )
 
     def try_it(content: bytes) -> None:
         # Whatever is no description of an archive is taken for one.
         with suppress(ValueError, TypeError, AttributeError, KeyError, RecursionError):
             content = _packed(json.loads(content))
-        trip = _Trip(carrier, (parcel,))
+        trip = _Trip(carrier, (synced_volume,))
         trip.content = content
-        trip.before[parcel] = {"old.o": Item(Type.FILE, 0o644, 1, 1764000000 * 10**9)}
+        trip.before[synced_volume] = {"old.o": Item(Type.FILE, 0o644, 1, 1764000000 * 10**9)}
         trip.fetch()
 
     return try_it

@@ -80,11 +80,11 @@ def rbuild() -> Rbuild:
 
 @pytest.fixture(scope="session")
 def lab(rbuild: Rbuild, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """A Store of its own with a small kernel's source: what is killed and attacked."""
+    """A cache of its own with a small kernel's source: what is killed and attacked."""
     found = rbuild("--json", "module", "--driver", "c").json
-    store = Path(found["artefacts"][0]["path"]).parents[5]
-    made = Lab(tmp_path_factory.mktemp("lab"), rootfs_from=store)
-    made.equip(next((store / "trees").glob("linux-source-6.12-*/src")))
+    cache = Path(found["artefacts"][0]["path"]).parents[5]
+    made = Lab(tmp_path_factory.mktemp("lab"), rootfs_from=cache)
+    made.equip(next((cache / "trees").glob("linux-source-6.12-*/src")))
     yield made
     made.remove()
 

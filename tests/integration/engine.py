@@ -21,12 +21,13 @@ from typing import Any
 
 import pytest
 
-from rbuild.sandbox.carrier import Carrier
-from rbuild.sandbox.docker import Docker
-from rbuild.sandbox.volumes import Traffic, Volumes
+from rbuild.sandbox.docker.runtime import Docker
+from rbuild.sandbox.docker.synced import Traffic
+from rbuild.sandbox.docker.transport import FileTransport
+from rbuild.sandbox.docker.volumes import Volumes
 
 ROOT = Path("/var/tmp")
-"""Where engines keep their files: nothing of the tests' or of a Store is there."""
+"""Where engines keep their files: nothing of the tests' or of a cache is there."""
 
 HIDDEN = """\
 for folder in $1; do mount -t tmpfs tmpfs "$folder" || exit; done
@@ -283,8 +284,8 @@ class Recorded(Docker):
 
     journeys: list[Traffic] = field(default_factory=list)
 
-    def _carrier(self, name: str, platform: str) -> Carrier:
-        found = super()._carrier(name, platform)
+    def _transport(self, name: str, platform: str) -> FileTransport:
+        found = super()._transport(name, platform)
         assert isinstance(found, Volumes)
         self.journeys.append(found.traffic)
         return found

@@ -10,13 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from rbuild import binfmt, environment, rootfs
-from rbuild.console import Console
+from rbuild.cache.directory import Cache
 from rbuild.errors import InfrastructureError
-from rbuild.provision import make_ready, runtime_for
-from rbuild.sandbox import Job
+from rbuild.provision import rootfs
+from rbuild.provision.prepare import prepare_environment, runtime_for
+from rbuild.sandbox import binfmt
 from rbuild.sandbox.bwrap import Bwrap
-from rbuild.store import Store
+from rbuild.sandbox.runtime import Job
+from rbuild.specs import environment
+from rbuild.ui.console import Console
 
 from .conftest import Rbuild
 
@@ -82,15 +84,15 @@ def test_in_a_hybrid_packages_are_installed_and_built_as_on_an_aarch64_system(
 
 
 def test_a_sandbox_brings_a_newer_qemu_than_the_hosts(rbuild: Rbuild) -> None:
-    variant = Path(__file__).parents[2] / "docs/levers/newest-qemu.yaml"
+    variant = Path(__file__).parents[2] / "docs/bench/environments/newest-qemu.yaml"
     if not binfmt.private():
         pytest.skip("this kernel has one binfmt_misc for all")
     (found,) = rbuild("--json", "setup", variant).json
     assert found["emulator"].startswith("qemu-user 1:")
     assert found["environment"] == "chroot"
     assert found["cached"]
-    store = Store(Path(rbuild("--json", "status").json["root"]), Console(verbosity=-1))
-    ready = make_ready(environment.load(str(variant)), store, runtime_for("bwrap", store))
+    cache = Cache(Path(rbuild("--json", "status").json["root"]), Console(verbosity=-1))
+    ready = prepare_environment(environment.load(str(variant)), cache, runtime_for("bwrap", cache))
     argv = Bwrap().argv(ready.sandbox, Job(["sleep", "60"]))
     with subprocess.Popen(argv) as child:
         try:
@@ -131,9 +133,9 @@ def test_a_disk_that_fills_up_leaves_nothing_half_made(
 ) -> None:
     monkeypatch.setattr(rootfs, "SPACE_NEEDED", 0)
     with _small_disk(tmp_path, "700M") as disk:
-        store = Store(disk, Console(verbosity=-1))
+        cache = Cache(disk, Console(verbosity=-1))
         with pytest.raises(InfrastructureError, match="disk filled up"):
-            rootfs.provision(environment.load("cross").base, store)
+            rootfs.provision(environment.load("cross").base, cache)
         assert not list((disk / "rootfs").glob("[!.]*"))
 
 

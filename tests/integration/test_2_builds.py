@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from rbuild.bench.compare import load
-from rbuild.elf import module_info
+from rbuild.util.elf import module_info
 
 from .conftest import Rbuild
 
@@ -64,8 +64,8 @@ grep -q " $0 .*nosuid,nodev" /proc/self/mounts && exec "$@"
 @pytest.mark.root
 def test_a_cache_mounted_nosuid_and_nodev_will_do(rbuild: Rbuild, c_stranger: Path) -> None:
     """In a sandbox no program gains privileges (no_new_privs), wherever the cache is."""
-    store = rbuild("--json", "status").json["root"]
-    prefix = ["unshare", "--mount", "sh", "-c", MOUNT_NOSUID, store]
+    cache = rbuild("--json", "status").json["root"]
+    prefix = ["unshare", "--mount", "sh", "-c", MOUNT_NOSUID, cache]
     found = rbuild("--json", "module", c_stranger, prefix=prefix).json
     assert not found["phases"][-1]["cached"]
     status = ["--scratch", "--", "grep", "NoNewPrivs", "/proc/self/status"]

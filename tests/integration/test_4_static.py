@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from rbuild import environment, profile
-from rbuild.console import Console
-from rbuild.provision import Ready, make_ready, runtime_for
-from rbuild.sandbox import KDIR, SRC, Bind, Job
-from rbuild.source import Tree, obtain
-from rbuild.store import Store
+from rbuild.cache.directory import Cache
+from rbuild.provision.prepare import prepare_environment, runtime_for
+from rbuild.provision.prepared import PreparedEnvironment
+from rbuild.sandbox.runtime import KDIR, SRC, Bind, Job
+from rbuild.source.fetch import obtain
+from rbuild.source.tree import Tree
+from rbuild.specs import environment, profile
+from rbuild.ui.console import Console
 
 from .conftest import Rbuild
 
@@ -150,7 +152,7 @@ class Series:
 
     profile: str
     patches: list[Path]
-    ready: Ready
+    ready: PreparedEnvironment
     pristine: Tree
     patched: Tree
     repository: Path
@@ -166,11 +168,11 @@ PLACES = ("rust", "samples/rust", "drivers/misc", "MAINTAINERS")
 
 def apply_series(rbuild: Rbuild, name: str, patches: list[Path], repository: Path) -> Series:
     """Apply a profile's patches with git to the part of its pristine tree that they touch."""
-    store = Store(Path(rbuild("--json", "status").json["root"]), Console(verbosity=-1))
-    ready = make_ready(environment.load("cross"), store, runtime_for("bwrap", store))
+    cache = Cache(Path(rbuild("--json", "status").json["root"]), Console(verbosity=-1))
+    ready = prepare_environment(environment.load("cross"), cache, runtime_for("bwrap", cache))
     found = profile.load(name)
-    patched = obtain(found, ready, store)
-    pristine = obtain(found.model_copy(update={"patches": False}), ready, store)
+    patched = obtain(found, ready, cache)
+    pristine = obtain(found.model_copy(update={"patches": False}), ready, cache)
     for place in PLACES:
         origin, copy = pristine.path / place, repository / place
         copy.parent.mkdir(parents=True, exist_ok=True)

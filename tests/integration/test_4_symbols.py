@@ -17,9 +17,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from rbuild import symbols
-from rbuild.kbuild import read_config
-from rbuild.symbols import Answer, Exports
+from rbuild.kernel import symbols
+from rbuild.kernel.config import read_config
+from rbuild.kernel.symbols import Answer, Exports
 
 from .conftest import Rbuild
 
@@ -48,8 +48,8 @@ SEED = 7
 @pytest.mark.slow
 def test_every_symbol_of_debian_s_kernel(rbuild: Rbuild, tmp_path: Path) -> None:
     rbuild("module", "--driver", "c")
-    store = Path(rbuild("--json", "status").json["root"])
-    tree = next((store / "trees").glob("linux-source-6.12-*/src"))
+    cache = Path(rbuild("--json", "status").json["root"])
+    tree = next((cache / "trees").glob("linux-source-6.12-*/src"))
     numbers = re.findall(
         r"^(?:VERSION|PATCHLEVEL|SUBLEVEL) = (\d+)", (tree / "Makefile").read_text(), re.M
     )

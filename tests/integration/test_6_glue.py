@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from rbuild.module import driver_source
-from rbuild.profile import Driver
+from rbuild.module.drivers import driver_source
+from rbuild.specs.profile import Driver
 
 from .conftest import Rbuild
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rbuild.elf import module_info
+from rbuild.util.elf import module_info
 
 from .conftest import Rbuild
 from .test_7_boot import TESTS_AT_LEAST, boot

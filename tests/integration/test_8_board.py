@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from rbuild import kconfig
-from rbuild.kbuild import read_config
-from rbuild.profile import Driver
+from rbuild.kernel.config import read_config
+from rbuild.kernel.kconfig import parser, values
+from rbuild.specs.profile import Driver
 
 from .conftest import Rbuild
 
@@ -38,25 +38,25 @@ def test_kconfig_is_read_as_the_kernel_itself_reads_it(rbuild: Rbuild) -> None:
     kdir = image.parents[4]
     key = json.loads((kdir / "metadata.json").read_text())["tree"]
     (tree,) = kdir.parents[1].glob(f"trees/*{key}/src")
-    found = kconfig.read(tree, "arm64")
+    found = parser.read(tree, "arm64")
     config = read_config((kdir / "build/.config").read_text())
-    values = kconfig.values_of(config, found)
+    granted = values.values_of(config, found)
     assert len(found.options) > 10000
     assert config.keys() <= found.options.keys()
     for name, option in found.options.items():
         met = [
             definition
             for definition in option.definitions
-            if all(kconfig.evaluate(one.expression, values) for one in definition.conditions)
+            if all(values.evaluate(one.expression, granted) for one in definition.conditions)
         ]
         visible = [
             one
             for one in met
             if one.prompt is not None
-            and all(kconfig.evaluate(condition, values) for condition in one.visible_if)
+            and all(values.evaluate(condition, granted) for condition in one.visible_if)
         ]
         selected = any(
-            values.of(one.by) != "n" and kconfig.evaluate(one.condition, values)
+            granted.of(one.by) != "n" and values.evaluate(one.condition, granted)
             for one in option.selected_by
         )
         is_on = config.get(name, "n") != "n"

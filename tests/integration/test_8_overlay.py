@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from rbuild import fdt
-from rbuild.fdt import Node
+from rbuild.devicetree import fdt
+from rbuild.devicetree.fdt import Node
 
 from .conftest import Rbuild
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from rbuild.rootfs import host_mirrors
-from rbuild.sandbox.image import scratch_dockerfile
+from rbuild.provision.mirrors import host_mirrors
+from rbuild.sandbox.docker.image import scratch_dockerfile
 
 from .conftest import Rbuild
 from .engine import Engine, engine
@@ -281,12 +281,12 @@ def test_an_environment_without_mmdebstrap(
         for program in Path(folder).glob("*"):
             if program.name != "mmdebstrap" and not (bin_ / program.name).exists():
                 (bin_ / program.name).symlink_to(program)
-    store = tmp_path / "cache"
-    store.mkdir()
+    cache = tmp_path / "cache"
+    cache.mkdir()
     # The source is the same; so is what the module is built of, but for the rootfs.
     given = Path(docker("--json", "status").json["root"])
-    shutil.copytree(given / "trees", store / "trees", symlinks=True)
-    other = Rbuild(store)
+    shutil.copytree(given / "trees", cache / "trees", symlinks=True)
+    other = Rbuild(cache)
     without = ["env", f"PATH={bin_}"]
     made = other("--json", "module", *DOCKER, c_stranger, prefix=without).json
     assert made["artefacts"][0]["sha256"] == usual["sha256"]

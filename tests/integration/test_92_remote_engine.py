@@ -23,22 +23,30 @@ import pytest
 from docker.errors import APIError
 from docker.types import Mount
 
-from rbuild import architecture, data, environment, kernel, module, profile, source
-from rbuild.console import Console
-from rbuild.environment import Rootfs, RootfsDefinition
-from rbuild.errors import HostLacks, ProcessFailed
-from rbuild.process import Completed
-from rbuild.profile import Driver, Kind
-from rbuild.provision import make_ready
-from rbuild.rootfs import provision
-from rbuild.sandbox import Bind, Job, Sandbox
+from rbuild.cache.directory import Cache
+from rbuild.cache.entry import EntryKind
+from rbuild.errors import MissingDependency, ProcessFailed
+from rbuild.kernel.build import build as build_kernel
+from rbuild.kernel.identity import Kernel
+from rbuild.kernel.prepare import discard, prepare
+from rbuild.module import build, drivers, workplace
+from rbuild.provision.prepare import prepare_environment
+from rbuild.provision.rootfs import entry_of, provision
 from rbuild.sandbox.bwrap import Bwrap
-from rbuild.sandbox.engine import connect
-from rbuild.sandbox.image import platform_of
-from rbuild.sandbox.manifest import scan
-from rbuild.sandbox.volumes import sweep
-from rbuild.session import Session
-from rbuild.store import Room, Store
+from rbuild.sandbox.context import BuildContext
+from rbuild.sandbox.docker.engine import connect
+from rbuild.sandbox.docker.image import platform_of
+from rbuild.sandbox.docker.manifest import scan
+from rbuild.sandbox.docker.synced import sweep
+from rbuild.sandbox.runtime import Bind, Job, Sandbox
+from rbuild.source import fetch
+from rbuild.specs import architecture, environment, profile
+from rbuild.specs.definitions import RootfsDefinition
+from rbuild.specs.environment import Rootfs
+from rbuild.specs.profile import Driver, Kind
+from rbuild.ui.console import Console
+from rbuild.util import data
+from rbuild.util.process import Completed
 
 from .conftest import Rbuild
 from .engine import Engine, Recorded, certify, free_port, running_engine, ssh_host
@@ -52,42 +60,44 @@ pytestmark = [
 
 @dataclass(frozen=True)
 class Far:
-    """The engine, a Store whose entries are those of rbuild's own, and where to find a rootfs."""
+    """The engine, a cache whose entries are those of rbuild's own, and where to find a rootfs."""
 
     engine: Engine
     client: Any
-    store: Store
+    cache: Cache
     sandbox: Sandbox
 
-    def runtime(self, store: Store | None = None) -> Recorded:
-        return Recorded(store or self.store)
+    def runtime(self, cache: Cache | None = None) -> Recorded:
+        return Recorded(cache or self.cache)
 
-    def run(self, store: Store, job: Job) -> Completed:
-        return self.runtime(store).run(self.sandbox, job)
+    def run(self, cache: Cache, job: Job) -> Completed:
+        return self.runtime(cache).run(self.sandbox, job)
 
 
 @pytest.fixture(scope="module")
 def far(rbuild: Rbuild, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Far]:
     usual = Path(rbuild("--json", "status").json["root"])
     own = Path(tempfile.mkdtemp(prefix="rbuild-remote-", dir=usual.parent))
-    store = Store(own, Console(verbosity=-1))
+    cache = Cache(own, Console(verbosity=-1))
     try:
-        ready = make_ready(environment.load("cross"), Store(usual, Console(verbosity=-1)), Bwrap())
+        ready = prepare_environment(
+            environment.load("cross"), Cache(usual, Console(verbosity=-1)), Bwrap()
+        )
         found = profile.load("slim")
-        session = Session("module", Store(usual, Console(verbosity=-1)), Bwrap())
-        tree = source.obtain(found, ready, session.store)
-        kdir = kernel.prepare(found, tree, ready, session)
-        for room in (Room.ROOTFS, Room.TREES, Room.KDIRS):
-            (own / room).mkdir()
+        context = BuildContext("module", Cache(usual, Console(verbosity=-1)), Bwrap())
+        tree = fetch.obtain(found, ready, context.cache)
+        kdir = prepare(Kernel(found, tree, ready, context))
+        for kind in (EntryKind.ROOTFS, EntryKind.TREES, EntryKind.KDIRS):
+            (own / kind).mkdir()
         # What never changes as hard links: the rootfs, the tree, and the source from which that was
         # patched.
         root = ready.sandbox.root
-        link(root.parent, own / Room.ROOTFS)
-        for entry in session.store.entries(Room.TREES):
+        link(root.parent, own / EntryKind.ROOTFS)
+        for entry in context.cache.entries(EntryKind.TREES):
             if entry.path in tree.path.parents or entry.name.startswith("linux-source-"):
-                link(entry.path, own / Room.TREES)
-        subprocess.run(["cp", "-a", kdir.entry.path, own / Room.KDIRS], check=True)
-        shutil.rmtree(own / Room.KDIRS / kdir.entry.name / "modules", ignore_errors=True)
+                link(entry.path, own / EntryKind.TREES)
+        subprocess.run(["cp", "-a", kdir.entry.path, own / EntryKind.KDIRS], check=True)
+        shutil.rmtree(own / EntryKind.KDIRS / kdir.entry.name / "modules", ignore_errors=True)
         hidden = (usual, own, tmp_path_factory.getbasetemp(), data.folder("module"))
         with (
             running_engine(*hidden, port=free_port()) as here,
@@ -96,7 +106,7 @@ def far(rbuild: Rbuild, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fa
             patch.setenv("DOCKER_HOST", here.host)
             client = connect()
             import_rootfs(client, root)
-            yield Far(here, client, store, ready.sandbox)
+            yield Far(here, client, cache, ready.sandbox)
             for one in client.containers.list(all=True):
                 one.remove(force=True)
             client.close()
@@ -104,10 +114,10 @@ def far(rbuild: Rbuild, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fa
         shutil.rmtree(own)
 
 
-def link(entry: Path, room: Path) -> None:
-    """Have an entry in another Store, too, unless it is there."""
-    if not (room / entry.name).exists():
-        subprocess.run(["cp", "-al", entry, room], check=True)
+def link(entry: Path, kind: Path) -> None:
+    """Have an entry in another cache, too, unless it is there."""
+    if not (kind / entry.name).exists():
+        subprocess.run(["cp", "-al", entry, kind], check=True)
 
 
 def import_rootfs(client: Any, root: Path) -> None:
@@ -131,21 +141,21 @@ def import_rootfs(client: Any, root: Path) -> None:
 
 
 @pytest.fixture
-def small(tmp_path: Path) -> Store:
-    """A Store with nothing in it."""
+def small(tmp_path: Path) -> Cache:
+    """A cache with nothing in it."""
     (tmp_path / "cache").mkdir()
-    return Store(tmp_path / "cache", Console(verbosity=-1))
+    return Cache(tmp_path / "cache", Console(verbosity=-1))
 
 
-def publish(store: Store, room: Room, files: dict[str, bytes]) -> Path:
-    entry = store.entry(room, "some", "key")
-    with store.lock(entry):
-        partial = store.partial(entry)
+def publish(cache: Cache, kind: EntryKind, files: dict[str, bytes]) -> Path:
+    entry = cache.entry(kind, "some", "key")
+    with cache.lock(entry):
+        partial = cache.partial(entry)
         for name, content in files.items():
             path = partial / "build" / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
-        store.publish(entry, partial, {})
+        cache.publish(entry, partial, {})
     return entry.path / "build"
 
 
@@ -155,15 +165,15 @@ def sh(script: str, *binds: Bind) -> Job:
 
 def test_the_engine_sees_none_of_our_files(far: Far, tmp_path: Path) -> None:
     name = f"rbuild/rootfs:{far.sandbox.root.parent.name}"
-    for path in (far.store.root / Room.KDIRS / "x", tmp_path):
+    for path in (far.cache.root / EntryKind.KDIRS / "x", tmp_path):
         path.mkdir(exist_ok=True)
         mount = Mount("/module", str(path), type="bind")
         with pytest.raises(APIError, match="does not exist"):
             far.client.containers.create(name, ["true"], mounts=[mount])
-    (far.store.root / Room.KDIRS / "x").rmdir()
+    (far.cache.root / EntryKind.KDIRS / "x").rmdir()
 
 
-def test_what_a_job_writes_comes_back_as_it_was(far: Far, small: Store, tmp_path: Path) -> None:
+def test_what_a_job_writes_comes_back_as_it_was(far: Far, small: Cache, tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     (folder / "old/folder").mkdir(parents=True)
     (folder / "old/folder/file").write_text("x")
@@ -205,8 +215,10 @@ def test_what_a_job_writes_comes_back_as_it_was(far: Far, small: Store, tmp_path
     assert (folder / "half").read_text() == "half\n"
 
 
-def test_files_and_binds_within_binds(far: Far, small: Store, tmp_path: Path) -> None:
-    outer = publish(small, Room.TREES, {"a": b"tree\n", "drivers/mine/old": b"", "include/b": b"b"})
+def test_files_and_binds_within_binds(far: Far, small: Cache, tmp_path: Path) -> None:
+    outer = publish(
+        small, EntryKind.TREES, {"a": b"tree\n", "drivers/mine/old": b"", "include/b": b"b"}
+    )
     inner, edit, log = tmp_path / "inner", tmp_path / "edit", tmp_path / "log"
     inner.mkdir()
     (inner / "new").write_text("driver\n")
@@ -232,9 +244,9 @@ def test_files_and_binds_within_binds(far: Far, small: Store, tmp_path: Path) ->
     assert (outer / "a").read_text() == "tree\n"
 
 
-def test_only_what_changed_is_sent(far: Far, small: Store) -> None:
+def test_only_what_changed_is_sent(far: Far, small: Cache) -> None:
     big = os.urandom(3_000_000)
-    kdir = publish(small, Room.KDIRS, {"big": big, "a": b"1", "b/c": b"2", "gone": b"3"})
+    kdir = publish(small, EntryKind.KDIRS, {"big": big, "a": b"1", "b/c": b"2", "gone": b"3"})
     runtime = far.runtime(small)
     look = sh("cd /kdir; cat a b/c; ls", Bind(kdir, "/kdir"))
     write = sh("cd /kdir; echo more >>b/c; rm a", Bind(kdir, "/kdir", writable=True))
@@ -258,21 +270,21 @@ def test_only_what_changed_is_sent(far: Far, small: Store) -> None:
 KILLED = """
 import sys
 from pathlib import Path
-from rbuild.console import Console
-from rbuild.sandbox import Bind, Job, Sandbox
-from rbuild.sandbox.docker import Docker
-from rbuild.store import Store
+from rbuild.ui.console import Console
+from rbuild.sandbox.runtime import Bind, Job, Sandbox
+from rbuild.sandbox.docker.runtime import Docker
+from rbuild.cache.directory import Cache
 root, store, folder, writable, script = sys.argv[1:]
 job = Job(["sh", "-c", script], [Bind(Path(folder), "/kdir", bool(writable))])
-runtime = Docker(Store(Path(store), Console()))
+runtime = Docker(Cache(Path(store), Console()))
 runtime.run(Sandbox("cross", Path(root)), job, on_line=lambda line: print(line, flush=True))
 """
 
 
 def start(
-    far: Far, store: Store, folder: Path, script: str, writable: str = ""
+    far: Far, cache: Cache, folder: Path, script: str, writable: str = ""
 ) -> subprocess.Popen[str]:
-    words = [str(far.sandbox.root), str(store.root), str(folder), writable, script]
+    words = [str(far.sandbox.root), str(cache.root), str(folder), writable, script]
     return subprocess.Popen(
         [sys.executable, "-c", KILLED, *words], stdout=subprocess.PIPE, text=True
     )
@@ -284,8 +296,8 @@ def jobs(far: Far) -> list[Any]:
     return found
 
 
-def test_a_killed_job_leaves_the_host_s_state(far: Far, small: Store) -> None:
-    kdir = publish(small, Room.KDIRS, {"a": b"1", "b": b"2"})
+def test_a_killed_job_leaves_the_host_s_state(far: Far, small: Cache) -> None:
+    kdir = publish(small, EntryKind.KDIRS, {"a": b"1", "b": b"2"})
     child = start(
         far, small, kdir, "cd /kdir; echo x >a; rm b; echo y >c; echo now; sleep 100", "w"
     )
@@ -305,9 +317,9 @@ def test_a_killed_job_leaves_the_host_s_state(far: Far, small: Store) -> None:
     assert len(sweep(far.client, small)) == 2
 
 
-def test_a_killed_upload_is_never_taken_for_a_whole_one(far: Far, small: Store) -> None:
+def test_a_killed_upload_is_never_taken_for_a_whole_one(far: Far, small: Cache) -> None:
     files = {f"{number}": os.urandom(2_000_000) for number in range(60)}
-    tree = publish(small, Room.TREES, files)
+    tree = publish(small, EntryKind.TREES, files)
     killed = 0
     for wait in (0.4, 0.8, 1.2):
         child = start(far, small, tree, "true")
@@ -325,7 +337,7 @@ def test_a_killed_upload_is_never_taken_for_a_whole_one(far: Far, small: Store) 
 
 
 def test_a_container_that_leaves_a_door_writes_nothing_outside(
-    far: Far, small: Store, tmp_path: Path
+    far: Far, small: Cache, tmp_path: Path
 ) -> None:
     outside, folder = tmp_path / "outside", tmp_path / "folder"
     for path in (outside, folder, folder / "sub"):
@@ -342,24 +354,24 @@ def test_a_container_that_leaves_a_door_writes_nothing_outside(
 
 def test_modules_are_the_same_as_under_bwrap(far: Far, rbuild: Rbuild, tmp_path: Path) -> None:
     runtime = far.runtime()
-    session = Session("module", far.store, runtime, jobs=2)
+    context = BuildContext("module", far.cache, runtime, jobs=2)
     found = profile.load("slim")
-    ready = make_ready(environment.load("cross"), far.store, runtime)
-    tree = source.obtain(found, ready, far.store)
-    kdir = kernel.prepare(found, tree, ready, session)
+    ready = prepare_environment(environment.load("cross"), far.cache, runtime)
+    tree = fetch.obtain(found, ready, far.cache)
+    kdir = prepare(Kernel(found, tree, ready, context))
     for kind in Kind:
         (usual,) = rbuild("--json", "module", f"--{kind}").json["artefacts"]
-        (made,) = module.build_driver(kdir, Driver.RUST, kind, session).modules
+        (made,) = build.build_driver(kdir, Driver.RUST, kind, context).modules
         assert made.sha256 == usual["sha256"], kind
     # Times came back to the nanosecond: make finds nothing to do.
     folder = kdir.entry.path / "modules/again"
-    place = module.out_of_tree(kdir, module.driver_source(Driver.C), folder, session)
+    place = workplace.out_of_tree(kdir, drivers.driver_source(Driver.C), folder, context)
     place.sync()
     place.make()
     sent = len(runtime.journeys)
-    before = len(session.log_path.read_text())
+    before = len(context.log_path.read_text())
     place.make()
-    said = session.log_path.read_text()[before:]
+    said = context.log_path.read_text()[before:]
     assert "  CC " not in said
     assert "  LD " not in said
     assert sum(one.sent for one in runtime.journeys[sent:]) < 20_000
@@ -380,25 +392,26 @@ class Together(Recorded):
 def test_modules_of_one_kdir_do_not_wait_for_each_other(
     far: Far, rbuild: Rbuild, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Each is an rbuild of its own, as it were: with its own Store, client and volumes."""
+    """Each is an rbuild of its own, as it were: with its own cache object, client and volumes."""
     (usual,) = rbuild("--json", "module", "--driver", "c").json["artefacts"]
     both = threading.Barrier(2, timeout=60)
 
-    def build(number: int) -> str:
+    def make(number: int) -> str:
         folder = tmp_path / str(number) / "mfrc522"
-        shutil.copytree(module.driver_source(Driver.C), folder)
-        store = Store(far.store.root, Console())
-        runtime = Together(store, both=both)
-        session = Session("module", store, runtime, jobs=1)
-        ready = make_ready(environment.load("cross"), store, runtime)
+        shutil.copytree(drivers.driver_source(Driver.C), folder)
+        cache = Cache(far.cache.root, Console())
+        runtime = Together(cache, both=both)
+        context = BuildContext("module", cache, runtime, jobs=1)
+        ready = prepare_environment(environment.load("cross"), cache, runtime)
         found = profile.load("slim")
-        kdir = kernel.prepare(found, source.obtain(found, ready, store), ready, session)
-        (made,) = module.build_out_of_tree(kdir, folder, session).modules
+        tree = fetch.obtain(found, ready, cache)
+        kdir = prepare(Kernel(found, tree, ready, context))
+        (made,) = build.build_out_of_tree(kdir, folder, context).modules
         runtime.client.close()
         return made.sha256
 
     with ThreadPoolExecutor(2) as pool:
-        assert set(pool.map(build, range(2))) == {usual["sha256"]}
+        assert set(pool.map(make, range(2))) == {usual["sha256"]}
     assert "Waiting for" not in capfd.readouterr().err
 
 
@@ -407,17 +420,17 @@ def test_a_hybrid_is_the_same_as_under_bwrap(far: Far, rbuild: Rbuild) -> None:
     """Its native layer is carried like everything else: once."""
     words = ("--json", "module", "--env", "hybrid", "--driver", "c")
     (usual,) = rbuild(*words).json["artefacts"]
-    theirs = Store(Path(rbuild("--json", "status").json["root"]), Console(verbosity=-1))
+    theirs = Cache(Path(rbuild("--json", "status").json["root"]), Console(verbosity=-1))
     hybrid = environment.load("hybrid")
     for part in hybrid.rootfses:
-        link(part.entry(theirs).path, far.store.root / Room.ROOTFS)
+        link(entry_of(part, theirs).path, far.cache.root / EntryKind.ROOTFS)
     runtime = far.runtime()
-    session = Session("module", far.store, runtime, jobs=2)
+    context = BuildContext("module", far.cache, runtime, jobs=2)
     found = profile.load("slim")
-    ready = make_ready(hybrid, far.store, runtime)
-    tree = source.obtain(found, ready, far.store)
-    kdir = kernel.prepare(found, tree, ready, session)
-    (made,) = module.build_driver(kdir, Driver.C, Kind.OUT_OF_TREE, session).modules
+    ready = prepare_environment(hybrid, far.cache, runtime)
+    tree = fetch.obtain(found, ready, far.cache)
+    kdir = prepare(Kernel(found, tree, ready, context))
+    (made,) = build.build_driver(kdir, Driver.C, Kind.OUT_OF_TREE, context).modules
     assert made.sha256 == usual["sha256"]
     layer = sum(one.sent for one in runtime.journeys)
     assert layer > 100_000_000  # bytes: LLVM alone has more
@@ -427,11 +440,11 @@ def test_a_hybrid_is_the_same_as_under_bwrap(far: Far, rbuild: Rbuild) -> None:
     assert sum(one.sent for one in runtime.journeys[sent:]) < 20_000
 
 
-def goes_there_and_back(far: Far, store: Store, folder: Path) -> None:
+def goes_there_and_back(far: Far, cache: Cache, folder: Path) -> None:
     """Check that a job gets its files and gives them back."""
     folder.mkdir()
     (folder / "big").write_bytes(os.urandom(5_000_000))
-    runtime = far.runtime(store)
+    runtime = far.runtime(cache)
     job = sh("cd /module; cp big copy; echo done", Bind(folder, "/module", writable=True))
     assert runtime.run(far.sandbox, job).text == "done"
     assert (folder / "copy").read_bytes() == (folder / "big").read_bytes()
@@ -440,7 +453,7 @@ def goes_there_and_back(far: Far, store: Store, folder: Path) -> None:
 
 
 def test_an_engine_behind_tls(
-    far: Far, small: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    far: Far, small: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{far.engine.port}")
     monkeypatch.setenv("DOCKER_TLS_VERIFY", "1")
@@ -459,20 +472,20 @@ def test_an_engine_behind_tls(
         shutil.copy(other / name, mixed / name)
     for folder, hint in ((other, "/ca.pem"), (mixed, "--tlscacert"), (lacking, "cert.pem and")):
         monkeypatch.setenv("DOCKER_CERT_PATH", str(folder))
-        with pytest.raises(HostLacks) as caught:
+        with pytest.raises(MissingDependency) as caught:
             connect()
         assert hint in str(caught.value.hint), caught.value.detail
     monkeypatch.delenv("DOCKER_CERT_PATH")
     monkeypatch.delenv("DOCKER_TLS_VERIFY")
-    with pytest.raises(HostLacks) as caught:
+    with pytest.raises(MissingDependency) as caught:
         connect()
     assert "DOCKER_TLS_VERIFY=1" in str(caught.value.hint), caught.value.detail
 
 
 def test_an_engine_behind_ssh(
-    far: Far, small: Store, rbuild: Rbuild, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    far: Far, small: Cache, rbuild: Rbuild, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usual = Store(Path(rbuild("--json", "status").json["root"]), Console(verbosity=-1))
+    usual = Cache(Path(rbuild("--json", "status").json["root"]), Console(verbosity=-1))
     host = architecture.host()
     definition = RootfsDefinition(
         name="board", suite="trixie", architecture="host", packages=PACKAGES
@@ -491,7 +504,7 @@ def test_an_engine_behind_ssh(
             (f"ssh://root@127.0.0.1:{port}/run/none.sock", "must name another"),
         ):
             monkeypatch.setenv("DOCKER_HOST", place)
-            with pytest.raises(HostLacks) as caught:
+            with pytest.raises(MissingDependency) as caught:
                 connect()
             assert hint in str(caught.value.hint)
 
@@ -503,11 +516,11 @@ def test_a_whole_kernel_is_the_same_as_under_bwrap(far: Far, rbuild: Rbuild) -> 
         for one in rbuild("--json", "kernel").json["artefacts"]
     }
     runtime = far.runtime()
-    session = Session("kernel", far.store, runtime, jobs=2)
+    context = BuildContext("kernel", far.cache, runtime, jobs=2)
     found = profile.load("slim")
-    ready = make_ready(environment.load("cross"), far.store, runtime)
-    tree = source.obtain(found, ready, far.store)
-    kernel.discard(found, tree, ready, session)
-    built = kernel.build(kernel.prepare(found, tree, ready, session), session)
+    ready = prepare_environment(environment.load("cross"), far.cache, runtime)
+    tree = fetch.obtain(found, ready, far.cache)
+    discard(Kernel(found, tree, ready, context))
+    built = build_kernel(prepare(Kernel(found, tree, ready, context)))
     made = {Path(one["path"]).name: one["sha256"] for one in built.artefacts}
     assert made == usual

@@ -18,18 +18,18 @@ from pathlib import Path
 
 import pytest
 
-from rbuild import profile
 from rbuild.bench.plan import Target
-from rbuild.console import Console
+from rbuild.cache.directory import Cache
 from rbuild.errors import InfrastructureError
 from rbuild.matrix import cluster
-from rbuild.matrix.meeting import Meeting
 from rbuild.matrix.plan import Plan, combine
 from rbuild.matrix.report import Row, State
-from rbuild.profile import Driver
+from rbuild.matrix.scheduler import Scheduler
 from rbuild.sandbox.bwrap import Bwrap
-from rbuild.session import Session
-from rbuild.store import Store
+from rbuild.sandbox.context import BuildContext
+from rbuild.specs import profile
+from rbuild.specs.profile import Driver
+from rbuild.ui.console import Console
 
 FAKE = """\
 import json, os, sys, time
@@ -50,8 +50,8 @@ sys.exit(code)
 WORKER = """\
 import sys
 from pathlib import Path
-from rbuild.console import Console
-from rbuild.matrix.meeting import Meeting, require
+from rbuild.ui.console import Console
+from rbuild.matrix.scheduler import Scheduler, require
 require()
 from rbuild.matrix import remote
 from rbuild.matrix.task import Place
@@ -60,26 +60,26 @@ if other:
     changed = Path(store).parent / "changed"
     remote.identity = lambda: "rbuild-changed" if changed.exists() else f"rbuild-{other}"
 place = Place(name, Path(store), Path(store), (sys.executable, "-IS", fake))
-remote.serve(Meeting(address, None), place, Console())
+remote.serve(Scheduler(address, None), place, Console())
 """
 
 
 @dataclass
 class Machine:
-    """A worker with a Store of its own."""
+    """A worker with a cache of its own."""
 
-    store: Path
+    cache: Path
     process: subprocess.Popen[str]
     ready: bool = False
     said: list[str] = field(default_factory=list)
 
     def tell(self, what: object) -> None:
-        (self.store / "told").write_text(str(what))
+        (self.cache / "told").write_text(str(what))
 
     @property
     def calls(self) -> list[int]:
         """The processes that built here."""
-        path = self.store / "calls"
+        path = self.cache / "calls"
         return [int(line) for line in path.read_text().split()] if path.exists() else []
 
     def until_called(self, times: int = 1) -> int:
@@ -117,15 +117,15 @@ class Cluster:
 
     def machine(self, name: str, told: object = 0, *, other: str = "") -> Machine:
         """Begin to start a machine; ``other`` is the identity of another rbuild."""
-        store = self.folder / name
-        store.mkdir()
+        cache = self.folder / name
+        cache.mkdir()
         fake = self.folder / "fake.py"
         fake.write_text(FAKE)
-        words = [self.address, name, str(store), str(fake), other]
+        words = [self.address, name, str(cache), str(fake), other]
         process = subprocess.Popen(
             [sys.executable, "-c", WORKER, *words], stderr=subprocess.PIPE, text=True
         )
-        made = Machine(store, process)
+        made = Machine(cache, process)
         self.machines.append(made)
         made.tell(told)
         return made
@@ -145,10 +145,10 @@ class Cluster:
         """Build that many things; return their ends in the order of the plan."""
         self.gather()
         plan = plan_of(count)
-        store = Store(self.folder / "client", Console(verbosity=0))
-        made = Session("matrix", store, Bwrap())
+        cache = Cache(self.folder / "client", Console(verbosity=0))
+        made = BuildContext("matrix", cache, Bwrap())
         try:
-            rows = list(cluster.execute(plan, made, Meeting(self.address, None), wait_s))
+            rows = list(cluster.execute(plan, made, Scheduler(self.address, None), wait_s))
         finally:
             made.close()
         return sorted(rows, key=lambda row: plan.builds.index(row.build))
@@ -287,9 +287,9 @@ def test_nothing_listens_beyond_loopback(tmp_path: Path) -> None:
 
 
 @contextlib.contextmanager
-def started(store: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
+def started(cache: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
     """Run rbuild beside the body."""
-    argv = [sys.executable, "-m", "rbuild", "--cache-dir", str(store), *words]
+    argv = [sys.executable, "-m", "rbuild", "--cache-dir", str(cache), *words]
     child = subprocess.Popen(argv, stderr=subprocess.PIPE, text=True)
     try:
         yield child
@@ -434,7 +434,7 @@ def test_a_machine_whose_rbuild_was_changed_is_told_so(
 def test_who_stops_waiting_ends_what_is_under_way(machines: Cluster) -> None:
     one = machines.machine("one", "hang")
     program = (
-        "import sys; from rbuild import cli; sys.exit(cli.run(sys.argv[1:]))",
+        "import sys; from rbuild.cli import main as cli; sys.exit(cli.run(sys.argv[1:]))",
         *("--cache-dir", str(machines.folder / "client"), "matrix", "--scheduler"),
         *(machines.address, "--env", "cross"),
     )
@@ -455,8 +455,8 @@ def test_who_stops_waiting_ends_what_is_under_way(machines: Cluster) -> None:
 def test_a_name_that_is_taken_is_named(machines: Cluster) -> None:
     machines.machine("one")
     machines.gather()
-    store = machines.folder / "store"
-    words = ["--cache-dir", str(store), "worker", "--scheduler", machines.address, "--name", "one"]
+    cache = machines.folder / "store"
+    words = ["--cache-dir", str(cache), "worker", "--scheduler", machines.address, "--name", "one"]
     found = subprocess.run(
         [sys.executable, "-m", "rbuild", *words], capture_output=True, text=True, env=os.environ
     )

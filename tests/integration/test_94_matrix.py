@@ -1,4 +1,4 @@
-"""A matrix on three machines for real: a scheduler and three workers, each with its own Store."""
+"""A matrix on three machines for real: a scheduler and three workers, each with its own cache."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from typing import IO, Any
 
 import pytest
 
-from rbuild.cli import _cache_directory
+from rbuild.cli.main import _cache_directory
 
 from .conftest import Rbuild
 
@@ -35,15 +35,15 @@ def until(condition: Callable[[], Any], seconds: float = 120) -> Any:
     return found
 
 
-def processes(store: Path) -> list[str]:
-    """Return the command lines of builds in a Store."""
+def processes(cache: Path) -> list[str]:
+    """Return the command lines of builds in a cache."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
         except OSError:
             continue
-        if str(store) in line and " worker " not in line:
+        if str(cache) in line and " worker " not in line:
             found.append(line)
     return found
 
@@ -55,13 +55,13 @@ class Machine:
     process: subprocess.Popen[bytes] | None = None
 
     @property
-    def store(self) -> Path:
+    def cache(self) -> Path:
         assert self.rbuild.cache is not None
         return self.rbuild.cache
 
     def forget(self) -> None:
         """Throw away the modules that were built here."""
-        for path in (self.store / "kdirs").glob("*/modules"):
+        for path in (self.cache / "kdirs").glob("*/modules"):
             shutil.rmtree(path)
 
     def start(self, words: Sequence[str], folder: Path) -> None:
@@ -112,25 +112,25 @@ def machines(here: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[li
     }
     found = []
     for name in NAMES:
-        store = tmp_path_factory.mktemp(name)
+        cache = tmp_path_factory.mktemp(name)
         for path in [
             *(root / "rootfs").glob("cross-*"),
             *(root / "rootfs").glob("chroot-*"),
             *(root / "trees").glob("linux-source-6.12-*"),
             *(root / "trees" / tree for tree in trees),
         ]:
-            link = store / path.relative_to(root)
+            link = cache / path.relative_to(root)
             link.parent.mkdir(exist_ok=True)
             link.symlink_to(path)
         for kdir in kdirs:
-            target = store / "kdirs" / kdir
+            target = cache / "kdirs" / kdir
             target.mkdir(parents=True)
             names = [path for path in (root / "kdirs" / kdir).iterdir() if path.name != "modules"]
             subprocess.run(["cp", "-a", "--reflink=auto", *names, target], check=True)
-        found.append(Machine(name, Rbuild(store)))
+        found.append(Machine(name, Rbuild(cache)))
     yield found
     for one in found:
-        shutil.rmtree(one.store, ignore_errors=True)
+        shutil.rmtree(one.cache, ignore_errors=True)
 
 
 @pytest.fixture
@@ -188,7 +188,7 @@ def test_three_machines_come_to_the_same_bytes_as_one(
     assert {one["name"] for one in report["machines"]} == set(NAMES)
     for one in report["builds"]:
         (attempt,) = one["attempts"]
-        own = next(it.store for it in machines if it.name == attempt["machine"])
+        own = next(it.cache for it in machines if it.name == attempt["machine"])
         assert one["artefacts"][0]["path"].startswith(str(own))
         assert "LD [M]" in Path(one["log"]).read_text()
         assert not one["phases"][-1]["cached"]
@@ -213,7 +213,7 @@ def test_a_machine_that_is_killed_while_it_builds(
     child = rbuild.start(*words)
     name = stderr_until(child, "slim out-of-tree rust, cross, on").split()[-1]
     victim = next(one for one in machines if one.name == name)
-    until(lambda: any("bwrap" in line for line in processes(victim.store)))
+    until(lambda: any("bwrap" in line for line in processes(victim.cache)))
     victim.end(signal.SIGKILL)
     rest = child.communicate(timeout=300)[0]
     assert child.returncode == 0, rest
@@ -227,7 +227,7 @@ def test_a_machine_that_is_killed_while_it_builds(
     assert first["machine"] != name
     assert sums(report) == sums(here)
     assert all(one["identical"] for one in report["same_bytes"])
-    until(lambda: not processes(victim.store), 10)
+    until(lambda: not processes(victim.cache), 10)
 
 
 @pytest.mark.slow
@@ -235,12 +235,12 @@ def test_an_interrupted_matrix_ends_its_builds(
     rbuild: Rbuild, cluster: str, machines: list[Machine]
 ) -> None:
     child = rbuild.start("matrix", *ASKED, "--scheduler", cluster)
-    until(lambda: any("bwrap" in line for one in machines for line in processes(one.store)))
+    until(lambda: any("bwrap" in line for one in machines for line in processes(one.cache)))
     child.send_signal(signal.SIGINT)
     out = child.communicate(timeout=60)[0]
     assert child.returncode == 130, out
     assert "Traceback" not in out
-    until(lambda: not any(processes(one.store) for one in machines), 20)
+    until(lambda: not any(processes(one.cache) for one in machines), 20)
     assert rbuild("--json", "matrix", *ASKED, "--scheduler", cluster).json["exit_code"] == 0
 
 

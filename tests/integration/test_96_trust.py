@@ -116,7 +116,9 @@ def test_somebody_elses_store_is_told(lab: Lab, tmp_path: Path) -> None:
     os.environ.setdefault("PYTHONDONTWRITEBYTECODE", "1")
     words = ["--cache-dir", other, "setup", "cross"]
     argv = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", sys.executable, "-c"]
-    program = "import sys; sys.path.insert(0, sys.argv.pop(1)); from rbuild import cli; "
+    program = (
+        "import sys; sys.path.insert(0, sys.argv.pop(1)); from rbuild.cli import main as cli; "
+    )
     program += "sys.exit(cli.run(sys.argv[1:]))"
     found = subprocess.run(
         [*argv, program, CHECKOUT, *words],

@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from rbuild import architecture
-from rbuild.console import Console
-from rbuild.environment import Rootfs, RootfsDefinition
-from rbuild.rootfs import provision
-from rbuild.store import Store
+from rbuild.cache.directory import Cache
+from rbuild.provision.rootfs import provision
+from rbuild.specs import architecture
+from rbuild.specs.definitions import RootfsDefinition
+from rbuild.specs.environment import Rootfs
+from rbuild.ui.console import Console
 
 from .conftest import Done, Rbuild
 
@@ -145,12 +146,12 @@ class Board:
 @pytest.fixture(scope="module")
 def running(rbuild: Rbuild, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Board]:
     folder = tmp_path_factory.mktemp("board")
-    store = Store(Path(rbuild("--json", "status").json["root"]), Console(verbosity=-1))
+    cache = Cache(Path(rbuild("--json", "status").json["root"]), Console(verbosity=-1))
     host = architecture.host()
     definition = RootfsDefinition(
         name="board", suite="trixie", architecture="host", packages=PACKAGES
     )
-    root = provision(Rootfs(definition, host, emulated=False, host=host), store).path
+    root = provision(Rootfs(definition, host, emulated=False, host=host), cache).path
     for name in ("key", "host-key", "stranger"):
         subprocess.run(
             ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True

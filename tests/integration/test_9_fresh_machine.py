@@ -145,7 +145,7 @@ def somebody(machine: Machine) -> str:
 def test_the_set_up_of_the_main_job(machine: Machine, is_root: bool) -> None:
     """Without a compiler, and without what only the tests need."""
     user = "root" if is_root else somebody(machine)
-    assert "LACK" not in machine("python3 rbuild/bootstrap.py doctor", user=user)
+    assert "LACK" not in machine("python3 tools/bootstrap.py doctor", user=user)
     listed = machine(".venv/bin/python -m pip list --format=freeze", user=user).split()
     assert not [one for one in listed if one.startswith(("pytest", "ruff", "dtschema"))]
     machine("! command -v gcc")
@@ -155,7 +155,7 @@ def test_the_set_up_of_the_main_job(machine: Machine, is_root: bool) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("machine", SUITES, indirect=True)
 def test_the_main_job(machine: Machine) -> None:
-    assert "chroot takes" in machine("python3 rbuild/bootstrap.py bench")
+    assert "chroot takes" in machine("python3 tools/bootstrap.py bench")
 
 
 @pytest.mark.root
@@ -163,7 +163,7 @@ def test_the_main_job(machine: Machine) -> None:
 @pytest.mark.parametrize("machine", SUITES, indirect=True)
 def test_the_unit_tests(machine: Machine) -> None:
     """None is left out for want of a package."""
-    said = machine("python3 rbuild/bootstrap.py --test tests/unit")
+    said = machine("python3 tools/bootstrap.py --test tests/unit")
     assert "not installed" not in said
     assert " needs " not in said.rpartition("short test summary")[2]
 

@@ -14,14 +14,16 @@ from pathlib import Path
 
 import pytest
 
-from rbuild import __version__, data, environment
-from rbuild.cli import _cache_directory
-from rbuild.console import Console
-from rbuild.elf import machine, module_info
-from rbuild.process import Completed
-from rbuild.provision import make_ready, runtime_for
-from rbuild.sandbox import KDIR, MODULE, PATH, SRC, Bind, Job
-from rbuild.store import Store
+from rbuild import __version__
+from rbuild.cache.directory import Cache
+from rbuild.cli.main import _cache_directory
+from rbuild.provision.prepare import prepare_environment, runtime_for
+from rbuild.sandbox.runtime import KDIR, MODULE, PATH, SRC, Bind, Job
+from rbuild.specs import environment
+from rbuild.ui.console import Console
+from rbuild.util import data
+from rbuild.util.elf import machine, module_info
+from rbuild.util.process import Completed
 
 from .conftest import Rbuild
 
@@ -103,9 +105,9 @@ def members(path: Path) -> list[tarfile.TarInfo]:
 
 def inside(env: str, argv: Sequence[str], binds: Sequence[Bind], **variables: str) -> Completed:
     """Run a command in an environment; what it prints is shown if a test fails."""
-    store = Store(_cache_directory(_given()), Console(out=sys.stderr))
-    runtime = runtime_for("bwrap", store)
-    ready = make_ready(environment.load(env), store, runtime)
+    cache = Cache(_cache_directory(_given()), Console(out=sys.stderr))
+    runtime = runtime_for("bwrap", cache)
+    ready = prepare_environment(environment.load(env), cache, runtime)
     done = runtime.run(ready.sandbox, Job(argv, binds, MODULE, variables), check=False)
     sys.stderr.write(f"{done.text}\n")
     return done

@@ -17,10 +17,13 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from rbuild import architecture, cli, guest
-from rbuild.console import Console
-from rbuild.download import Patience
-from rbuild.store import Entry, Room, Store
+from rbuild.boot import initramfs
+from rbuild.cache.directory import Cache
+from rbuild.cache.entry import Entry, EntryKind
+from rbuild.cli import main
+from rbuild.source.download import RetryPolicy
+from rbuild.specs import architecture
+from rbuild.ui.console import Console
 
 # How long an example takes says how busy the machine is, and nothing of the code.
 settings.register_profile("rbuild", deadline=None)
@@ -59,7 +62,7 @@ class Host:
 
     def __call__(self, *words: object, code: int = 0) -> Result:
         self.capture.readouterr()
-        found = cli.run([str(word) for word in words])
+        found = main.run([str(word) for word in words])
         seen = self.capture.readouterr()
         assert found == code, f"{words}: {found}\n{seen.err}"
         assert "Traceback" not in seen.err
@@ -68,7 +71,7 @@ class Host:
     def anyhow(self, *words: object) -> Result:
         """Run rbuild, whatever its exit code."""
         self.capture.readouterr()
-        found = cli.run([str(word) for word in words])
+        found = main.run([str(word) for word in words])
         seen = self.capture.readouterr()
         return Result(found, seen.out, seen.err)
 
@@ -76,7 +79,7 @@ class Host:
         """Start rbuild as a process of its own."""
         program = (
             "import sys, os; os.geteuid = lambda: 0\n"
-            "from rbuild import cli; sys.exit(cli.run(sys.argv[1:]))"
+            "from rbuild.cli import main as cli; sys.exit(cli.run(sys.argv[1:]))"
         )
         return subprocess.Popen(
             [sys.executable, "-c", program, *map(str, words)],
@@ -100,9 +103,9 @@ class Host:
         (self.folder / "released").touch()
 
     def seal_anew(self, path: Path) -> None:
-        """Let what a test has changed in an entry of the Store be as it was made."""
-        store = Store(self.cache, Console())
-        store.close(Entry(Room(path.parent.name), path.name, path))
+        """Let what a test has changed in an entry of the cache be as it was made."""
+        cache = Cache(self.cache, Console())
+        cache.close(Entry(EntryKind(path.parent.name), path.name, path))
 
     def tool(self, name: str, script: str) -> None:
         """Put a program of this test's own before all others of its name."""
@@ -132,7 +135,7 @@ class Host:
 
     def write_bootable(self) -> Path:
         """Write a profile that has what a guest needs."""
-        needed = (*guest.NEEDED, *architecture.machine("virt", "arm64").needs)
+        needed = (*initramfs.NEEDED, *architecture.machine("virt", "arm64").needs)
         options = ", ".join(f"{name}: y" for name in needed)
         return self.write_profile(
             f"name: bootable\nsource: {{directory: {self.tree}}}\npatches: false\n"
@@ -202,7 +205,7 @@ def provisioned(tmp_path_factory: pytest.TempPathFactory, fakes: Path) -> Path:
     folder = tmp_path_factory.mktemp("provisioned")
     with pytest.MonkeyPatch.context() as monkeypatch:
         _fake(monkeypatch, folder, fakes)
-        assert cli.run(["--quiet", "setup", "cross"]) == 0
+        assert main.run(["--quiet", "setup", "cross"]) == 0
     return folder / "cache"
 
 
@@ -229,7 +232,7 @@ def _fake(monkeypatch: pytest.MonkeyPatch, folder: Path, fakes: Path) -> None:
     monkeypatch.setenv("PATH", f"{fakes}:{os.environ['PATH']}")
     monkeypatch.setenv("RBUILD_CACHE_DIR", str(folder / "cache"))
     monkeypatch.setenv("RBUILD_FAKE", str(folder / "faults"))
-    monkeypatch.setattr("rbuild.download.USUAL", Patience(tries=1, stalls_s=2))
+    monkeypatch.setattr("rbuild.source.download.DEFAULT_RETRIES", RetryPolicy(tries=1, stalls_s=2))
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     # Nothing is made in the host's cgroups.
     monkeypatch.setattr("rbuild.sandbox.cgroup._bounding", lambda *_: None)

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from rbuild import architecture, data, environment, profile
 from rbuild.errors import UsageError
+from rbuild.specs import architecture, environment, profile
+from rbuild.util import data
 
 from .conftest import Host
 

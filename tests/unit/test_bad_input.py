@@ -11,11 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rbuild import config, definition, environment, profile, settings, source
-from rbuild.architecture import machine
-from rbuild.cli import COMMANDS, main, size
-from rbuild.errors import HostLacks, RbuildError, UsageError
-from rbuild.matrix import meeting
+from rbuild.cli import size
+from rbuild.cli.main import COMMANDS, main
+from rbuild.errors import MissingDependency, RbuildError, UsageError
+from rbuild.matrix import scheduler
+from rbuild.source import fetch
+from rbuild.specs import config, environment, profile, settings
+from rbuild.specs.architecture import machine
+from rbuild.util import yaml_model
 
 from .conftest import Host
 
@@ -183,7 +186,7 @@ def test_the_home_of_a_user_that_is_not_known(tmp_path: Path) -> None:
     path.write_text("name: x\nsource: {directory: ~nobody-has-this-name/x}\n")
     found = profile.load(str(path))
     with pytest.raises(UsageError, match=r"rbuild\.yaml: source\.directory: ~nobody"):
-        source._directory(found, found.source[0])
+        fetch._directory(found, found.source[0])
 
 
 def test_a_cache_directory_in_a_home_that_is_not_known(
@@ -194,7 +197,7 @@ def test_a_cache_directory_in_a_home_that_is_not_known(
     monkeypatch.setenv("RBUILD_CONFIG", "~nobody-has-this-name/x")
     assert "RBUILD_CONFIG: ~nobody-has-this-name/x is the home" in host("status", code=2).err
     with pytest.raises(UsageError, match="--tls-ca: ~nobody-has-this-name/x is the home"):
-        meeting._readable("ca", Path("~nobody-has-this-name/x"))
+        scheduler._readable("ca", Path("~nobody-has-this-name/x"))
 
 
 def test_environments_on_an_aarch64_host(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,7 +223,7 @@ def test_environments_on_an_x86_host(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_unknown_host(monkeypatch: pytest.MonkeyPatch) -> None:
     uname = os.uname_result(("Linux", "x", "6", "1", "s390x"))
     monkeypatch.setattr(os, "uname", lambda: uname)
-    with pytest.raises(HostLacks, match="s390x"):
+    with pytest.raises(MissingDependency, match="s390x"):
         environment.load("cross")
 
 
@@ -232,7 +235,12 @@ def test_each_command_has_help_with_an_example(host: Host, name: str) -> None:
 def test_the_kept_help_is_clicks_own() -> None:
     env = {**os.environ, "COLUMNS": "80"}
     own = subprocess.run(
-        [sys.executable, "-c", "from rbuild.cli import main; main(prog_name='rbuild')", "--help"],
+        [
+            sys.executable,
+            "-c",
+            "from rbuild.cli.main import main; main(prog_name='rbuild')",
+            "--help",
+        ],
         env=env,
         capture_output=True,
         text=True,
@@ -250,7 +258,7 @@ def test_any_text_is_a_profile_or_a_usage_error(tmp_path_factory, text: str) -> 
     path = tmp_path_factory.mktemp("fuzz") / "f.yaml"
     path.write_text(text, encoding="utf-8", errors="surrogateescape")
     try:
-        definition.load(path, profile.Profile)
+        yaml_model.load(path, profile.Profile)
     except RbuildError as error:
         assert str(path) in error.message
 
@@ -274,7 +282,7 @@ def test_any_yaml_is_a_profile_or_a_usage_error(tmp_path_factory, data: object) 
     path = tmp_path_factory.mktemp("fuzz") / "f.yaml"
     path.write_text(yaml.safe_dump(data))
     try:
-        definition.load(path, profile.Profile)
+        yaml_model.load(path, profile.Profile)
     except UsageError as error:
         assert str(path) in error.message
 

@@ -12,16 +12,18 @@ from typing import Any
 
 import pytest
 
-from rbuild import doctor, elf
 from rbuild.bench import compare, identity, machine
 from rbuild.bench import report as words
 from rbuild.bench.places import change_a_line, main_source
-from rbuild.bench.plan import Mode, Plan, Scenario, Target, modes, turns
+from rbuild.bench.plan import Mode, Plan, Scenario, Target, modes, runs_of
 from rbuild.errors import BuildFailed, UsageError
-from rbuild.module import driver_source, sync
-from rbuild.profile import IN_KERNEL, Driver
+from rbuild.module.drivers import driver_source
+from rbuild.module.sync import sync
+from rbuild.provision import doctor
 from rbuild.sandbox import seccomp
 from rbuild.sandbox.cgroup import Cgroup, bounded, cgroup, is_exempt, max_tasks
+from rbuild.specs.profile import IN_KERNEL, Driver
+from rbuild.util import elf
 
 
 @pytest.mark.parametrize(
@@ -47,7 +49,7 @@ def test_change_a_line_changes_one_line(tmp_path: Path) -> None:
 
 def test_turns_are_interleaved() -> None:
     found = modes(["cross", "hybrid"], [Target.OUT_OF_TREE], [Driver.C], [2])
-    order = list(turns(Plan(tuple(found), (Scenario.NOOP, Scenario.CLEAN), 2, 1)))
+    order = list(runs_of(Plan(tuple(found), (Scenario.NOOP, Scenario.CLEAN), 2, 1)))
     assert len(order) == 3 * 2 * 2
     assert [turn.counted for turn in order] == [False] * 4 + [True] * 8
     assert [str(turn.mode) for turn in order[:3]] == [str(found[0])] * 2 + [str(found[1])]

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
-from rbuild import kernel
+from rbuild.bench import benchmark
 from rbuild.bench import report as words
 from rbuild.bench.result import Unmeasured
-from rbuild.errors import HostLacks
+from rbuild.errors import MissingDependency
+from rbuild.kernel import prepare
+from rbuild.kernel.identity import Kernel
 from tests.unit.conftest import Host, Result
 from tests.unit.test_pictures import report, rows
 
@@ -22,7 +24,7 @@ SHORT = ("--runs", "1", "--warmup", "0")
 @pytest.fixture
 def emulating(host: Host, monkeypatch: pytest.MonkeyPatch) -> Host:
     """A host whose aarch64 programs run, whatever this machine has."""
-    monkeypatch.setattr("rbuild.emulator.binfmt.require", lambda *_: None)
+    monkeypatch.setattr("rbuild.provision.qemu_user.binfmt.require", lambda *_: None)
     return host
 
 
@@ -79,9 +81,9 @@ def test_a_profile_without_rust_has_no_rust_driver(emulating: Host) -> None:
 
 def test_what_the_host_cannot_run_is_left_out(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
-        raise HostLacks("aarch64 programs can't run on this host.")
+        raise MissingDependency("aarch64 programs can't run on this host.")
 
-    monkeypatch.setattr("rbuild.emulator.binfmt.require", refuse)
+    monkeypatch.setattr("rbuild.provision.qemu_user.binfmt.require", refuse)
     found = bench(host)
     assert "warning: hybrid is left out: aarch64 programs can't run on this host." in found.err
     assert "chroot is left out" in found.err
@@ -92,14 +94,14 @@ def test_what_the_host_cannot_run_is_left_out(host: Host, monkeypatch: pytest.Mo
 
 def stop(host: Host, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     """Let the preparation of the chroot's KDIR end with an error."""
-    prepare: Callable[..., Any] = kernel.prepare
+    real: Callable[..., Any] = prepare.prepare
 
-    def prepare_or_stop(profile: Any, tree: Any, ready: Any, *rest: Any) -> Any:
-        if ready.environment.name == "chroot":
+    def prepare_or_stop(kernel: Kernel) -> Any:
+        if kernel.ready.environment.name == "chroot":
             raise error
-        return prepare(profile, tree, ready, *rest)
+        return real(kernel)
 
-    monkeypatch.setattr(kernel, "prepare", prepare_or_stop)
+    monkeypatch.setattr(benchmark, "prepare", prepare_or_stop)
 
 
 def test_ctrl_c_keeps_the_figures(

@@ -11,11 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rbuild import data, tap, trace
-from rbuild.boot import Listener
+from rbuild.boot import tap, trace
+from rbuild.boot.console import Listener
+from rbuild.cache.directory import Cache
 from rbuild.cli.boot import _is_ours
-from rbuild.errors import HostLacks
-from rbuild.sandbox import MODULE
+from rbuild.errors import MissingDependency
+from rbuild.sandbox.context import BuildContext
+from rbuild.sandbox.runtime import MODULE
+from rbuild.ui.console import Console
+from rbuild.util import data
 
 from .conftest import Host, Result
 
@@ -345,7 +349,7 @@ class Tools:
         text = {trace.SYMBOLS: self.symbols, trace.LINES: self.lines}.get(job.argv[2])
         if text is None:
             if self.names is None:
-                raise HostLacks("no bwrap")
+                raise MissingDependency("no bwrap")
             text = (folder / "report").read_text()
             for name, readable in self.names.items():
                 text = text.replace(name, readable)
@@ -372,10 +376,11 @@ def read_report(tmp_path: Path, tools: Tools, text: str, debug: str = "y") -> li
     module.write_text("elf")
     ready = SimpleNamespace(runtime=tools, sandbox=None, environment=SimpleNamespace(llvm="-19"))
     kdir = SimpleNamespace(ready=ready, path=tmp_path, config={"DEBUG_INFO": debug})
-    session = SimpleNamespace(run_folder=tmp_path)
+    cache = Cache(tmp_path / "cache", Console(verbosity=-1))
+    context = BuildContext("boot", cache, tools)  # type: ignore[arg-type]
     (report,) = heard(text).reports.values()
-    found = trace.readable(report, [module], kdir, session)  # type: ignore[arg-type]
-    assert not (tmp_path / "trace").exists()
+    found = trace.readable(report, [module], kdir, context)  # type: ignore[arg-type]
+    assert not (context.run_folder / "trace").exists()
     return found
 
 

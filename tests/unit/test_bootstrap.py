@@ -12,7 +12,7 @@ from types import ModuleType
 
 import pytest
 
-SOURCE = Path(__file__).parents[2] / "rbuild/bootstrap.py"
+SOURCE = Path(__file__).parents[2] / "tools/bootstrap.py"
 
 
 def load() -> ModuleType:

@@ -10,14 +10,16 @@ from pathlib import Path
 import pytest
 from pytest import MonkeyPatch
 
-from rbuild import ccache, kernel
-from rbuild.console import Console
-from rbuild.kernel import provenance
-from rbuild.profile import load
+from rbuild.cache.directory import Cache
+from rbuild.cache.entry import Entry, EntryKind
+from rbuild.cache.locks import use
+from rbuild.kernel import ccache, identity
+from rbuild.kernel.identity import provenance
 from rbuild.sandbox.bwrap import Bwrap
-from rbuild.session import CacheUse, Phase, Session
-from rbuild.source import Tree
-from rbuild.store import Entry, Room, Store
+from rbuild.sandbox.context import BuildContext, CacheUse, PhaseRecord
+from rbuild.source.tree import Tree
+from rbuild.specs.profile import load
+from rbuild.ui.console import Console
 
 from .conftest import Host
 
@@ -104,7 +106,7 @@ def seen(folder: Path, source: str, name: str = "a", line: str = PLAIN, more: st
         f"name: {name}\nsource: {{{source}}}\nconfig: {{fragments: [x.config]}}\n{more}"
     )
     found = load(str(path))
-    # Of any name: the same commit or content may have come into the Store by another source.
+    # Of any name: the same commit or content may have come into the cache by another source.
     is_debian = found.source[0].debian is not None
     now = datetime.now(UTC)
     tree = Tree(folder, "key", "x", "6.12", now, (), cached=True, is_debian=is_debian)
@@ -148,7 +150,7 @@ def test_an_option_that_is_a_command_shares_nothing(tmp_path: Path, line: str) -
     base.write_text(f"CONFIG_A=y\n{line}\n")
     text = (tmp_path / "a" / "p.yaml").read_text()
     (tmp_path / "a" / "p.yaml").write_text(text.replace("{fragments: [x.config]}", "{base: base}"))
-    assert not kernel._is_plain(load(str(tmp_path / "a" / "p.yaml")))
+    assert not identity._is_plain(load(str(tmp_path / "a" / "p.yaml")))
 
 
 def test_a_kernel_with_a_command_for_an_option_is_no_seed(host: Host) -> None:
@@ -188,7 +190,7 @@ def test_it_can_be_left_out(host: Host, monkeypatch: pytest.MonkeyPatch, how: st
 def test_a_session_has_none_unless_it_asks(host: Host) -> None:
     host("bench", "--runs", "1", "--warmup", "0", "--env", "cross", "--profile", host.profile)
     assert caches(host) == []
-    assert not Session("x", Store(host.cache, Console()), Bwrap()).ccache
+    assert not BuildContext("x", Cache(host.cache, Console()), Bwrap()).ccache
 
 
 def test_a_rootfs_without_it_builds_without_it(host: Host) -> None:
@@ -227,13 +229,13 @@ def test_status_and_clean_know_it(host: Host) -> None:
     assert [one["name"] for one in entries if one["room"] == "ccache"] == [cache.name]
     host("clean")
     assert caches(host) == [cache]
-    with Store(host.cache, Console()).use(cache):
+    with use(cache):
         host("clean", "--what", "ccache")
         assert caches(host) == [cache]
     assert host("--json", "clean", "--what", "ccache").json["removed"] == [cache.name]
     assert caches(host) == []
     host("kernel", "--profile", host.profile, "--clean")
-    assert Entry(Room.CCACHE, cache.name, cache).metadata is not None
+    assert Entry(EntryKind.CCACHE, cache.name, cache).metadata is not None
 
 
 def test_a_log_of_statistics_is_left_nowhere(host: Host) -> None:
@@ -242,9 +244,9 @@ def test_a_log_of_statistics_is_left_nowhere(host: Host) -> None:
 
 
 def test_a_phase_that_was_kept_is_read_again() -> None:
-    kept = Phase.from_json(
+    kept = PhaseRecord.model_validate(
         {"name": "x", "wall_s": 1, "user_s": 1, "system_s": 0, "max_rss_bytes": 1}
-    )
+    ).phase
     assert kept.ccache is None
-    again = Phase.from_json({**kept.as_json(), "ccache": {"hits": 1, "misses": 2}})
-    assert again.ccache == CacheUse(1, 2)
+    data = {**kept.as_json(), "ccache": {"hits": 1, "misses": 2}}
+    assert PhaseRecord.model_validate(data).phase.ccache == CacheUse(1, 2)

@@ -17,12 +17,16 @@ import click
 import pytest
 import yaml
 
-from rbuild import __version__, cli, data, definition, doctor, profile
-from rbuild.cli import COMMANDS
-from rbuild.cli.words import arranged
-from rbuild.console import Console
-from rbuild.doctor import Finding, State
-from rbuild.errors import HostLacks, InfrastructureError
+from rbuild import __version__
+from rbuild.cli import main
+from rbuild.cli.arguments import arranged
+from rbuild.cli.main import COMMANDS
+from rbuild.errors import InfrastructureError, MissingDependency
+from rbuild.provision import doctor
+from rbuild.provision.doctor import Finding, State
+from rbuild.specs import profile
+from rbuild.ui.console import Console
+from rbuild.util import data, yaml_model
 
 from .conftest import Host
 
@@ -76,7 +80,7 @@ def test_json_of_an_interrupt_is_one_object(bare: Host, monkeypatch) -> None:
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli.main, "invoke", interrupt)
+    monkeypatch.setattr(main.main, "invoke", interrupt)
     assert bare("--json", "status", code=130).json["exit_code"] == 130
 
 
@@ -123,8 +127,8 @@ def test_version(bare: Host) -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_fits_80_columns(name: str) -> None:
-    top = click.Context(cli.main, info_name="rbuild")
-    command = cli.main.get_command(top, name)
+    top = click.Context(main.main, info_name="rbuild")
+    command = main.main.get_command(top, name)
     assert command is not None
     text = command.get_help(click.Context(command, top, name, terminal_width=80))
     assert max(map(len, text.splitlines())) <= 80
@@ -239,7 +243,7 @@ def apt(bare: Host) -> Path:
 
 
 def test_doctor_says_what_is_missing_and_how_to_get_it(bare: Host, monkeypatch) -> None:
-    monkeypatch.setattr("rbuild.cli.doctor.examine", lambda store, needed: [LACKING])
+    monkeypatch.setattr("rbuild.cli.doctor.examine", lambda cache, needed: [LACKING])
     found = bare("doctor", code=3)
     assert "LACK x: not installed" in found.out
     assert "-> install it" in found.out
@@ -250,14 +254,14 @@ def test_doctor_says_what_is_missing_and_how_to_get_it(bare: Host, monkeypatch) 
 
 
 def test_doctor_fix_asks_first(bare: Host, apt: Path, monkeypatch) -> None:
-    monkeypatch.setattr("rbuild.cli.doctor.examine", lambda store, needed: [LACKING])
+    monkeypatch.setattr("rbuild.cli.doctor.examine", lambda cache, needed: [LACKING])
     monkeypatch.setattr(sys, "stdin", io.StringIO("n\n"))
     assert "apt-get install x-package" in bare("doctor", "--fix", code=130).err
     assert not apt.exists()
 
 
 def test_doctor_fix_needs_root(bare: Host, apt: Path, monkeypatch) -> None:
-    monkeypatch.setattr("rbuild.cli.doctor.examine", lambda store, needed: [LACKING])
+    monkeypatch.setattr("rbuild.cli.doctor.examine", lambda cache, needed: [LACKING])
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     found = bare("doctor", "--fix", "--yes", code=3)
     assert re.search(r"`sudo \S.* doctor --fix`", found.err)
@@ -290,7 +294,7 @@ def test_fix_says_what_a_failing_apt_says(bare: Host) -> None:
 
 def test_fix_on_a_host_without_apt(bare: Host, monkeypatch) -> None:
     monkeypatch.setenv("PATH", str(bare.folder))
-    with pytest.raises(HostLacks, match="x-package"):
+    with pytest.raises(MissingDependency, match="x-package"):
         doctor.fix([LACKING], lambda line: None)
 
 
@@ -310,7 +314,7 @@ def test_a_shown_profile_can_be_read_again(bare: Host, tmp_path: Path) -> None:
     del shown["fragment_texts"]
     path = tmp_path / "again.yaml"
     path.write_text(yaml.safe_dump(shown))
-    again = definition.load(path, profile.Profile)
+    again = yaml_model.load(path, profile.Profile)
     assert again.model_dump() == profile.load("defconfig").model_dump()
 
 
@@ -422,7 +426,7 @@ def test_global_options_may_follow_the_command(bare: Host, tmp_path: Path) -> No
     ],
 )
 def test_words_are_arranged(line: str, expected: str) -> None:
-    assert arranged(cli.main, line.split()) == expected.split()
+    assert arranged(main.main, line.split()) == expected.split()
 
 
 @pytest.mark.parametrize(

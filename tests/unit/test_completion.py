@@ -17,9 +17,10 @@ from pathlib import Path
 import click
 import pytest
 
-from rbuild import architecture, cli, environment, profile
-from rbuild.completion import names, shells, table
-from rbuild.completion.types import NAMED
+from rbuild.cli import main
+from rbuild.cli.complete import shells, table
+from rbuild.cli.complete.types import NAMED
+from rbuild.specs import architecture, catalogue, environment, profile
 
 from .conftest import Host
 
@@ -38,30 +39,30 @@ def offered(line: str, monkeypatch, shell: str = "zsh") -> list[str]:
 
 def test_the_table_is_what_the_commands_are() -> None:
     assert table.TABLE.read_text() == table.current(), (
-        "write it anew: python -m rbuild.completion.table"
+        "write it anew: python -m rbuild.cli.complete.table"
     )
 
 
 def test_names_are_those_that_can_be_loaded() -> None:
-    for name in names.profiles():
+    for name in catalogue.profiles():
         assert profile.load(name).name == name
-    for name in names.environments_and_levels():
+    for name in catalogue.environments_and_levels():
         assert environment.load(name)
-    assert "hybrid-armhf:compilers" in names.environments_and_levels()
+    assert "hybrid-armhf:compilers" in catalogue.environments_and_levels()
     known = {name for arch in architecture.kernels() for name in architecture.machines(arch)}
-    assert set(names.machines()) == known
+    assert set(catalogue.machines()) == known
 
 
 def test_tests_are_those_of_the_guest() -> None:
-    assert {"dead_bus", "two_readers"} < set(names.tests())
+    assert {"dead_bus", "two_readers"} < set(catalogue.tests())
 
 
 def test_nothing_heavy_is_imported() -> None:
     """What takes long: whoever pressed Tab waits for it."""
     program = (
-        "import sys\nfrom rbuild.completion import shells\n"
+        "import sys\nfrom rbuild.cli.complete import shells\n"
         "assert shells.answer('bash_complete') == 0\n"
-        "print(*{'pydantic', 'docker', 'rich', 'rbuild.cli'} & set(sys.modules), file=sys.stderr)"
+        "print(*{'pydantic', 'docker', 'rich', 'rbuild.cli.main'} & set(sys.modules), file=sys.stderr)"
     )
     done = subprocess.run(
         [sys.executable, "-c", program],
@@ -137,7 +138,7 @@ def test_a_broken_definition_is_no_matter_of_the_shells(tmp_path: Path, monkeypa
         (folder / f"{name}.yaml").write_text("extends: [\n")
     (folder / "again.yaml").write_text("extends: again\n")
     (folder / "binary.yaml").write_bytes(b"\xff\xfe")
-    monkeypatch.setattr("rbuild.data.folder", lambda name: folder)
+    monkeypatch.setattr("rbuild.util.data.folder", lambda name: folder)
     for line in ("kernel --env ", "kernel --profile ", "boot --machine ", "boot --test "):
         monkeypatch.setenv("_RBUILD_LINE", f"rbuild {line}")
         shells.answer("bash_complete")
@@ -161,7 +162,7 @@ def test_every_named_type_is_known_to_the_table() -> None:
 
 def test_the_table_parses_as_the_commands_do() -> None:
     made = table.read()
-    assert list(made.commands) == cli.main.list_commands(click.Context(cli.main))
+    assert list(made.commands) == main.main.list_commands(click.Context(main.main))
 
 
 # The shells.

@@ -11,10 +11,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rbuild import config
-from rbuild.cli import run
+from rbuild.cli.main import run
 from rbuild.errors import RbuildError
-from rbuild.settings import Settings
+from rbuild.specs import config
+from rbuild.specs.settings import Settings
 
 from .conftest import Host
 
@@ -172,8 +172,8 @@ def test_the_user_s_file_may_be_another(
 
 def test_a_benchmark_s_modes_are_not_changed(files: Files) -> None:
     """What is compared is only what the command line says."""
-    from rbuild.cli import main
     from rbuild.cli.defaults import Defaults
+    from rbuild.cli.main import main
 
     files.project.write_text("environment: chroot\ndriver: glue\njobs: 1\nccache: true\nruns: 9\n")
     found = Defaults(main).get("bench")

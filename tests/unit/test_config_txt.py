@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rbuild.deploy.config import (
+from rbuild.board.deploy.config import (
     BEGIN,
     END,
     Surroundings,

@@ -18,15 +18,18 @@ from typing import Any, Literal, Union, get_args, get_origin
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from rbuild import architecture, binfmt, environment, git, profile, rootfs, settings, source
-from rbuild.console import Console
-from rbuild.definition import MAX_BYTES, MAX_VALUES, Strict
+from rbuild.cache.directory import Cache
 from rbuild.errors import InfrastructureError, UsageError
-from rbuild.kbuild import quote, read_config
-from rbuild.matrix import travel
-from rbuild.provision import runtime_for
-from rbuild.sandbox import image, variables_for
-from rbuild.store import Store
+from rbuild.kernel.config import quote, read_config
+from rbuild.matrix import bundle
+from rbuild.provision import dockerfile, mmdebstrap, rootfs
+from rbuild.provision.prepare import runtime_for
+from rbuild.sandbox import binfmt
+from rbuild.sandbox.runtime import variables_for
+from rbuild.source import fetch, git
+from rbuild.specs import architecture, definitions, environment, profile, settings
+from rbuild.ui.console import Console
+from rbuild.util.yaml_model import MAX_BYTES, MAX_VALUES, Strict
 
 from .conftest import Host
 
@@ -84,7 +87,7 @@ SAMPLES: dict[type[Strict], list[dict[str, Any]]] = {
     architecture.Elf: [ELF],
     architecture.Word: [{"word": "ARMv7", "when": ["SMP"], "unless": ["PM"]}],
     architecture.Machine: [MACHINE],
-    architecture.Kernel: [KERNEL],
+    architecture.KbuildNames: [KERNEL],
     architecture.Architecture: [
         {
             "debian": "arm64",
@@ -96,7 +99,7 @@ SAMPLES: dict[type[Strict], list[dict[str, Any]]] = {
             "elf": ELF,
         }
     ],
-    environment.RootfsDefinition: [
+    definitions.RootfsDefinition: [
         {
             "name": "x",
             "description": "x",
@@ -114,8 +117,8 @@ SAMPLES: dict[type[Strict], list[dict[str, Any]]] = {
             "mount_points": ["/usr/lib/{triplet}"],
         }
     ],
-    environment.Level: [{"folders": ["/usr/lib/{triplet}"], "programs": ["make"]}],
-    environment.HybridDefinition: [
+    definitions.Level: [{"folders": ["/usr/lib/{triplet}"], "programs": ["make"]}],
+    definitions.HybridDefinition: [
         {
             "name": "x",
             "description": "x",
@@ -126,7 +129,7 @@ SAMPLES: dict[type[Strict], list[dict[str, Any]]] = {
             "levels": {"all": {}},
         }
     ],
-    environment.VariantDefinition: [
+    definitions.VariantDefinition: [
         {
             "base": "chroot",
             "description": "x",
@@ -141,11 +144,11 @@ SHOWN = "a line for people, which is only shown"
 FREE = {
     (profile.Profile, "description"): SHOWN,
     (architecture.Machine, "description"): SHOWN,
-    (environment.RootfsDefinition, "description"): SHOWN,
-    (environment.HybridDefinition, "description"): SHOWN,
-    (environment.VariantDefinition, "description"): SHOWN,
+    (definitions.RootfsDefinition, "description"): SHOWN,
+    (definitions.HybridDefinition, "description"): SHOWN,
+    (definitions.VariantDefinition, "description"): SHOWN,
     (profile.Config, "options"): "the value stands quoted in a fragment, and in no command line",
-    (environment.RootfsDefinition, "variables"): "the value is what a variable has in a sandbox",
+    (definitions.RootfsDefinition, "variables"): "the value is what a variable has in a sandbox",
 }
 """Fields that may begin with a dash, each with the reason; a newline they may not have."""
 
@@ -160,11 +163,11 @@ PATHS = {
     (profile.Config, "fragments"): READS,
     (profile.Profile, "machine"): READS,
     (architecture.Machine, "arguments"): "they are words of the kernel's command line",
-    (environment.RootfsDefinition, "extends"): READS,
-    (environment.HybridDefinition, "extends"): READS,
-    (environment.HybridDefinition, "base"): READS,
-    (environment.HybridDefinition, "native"): READS,
-    (environment.VariantDefinition, "base"): READS,
+    (definitions.RootfsDefinition, "extends"): READS,
+    (definitions.HybridDefinition, "extends"): READS,
+    (definitions.HybridDefinition, "base"): READS,
+    (definitions.HybridDefinition, "native"): READS,
+    (definitions.VariantDefinition, "base"): READS,
     **{
         (settings.Settings, name): READS
         for name in ("profile", "environment", "machine", "cache_dir")
@@ -366,7 +369,7 @@ def test_only_the_emulators_variables_reach_mmdebstrap(
         f"{ROOTFS}variables: {{KCFLAGS: -DX, TAR_OPTIONS: -x}}\n"
         "emulated_variables: {QEMU_CPU: max}\n",
     )
-    rootfs.provision(found.base, Store(bare.cache, Console(verbosity=-1)))
+    rootfs.provision(found.base, Cache(bare.cache, Console(verbosity=-1)))
     env = eval((tmp_path / "mmdebstrap.env").read_text())
     assert env["QEMU_CPU"] == "max"
     assert not {"KCFLAGS", "TAR_OPTIONS"} & env.keys()
@@ -377,7 +380,7 @@ def test_a_rootfs_of_the_hosts_own_architecture_has_no_emulators_variables(
 ) -> None:
     native = ROOTFS.replace("arm64", "host")
     found = load(tmp_path, f"{native}emulated_variables: {{QEMU_CPU: max}}\n")
-    rootfs.provision(found.base, Store(bare.cache, Console(verbosity=-1)))
+    rootfs.provision(found.base, Cache(bare.cache, Console(verbosity=-1)))
     assert "QEMU_CPU" not in eval((tmp_path / "mmdebstrap.env").read_text())
 
 
@@ -386,18 +389,20 @@ def test_mmdebstraps_operands_stand_behind_a_double_dash(
 ) -> None:
     """Also where a definition didn't come from a file that was checked."""
     seen: list[list[str]] = []
-    monkeypatch.setattr(rootfs.process, "run", lambda argv, **_: seen.append(list(argv)))
-    monkeypatch.setattr(rootfs.process, "pipe", lambda argv, *_, **__: seen.append(list(argv)))
-    monkeypatch.setattr(rootfs, "settle", lambda root: None)
-    monkeypatch.setattr(rootfs, "proxy_options", list)
-    monkeypatch.setattr(rootfs, "host_mirrors", lambda suite: [])
+    monkeypatch.setattr(mmdebstrap.process, "run", lambda argv, **_: seen.append(list(argv)))
+    monkeypatch.setattr(mmdebstrap.pipe, "pipe", lambda argv, *_, **__: seen.append(list(argv)))
+    monkeypatch.setattr(mmdebstrap, "fix_modes", lambda root: None)
+    monkeypatch.setattr(mmdebstrap, "proxy_options", list)
+    monkeypatch.setattr(mmdebstrap, "host_mirrors", lambda suite: [])
     found = load(tmp_path, ROOTFS).base
     odd = found.definition.model_copy(update={"suite": "--setup-hook=x"})
     for user in (0, 1000):
         monkeypatch.setattr(os, "geteuid", lambda user=user: user)
         root = tmp_path / str(user) / "root"
         root.parent.mkdir()
-        rootfs.debootstrap(rootfs.Rootfs(odd, found.architecture, True, found.host), root, print)
+        mmdebstrap.debootstrap(
+            rootfs.Rootfs(odd, found.architecture, True, found.host), root, print
+        )
     made = [argv for argv in seen if "mmdebstrap" in argv]
     assert len(made) == 2
     for argv in made:
@@ -416,7 +421,7 @@ def test_mount_points_are_made_inside_of_the_rootfs(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "chroot").write_text('#!/bin/sh\necho "$@" >"$0.called"\n')
     (folder / "chroot").chmod(0o755)
-    hook = rootfs._folders_hook(["/src", "/usr/link/x"])
+    hook = mmdebstrap._folders_hook(["/src", "/usr/link/x"])
     env = {"PATH": f"{folder}:{os.environ['PATH']}"}
     subprocess.run(["sh", "-c", hook, "sh", str(root)], env=env, check=True)
     assert list(outside.iterdir()) == []
@@ -440,17 +445,17 @@ def test_variables_are_for_builds_alone(host: Host) -> None:
     assert builds
     for words in builds:
         assert words[words.index("KCFLAGS") + 1] == "-DFOO"
-    from rbuild.provision import make_ready
+    from rbuild.provision.prepare import prepare_environment
 
-    store = Store(host.cache, Console(verbosity=-1))
-    ready = make_ready(found, store, runtime_for("bwrap", store))
-    from rbuild.sandbox import Job
+    cache = Cache(host.cache, Console(verbosity=-1))
+    ready = prepare_environment(found, cache, runtime_for("bwrap", cache))
+    from rbuild.sandbox.runtime import Job
 
     assert "KCFLAGS" not in variables_for(ready.sandbox, Job(["apt-get"], network=True))
 
 
 def test_a_dockerfile_has_no_line_of_a_definitions_own(tmp_path: Path, x86: None) -> None:
-    text = image.dockerfile(load(tmp_path, f"{ROOTFS}description: 'x # RUN evil'\n"))
+    text = dockerfile.dockerfile(load(tmp_path, f"{ROOTFS}description: 'x # RUN evil'\n"))
     assert [line for line in text.splitlines() if "evil" in line] == ["# mine: x # RUN evil"]
     assert "install -y --no-install-recommends -- " in text
     assert "mkdir -p -- /src /kdir /module\n" in text
@@ -542,7 +547,7 @@ def test_git_runs_no_helper_of_a_url(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(InfrastructureError, match="Fetching x from"):
         git.fetch(f"ext::touch {mark}", "x", "0" * 40, target, print)
     with pytest.raises(InfrastructureError, match="Looking up"):
-        git.resolve(f"ext::touch {mark}", "x", Store(tmp_path / "cache", Console(verbosity=-1)))
+        git.resolve(f"ext::touch {mark}", "x", Cache(tmp_path / "cache", Console(verbosity=-1)))
     assert not mark.exists()
 
 
@@ -560,7 +565,7 @@ def test_git_runs_no_helper_of_a_url(tmp_path: Path, monkeypatch: pytest.MonkeyP
     ],
 )
 def test_a_tarballs_file_is_named_by_no_url(url: str, name: str) -> None:
-    assert source._file_name(url) == name
+    assert fetch._file_name(url) == name
 
 
 @pytest.mark.parametrize("value", ['a"\nCONFIG_EVIL=y', "a\rb", "a\x1b[2J"])
@@ -626,7 +631,7 @@ def test_an_option_is_as_it_was_written_and_quoted_by_its_type(
     text = quote(profile.load(str(path)).config.as_fragment(), tmp_path)
     assert read_config(text)[option] == value
     # A matrix hands it on as it is.
-    (copy := tmp_path / "copy.yaml").write_text(travel.pack(profile.load(str(path))).files[0][1])
+    (copy := tmp_path / "copy.yaml").write_text(bundle.pack(profile.load(str(path))).files[0][1])
     assert profile.load(str(copy)).config == profile.load(str(path)).config
 
 

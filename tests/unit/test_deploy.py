@@ -17,16 +17,18 @@ from types import SimpleNamespace
 
 import pytest
 
-from rbuild import architecture, data, fdt
-from rbuild.architecture import Architecture
-from rbuild.console import Console
-from rbuild.deploy import machine, run
-from rbuild.deploy.board import Board, Hardware, _board, look
-from rbuild.deploy.plan import Plan, Planner, for_release, kernel_plan, module_plan
-from rbuild.deploy.remote import Answer, Remote, remote
-from rbuild.errors import GuestFailed, HostLacks, InfrastructureError, UsageError
-from rbuild.module import Built
-from rbuild.stage import SNIPPET, Staged
+from rbuild.board.deploy import machine, run
+from rbuild.board.deploy.board import Board, Hardware, _board, probe
+from rbuild.board.deploy.plan import Plan, Planner, for_release, kernel_plan, module_plan
+from rbuild.board.deploy.remote import Answer, Remote, remote
+from rbuild.board.staging import SNIPPET, Staged
+from rbuild.devicetree import fdt
+from rbuild.errors import GuestFailed, InfrastructureError, MissingDependency, UsageError
+from rbuild.module.check import BuiltModule
+from rbuild.specs import architecture
+from rbuild.specs.architecture import Architecture
+from rbuild.ui.console import Console
+from rbuild.util import data
 
 from .conftest import Host
 
@@ -80,8 +82,8 @@ class Pi:
     def remote(self) -> Remote:
         return remote("pi@board", "ssh", str(self.root), lambda line: None)
 
-    def look(self) -> Board:
-        return look(self.remote(), "")
+    def probe(self) -> Board:
+        return probe(self.remote(), "")
 
     def tree(self) -> dict[str, str]:
         """Return all that is there but locks: each path with its content."""
@@ -102,17 +104,17 @@ class Pi:
     def deploy(self, planner: Planner, **more) -> run.Deployed:
         work = Path(self.folder, "work")
         work.mkdir(exist_ok=True)
-        return run.deploy(self.look(), planner, work, console(), **more)
+        return run.deploy(self.probe(), planner, work, console(), **more)
 
     def roll_back(self, **more) -> run.RolledBack:
-        return run.roll_back(self.look(), console(), **more)
+        return run.roll_back(self.probe(), console(), **more)
 
     def driver(self, text: str = "driver", name: str = "mfrc522_rust") -> Planner:
         path = self.folder / f"{name}.ko"
         path.write_text(text)
         overlay = self.folder / "mfrc522.dtbo"
         overlay.write_text(f"overlay for {text}")
-        built = Built(path, "", 0, VERMAGIC, "GPL", "", (), "")
+        built = BuiltModule(path, "", 0, VERMAGIC, "GPL", "", (), "")
         return lambda board: module_plan(board, built, RELEASE, [overlay])
 
     def kernel(self, text: str = "kernel", release: str = RELEASE) -> Planner:
@@ -197,8 +199,10 @@ def test_a_script_that_is_cut_off_runs_nothing(tmp_path: Path, name: str) -> Non
 def test_arguments_arrive_as_they_are(tmp_path: Path, pi: Pi, word: str) -> None:
     monkey = 'main() { for one in "$@"; do say "got $(printf %s "$one" | base64)"; done; }'
     pi.monkeypatch.setattr(
-        "rbuild.deploy.remote._source",
-        lambda name: monkey if name == "x" else (data.PACKAGE / f"remote/{name}.sh").read_text(),
+        "rbuild.board.deploy.remote._source",
+        lambda name: (
+            monkey if name == "x" else (data.PACKAGE / f"board/deploy/remote/{name}.sh").read_text()
+        ),
     )
     answer = pi.remote().step("x", word, "last")
     got = [base64.b64decode(one) for one in answer.all("got")]
@@ -220,7 +224,7 @@ def test_what_is_a_host_is_taken(pi: Pi, host: str) -> None:
 
 
 def test_a_board_is_looked_at(pi: Pi) -> None:
-    board = pi.look()
+    board = pi.probe()
     assert board.boot == "/boot/firmware"
     assert board.release == RELEASE
     assert board.vermagic == VERMAGIC
@@ -229,8 +233,8 @@ def test_a_board_is_looked_at(pi: Pi) -> None:
     assert board.modules_free > 0
     (pi.root / "boot/firmware").rename(pi.root / "boot/elsewhere")
     with pytest.raises(UsageError, match="doesn't look like a Raspberry Pi"):
-        pi.look()
-    assert look(pi.remote(), "/boot/elsewhere").boot == "/boot/elsewhere"
+        pi.probe()
+    assert probe(pi.remote(), "/boot/elsewhere").boot == "/boot/elsewhere"
 
 
 @pytest.mark.parametrize(
@@ -253,13 +257,13 @@ def test_a_user_who_may_not_become_root_is_told(pi: Pi) -> None:
     pi.program("id", "echo 1000")
     pi.program("sudo", "exit 1")
     with pytest.raises(InfrastructureError, match="sudo -n true"):
-        pi.look()
+        pi.probe()
 
 
 def test_sudo_is_used_where_it_asks_for_nothing(pi: Pi) -> None:
     pi.program("id", 'echo "${FAKE_UID:-1000}"')
     pi.program("sudo", 'shift; SUDO_UID=1000 FAKE_UID=0 exec "$@"')
-    assert pi.look().remote.sudo
+    assert pi.probe().remote.sudo
     pi.deploy(pi.driver())
     calls = (pi.folder / "ssh-calls").read_text()
     assert "sudo -n rsync --server" in calls
@@ -273,7 +277,7 @@ def test_what_the_board_lacks_is_named(pi: Pi) -> None:
         f"exec /bin/sh -c 'cat >$0; (printf \"%s\\n\" \"$1\"; cat $0) | /bin/sh -s' {pi.folder}/in '{hidden}'",
     )
     with pytest.raises(InfrastructureError, match="lacks rsync") as caught:
-        pi.look()
+        pi.probe()
     assert "rsync" in (caught.value.hint or "")
 
 
@@ -288,14 +292,14 @@ def test_what_the_board_lacks_is_named(pi: Pi) -> None:
 def test_ssh_s_own_words_are_shown(pi: Pi, words: str) -> None:
     (pi.folder / "ssh-faults").write_text(words)
     with pytest.raises(InfrastructureError, match="can't be reached") as caught:
-        pi.look()
+        pi.probe()
     assert words in caught.value.detail
 
 
 def test_without_rsync_here_nothing_is_begun(pi: Pi) -> None:
     pi.monkeypatch.setenv("PATH", str(pi.folder / "board"))
     pi.program("ssh", "exit 1")
-    with pytest.raises(HostLacks, match="rsync") as caught:
+    with pytest.raises(MissingDependency, match="rsync") as caught:
         pi.remote()
     assert caught.value.exit_code == 3
     assert "apt-get install rsync" in (caught.value.hint or "")
@@ -342,7 +346,7 @@ def test_an_overlay_that_an_included_file_loads_is_not_loaded_twice(pi: Pi) -> N
     (pi.boot / "sub").mkdir()
     (pi.boot / "sub/b c.txt").write_text("dtoverlay=mfrc522,speed=100\nos_prefix=mine/")
     (pi.boot.parent / "x.txt").write_text("secret")
-    board = pi.look()
+    board = pi.probe()
     assert sorted(board.around.files) == ["a.txt", "sub/b c.txt"]
     pi.deploy(pi.driver())
     assert "dtoverlay=mfrc522" not in pi.config
@@ -374,7 +378,7 @@ def test_another_of_our_drivers_goes_and_comes_back(pi: Pi) -> None:
 
 def test_a_driver_for_another_kernel_is_refused(pi: Pi) -> None:
     before = pi.tree()
-    board = replace(pi.look(), remote=Remote("board"))
+    board = replace(pi.probe(), remote=Remote("board"))
     planner = pi.driver()
     with pytest.raises(
         UsageError, match=f"runs Linux 6.1.0, but mfrc522_rust.ko is built for {RELEASE}"
@@ -391,10 +395,10 @@ def test_a_driver_for_another_kernel_is_refused(pi: Pi) -> None:
 
 def test_overlays_go_where_the_firmware_takes_them_from(pi: Pi) -> None:
     pi.deploy(pi.kernel())
-    folder = pi.look().overlays
+    folder = pi.probe().overlays
     assert folder.startswith("/boot/firmware/rbuild-6.12.5-")
     (pi.root / folder.lstrip("/") / "README").unlink()
-    assert pi.look().overlays == "/boot/firmware/overlays"
+    assert pi.probe().overlays == "/boot/firmware/overlays"
 
 
 # The machine.
@@ -480,7 +484,7 @@ def test_the_programs_of_a_card_are_looked_at(
     program = pi.root / "bin/dash"
     program.parent.mkdir()
     program.write_bytes(b"\x7fELF" + bytes([bits, 1, *[0] * 12, number, 0, 9, 9]))
-    board = pi.look()
+    board = pi.probe()
     assert board.hardware == Hardware(bits=32 * bits, number=number)
     try:
         said = "".join(machine.must_suit(board, target, whole=True))
@@ -549,7 +553,7 @@ def test_a_kernel_of_the_same_release_but_configured_otherwise_is_warned_of(
     if there is not None:
         (pi.root / f"boot/config-{RELEASE}").write_text(there)
     kdir = Configured({"SMP": "y", "HZ": "100", "CC_VERSION_TEXT": "x"}, ARM64)
-    said = "".join(machine.config_warnings(pi.look(), kdir))  # type: ignore[arg-type]
+    said = "".join(machine.config_warnings(pi.probe(), kdir))  # type: ignore[arg-type]
     assert (words in said) if words else (said == "")
 
 
@@ -606,31 +610,31 @@ def test_a_shell_that_prints_is_named_before_anything_is_built(host: Host, pi: P
 
 
 def test_a_shell_that_prints_is_named_when_the_upload_fails(pi: Pi) -> None:
-    board = pi.look()
+    board = pi.probe()
     pi.program("sh", BANNER)
     pi.monkeypatch.setenv("SHELL", "/bin/loud")
     with pytest.raises(InfrastructureError, match="/bin/loud prints") as caught:
         run.deploy(board, pi.driver(), pi.folder, console())
     assert "/bin/loud" in (caught.value.hint or "")
     pi.program("sh", 'echo "Welcome" >&2; exec /bin/sh "$@"')
-    pi.look().remote.must_be_quiet()
+    pi.probe().remote.must_be_quiet()
 
 
 def test_a_shell_that_prints_hinders_no_rollback(host: Host, pi: Pi) -> None:
     pi.deploy(pi.driver())
     pi.program("sh", BANNER)
     host("deploy", "pi@board", "--root", pi.root, "--rollback")
-    assert pi.look().backups == ()
+    assert pi.probe().backups == ()
 
 
 def test_an_account_without_a_shell_is_said_to_have_none(pi: Pi) -> None:
     pi.program("sh", "echo 'This account is currently not available.'; exit 1")
     with pytest.raises(InfrastructureError, match="status 1") as caught:
-        pi.look()
+        pi.probe()
     assert "login" in (caught.value.hint or "")
     pi.program("sh", "echo menu")
     with pytest.raises(InfrastructureError, match="no answer that rbuild understands") as caught:
-        pi.look()
+        pi.probe()
     assert caught.value.detail == "menu"
 
 
@@ -734,11 +738,11 @@ def test_what_the_user_has_changed_since_outlives_a_rollback(pi: Pi) -> None:
 def test_old_backups_and_kernels_are_pruned(pi: Pi) -> None:
     for text in "abcde":
         pi.deploy(pi.kernel(text))
-    assert len(pi.look().backups) == run.KEPT
-    assert len(list(pi.modules.glob(".rbuild-backup-*"))) == run.KEPT
-    assert len(list(pi.boot.glob("config.txt.rbuild-*"))) == run.KEPT
-    assert len(list(pi.boot.glob("rbuild-*"))) == run.KEPT + 1
-    for _ in range(run.KEPT):
+    assert len(pi.probe().backups) == run.MAX_BACKUPS
+    assert len(list(pi.modules.glob(".rbuild-backup-*"))) == run.MAX_BACKUPS
+    assert len(list(pi.boot.glob("config.txt.rbuild-*"))) == run.MAX_BACKUPS
+    assert len(list(pi.boot.glob("rbuild-*"))) == run.MAX_BACKUPS + 1
+    for _ in range(run.MAX_BACKUPS):
         pi.roll_back()
     assert (pi.modules / RELEASE / "kernel/drivers/spi.ko").read_text() == "spi of b"
 
@@ -800,7 +804,7 @@ def test_what_fails_on_the_board_is_undone(pi: Pi) -> None:
     with pytest.raises(InfrastructureError, match="it failed, and was undone"):
         pi.deploy(pi.driver())
     assert pi.system() == before
-    assert pi.look().backups == ()
+    assert pi.probe().backups == ()
 
 
 def test_config_txt_that_somebody_edits_meanwhile_is_not_lost(pi: Pi) -> None:
@@ -818,7 +822,7 @@ def test_config_txt_that_somebody_edits_meanwhile_is_not_lost(pi: Pi) -> None:
 
 
 def test_two_at_once_are_refused(pi: Pi) -> None:
-    with pi.look().remote.lock(), pytest.raises(InfrastructureError, match="under way"):
+    with pi.probe().remote.lock(), pytest.raises(InfrastructureError, match="under way"):
         pi.deploy(pi.driver())
     assert pi.deploy(pi.driver()).backup
 
@@ -910,10 +914,10 @@ def test_a_power_cut_at_any_step_is_undone_by_the_next(
         except InfrastructureError:
             (pi.folder / "board" / name).unlink()
             must_be_whole(pi, what, old, new)
-            board = pi.look()
+            board = pi.probe()
             with board.remote.lock() as token:
                 run.cleaned(board, token)
-            if len(pi.look().backups) == 1:
+            if len(pi.probe().backups) == 1:
                 assert pi.system() == old
                 continue
             # All was done already but for the tidying up.
@@ -924,7 +928,7 @@ def test_a_power_cut_at_any_step_is_undone_by_the_next(
     assert at > 1
     (pi.folder / "board" / name).unlink()
     assert pi.system() == new
-    assert pi.look().left == ()
+    assert pi.probe().left == ()
     pi.roll_back()
     assert pi.system() == old
 
@@ -944,7 +948,7 @@ def test_a_power_cut_while_going_back_is_finished_by_the_next(pi: Pi, name: str)
             pi.roll_back()
         except InfrastructureError:
             (pi.folder / "board" / name).unlink()
-            board = pi.look()
+            board = pi.probe()
             with board.remote.lock() as token:
                 run.cleaned(board, token)
             if pi.system() != old:
@@ -1012,6 +1016,6 @@ def test_a_driver_is_loaded_anew(pi: Pi) -> None:
     pi.program("dmesg", f"cat {log}")
     pi.program("modprobe", f'echo "modprobe $*" >>{log}; [ $1 != broken ]')
     pi.program("sleep", "exit 0")
-    assert run.load(pi.look(), "mfrc522_rust") == ["modprobe mfrc522_rust"]
+    assert run.load(pi.probe(), "mfrc522_rust") == ["modprobe mfrc522_rust"]
     with pytest.raises(GuestFailed, match="broken can't be loaded"):
-        run.load(pi.look(), "broken")
+        run.load(pi.probe(), "broken")

@@ -21,15 +21,28 @@ import pytest
 from docker.errors import APIError
 from docker.types import Mount
 
-from rbuild import doctor, environment
-from rbuild.console import Console
-from rbuild.doctor import State
-from rbuild.errors import HostLacks, InfrastructureError, ProcessFailed, UsageError
-from rbuild.process import LINE_MOST
-from rbuild.sandbox import Bind, Job, Sandbox, image
-from rbuild.sandbox.docker import ENGINES, Docker, Limits, _lines
-from rbuild.sandbox.engine import PASSING, Owner, explained, remove_orphans, unreachable
-from rbuild.store import METADATA, Room, Store, digest, write_json
+from rbuild.cache.directory import Cache
+from rbuild.cache.entry import METADATA, EntryKind
+from rbuild.errors import InfrastructureError, MissingDependency, ProcessFailed, UsageError
+from rbuild.provision import dockerfile, doctor
+from rbuild.provision.doctor import State
+from rbuild.sandbox.docker import image
+from rbuild.sandbox.docker.container import _lines
+from rbuild.sandbox.docker.engine import (
+    ENGINES,
+    PASSING,
+    Owner,
+    explained,
+    remove_orphans,
+    unreachable,
+)
+from rbuild.sandbox.docker.runtime import Docker, Limits
+from rbuild.sandbox.runtime import Bind, Job, Sandbox
+from rbuild.specs import environment
+from rbuild.ui.console import Console
+from rbuild.util.files import write_json
+from rbuild.util.hashes import digest
+from rbuild.util.process import MAX_LINE
 
 from .conftest import Host
 
@@ -105,21 +118,21 @@ class Client:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
+def cache(tmp_path: Path) -> Cache:
     root = tmp_path / "cache"
-    entry = root / Room.ROOTFS / "chroot-trixie-arm64-abc"
+    entry = root / EntryKind.ROOTFS / "chroot-trixie-arm64-abc"
     (entry / "root/etc").mkdir(parents=True)
     (entry / "root/etc/hostname").write_text("x\n")
     write_json(entry / METADATA, {"format": 1, "created": 1.5, "architecture": "arm64"})
-    made = Store(root, Console(verbosity=-1))
+    made = Cache(root, Console(verbosity=-1))
     place = digest(str(root.resolve()))
-    write_json(root / ENGINES, {f"E {os.getuid()}": {"shares_files": True, "store": place}})
+    write_json(root / ENGINES, {f"E {os.getuid()}": {"shares_files": True, "cache": place}})
     return made
 
 
 @pytest.fixture
-def sandbox(store: Store) -> Sandbox:
-    root = store.root / Room.ROOTFS / "chroot-trixie-arm64-abc/root"
+def sandbox(cache: Cache) -> Sandbox:
+    root = cache.root / EntryKind.ROOTFS / "chroot-trixie-arm64-abc/root"
     layer = (Bind(root / "etc", "/usr/lib/x86_64-linux-gnu"),)
     return Sandbox("chroot", root, layer, {"QEMU_CPU": "cortex-a72"})
 
@@ -127,8 +140,8 @@ def sandbox(store: Store) -> Sandbox:
 ENDED = b"\0MARK 0 1 500000 0 250000 2048\n"
 
 
-def docker(store: Store, api: Api, limits: Limits | None = None) -> Docker:
-    made = Docker(store, limits or Limits())
+def docker(cache: Cache, api: Api, limits: Limits | None = None) -> Docker:
+    made = Docker(cache, limits or Limits())
     made.__dict__ |= {"client": Client(api), "engine_id": "E"}
     api.labels = api.labels or {
         "rbuild": "rootfs",
@@ -139,10 +152,10 @@ def docker(store: Store, api: Api, limits: Limits | None = None) -> Docker:
     return made
 
 
-def test_a_container_is_locked_down(store: Store, sandbox: Sandbox, tmp_path: Path) -> None:
+def test_a_container_is_locked_down(cache: Cache, sandbox: Sandbox, tmp_path: Path) -> None:
     api = Api([ENDED])
     job = Job(["make"], [Bind(tmp_path, "/kdir", writable=True)], "/kdir", {"A": "b"})
-    docker(store, api, Limits(1 << 30, 1.5)).run(sandbox, job)
+    docker(cache, api, Limits(1 << 30, 1.5)).run(sandbox, job)
     (made,) = api.made
     host = made["host_config"]
     assert host["network_mode"] == "none"
@@ -166,14 +179,14 @@ def test_a_container_is_locked_down(store: Store, sandbox: Sandbox, tmp_path: Pa
     assert not seen["/kdir"].get("ReadOnly")
 
 
-def test_only_a_job_that_asks_for_it_has_a_network(store: Store, sandbox: Sandbox) -> None:
+def test_only_a_job_that_asks_for_it_has_a_network(cache: Cache, sandbox: Sandbox) -> None:
     api = Api([ENDED])
-    docker(store, api).run(sandbox, Job(["apt-get"], network=True))
+    docker(cache, api).run(sandbox, Job(["apt-get"], network=True))
     assert api.made[0]["host_config"]["network_mode"] == "host"
 
 
 def test_an_interrupt_while_the_engine_makes_a_container_leaves_none(
-    store: Store, sandbox: Sandbox
+    cache: Cache, sandbox: Sandbox
 ) -> None:
     class Slow(Api):
         def create_container(self, name: str, command: list[str], **options: Any) -> dict[str, str]:
@@ -184,16 +197,16 @@ def test_an_interrupt_while_the_engine_makes_a_container_leaves_none(
     api = Slow([ENDED])
     timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
-        docker(store, api).run(sandbox, Job(["x"]))
+        docker(cache, api).run(sandbox, Job(["x"]))
     assert len(api.made) == 1
     assert api.removed == ["c1"]
 
 
-def test_its_output_comes_line_by_line(store: Store, sandbox: Sandbox, tmp_path: Path) -> None:
+def test_its_output_comes_line_by_line(cache: Cache, sandbox: Sandbox, tmp_path: Path) -> None:
     api = Api([b"one\ntw", b"o\nunfini", b"shed" + ENDED])
     seen: list[str] = []
     with (tmp_path / "log").open("w") as log:
-        done = docker(store, api).run(sandbox, Job(["true"]), on_line=seen.append, log=log)
+        done = docker(cache, api).run(sandbox, Job(["true"]), on_line=seen.append, log=log)
     assert seen == ["one", "two", "unfinished"]
     assert done.tail == ("one", "two", "unfinished")
     assert (done.usage.user_s, done.usage.system_s) == (1.5, 0.25)
@@ -204,11 +217,11 @@ def test_its_output_comes_line_by_line(store: Store, sandbox: Sandbox, tmp_path:
 
 
 def test_the_log_says_how_files_got_there(
-    store: Store, sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cache: Cache, sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Elsewhere:
         @contextlib.contextmanager
-        def carry(self, binds: Sequence[Bind]) -> Iterator[list[Mount]]:
+        def mount(self, binds: Sequence[Bind]) -> Iterator[list[Mount]]:
             yield [
                 Mount(bind.target, f"volume-{number}", read_only=not bind.writable, no_copy=True)
                 for number, bind in enumerate(binds)
@@ -217,9 +230,9 @@ def test_the_log_says_how_files_got_there(
     job = Job(["true"], [Bind(tmp_path, "/kdir", writable=True)])
     logged = []
     for elsewhere in (False, True):
-        runtime = docker(store, Api([ENDED]))
+        runtime = docker(cache, Api([ENDED]))
         if elsewhere:
-            monkeypatch.setattr(runtime, "_carrier", lambda *_: Elsewhere())
+            monkeypatch.setattr(runtime, "_transport", lambda *_: Elsewhere())
         with (tmp_path / "log").open("w") as log:
             runtime.run(sandbox, job, log=log)
         logged.append((tmp_path / "log").read_text())
@@ -232,40 +245,40 @@ def test_the_log_says_how_files_got_there(
 
 
 @pytest.mark.parametrize(("status", "code"), [(256, 1), (9, -9), (0, 0)])
-def test_how_it_ended(store: Store, sandbox: Sandbox, status: int, code: int) -> None:
+def test_how_it_ended(cache: Cache, sandbox: Sandbox, status: int, code: int) -> None:
     api = Api([b"words\n", ENDED.replace(b" 0 ", f" {status} ".encode(), 1)])
-    done = docker(store, api).run(sandbox, Job(["x"]), check=False)
+    done = docker(cache, api).run(sandbox, Job(["x"]), check=False)
     assert done.returncode == code
     if code:
         with pytest.raises(ProcessFailed) as failed:
-            docker(store, Api(api.said)).run(sandbox, Job(["x"]))
+            docker(cache, Api(api.said)).run(sandbox, Job(["x"]))
         assert failed.value.returncode == code
 
 
-def test_one_that_was_ended_from_outside_is_removed(store: Store, sandbox: Sandbox) -> None:
+def test_one_that_was_ended_from_outside_is_removed(cache: Cache, sandbox: Sandbox) -> None:
     api = Api([b"CC a.o\n"])
     with pytest.raises(InfrastructureError, match="ended from outside"):
-        docker(store, api).run(sandbox, Job(["make"]))
+        docker(cache, api).run(sandbox, Job(["make"]))
     assert api.removed == ["c1"]
 
 
-def test_an_engine_that_can_t_emulate(store: Store, sandbox: Sandbox) -> None:
+def test_an_engine_that_can_t_emulate(cache: Cache, sandbox: Sandbox) -> None:
     api = Api([b"exec /usr/bin/perl: exec format error\n"])
-    with pytest.raises(HostLacks, match="no emulator") as failed:
-        docker(store, api).run(sandbox, Job(["make"]))
+    with pytest.raises(MissingDependency, match="no emulator") as failed:
+        docker(cache, api).run(sandbox, Job(["make"]))
     assert "qemu-user-static" in str(failed.value.hint)
 
 
-def test_an_interpreter_of_its_own_is_refused(store: Store, sandbox: Sandbox) -> None:
+def test_an_interpreter_of_its_own_is_refused(cache: Cache, sandbox: Sandbox) -> None:
     own = Sandbox(sandbox.name, sandbox.root, interpreter=":qemu:")
     with pytest.raises(UsageError, match="emulator of its own"):
-        docker(store, Api([ENDED])).run(own, Job(["true"]))
+        docker(cache, Api([ENDED])).run(own, Job(["true"]))
 
 
-def test_an_image_is_built_once(store: Store, sandbox: Sandbox) -> None:
+def test_an_image_is_built_once(cache: Cache, sandbox: Sandbox) -> None:
     api = Api([ENDED, ENDED])
     api.labels = {"rbuild.rootfs": "an earlier one"}
-    runtime = docker(store, api)
+    runtime = docker(cache, api)
     runtime.prepare(sandbox)
     (built,) = api.built
     assert built["platform"] == "linux/arm64"
@@ -282,63 +295,63 @@ def test_an_image_is_built_once(store: Store, sandbox: Sandbox) -> None:
     assert api.removed == ["sha256:1"]
     assert not list(sandbox.root.parent.glob(".*.tar"))
     api.labels = built["labels"]
-    docker(store, api).prepare(sandbox)
+    docker(cache, api).prepare(sandbox)
     assert len(api.built) == 1
 
 
 def test_an_image_that_another_rbuild_made_meanwhile(
-    store: Store, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+    cache: Cache, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     api = Api()
-    runtime = docker(store, api)
+    runtime = docker(cache, api)
     ready, api.labels = api.labels, {"rbuild.rootfs": "an earlier one"}
-    lock = Store.lock
+    lock = Cache.lock
 
-    def held(self: Store, entry: Any) -> Any:
+    def held(self: Cache, entry: Any) -> Any:
         api.labels = ready  # whoever held it has made the image
         return lock(self, entry)
 
-    monkeypatch.setattr(Store, "lock", held)
+    monkeypatch.setattr(Cache, "lock", held)
     runtime.prepare(sandbox)
     assert api.built == []
 
 
 @pytest.mark.parametrize("words", ["no space left on device", "bind source path does not exist"])
 def test_only_a_missing_file_tells_of_an_engine_elsewhere(
-    store: Store, sandbox: Sandbox, words: str
+    cache: Cache, sandbox: Sandbox, words: str
 ) -> None:
     class Refusing(Api):
         def create_container(self, name: str, command: list[str], **options: Any) -> dict[str, str]:
             raise APIError(words)
 
-    (store.root / ENGINES).unlink()
-    runtime = docker(store, Refusing())
+    (cache.root / ENGINES).unlink()
+    runtime = docker(cache, Refusing())
     if words.startswith("bind"):
-        assert not runtime._shares_files("image", "linux/arm64", store.root)
+        assert not runtime._shares_files("image", "linux/arm64", cache.root)
     else:
         with pytest.raises(InfrastructureError, match="no space left"):
             runtime.run(sandbox, Job(["true"]))
-        assert not (store.root / ENGINES).exists()
-        assert not [path for path in store.root.rglob("*") if "token" in path.name]
+        assert not (cache.root / ENGINES).exists()
+        assert not [path for path in cache.root.rglob("*") if "token" in path.name]
 
 
 def test_a_copied_cache_asks_an_engine_again(
-    store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    cache: Cache, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """What an engine shares depends on the folder: a cache may be copied to where it sees none."""
     asked: list[Path] = []
     monkeypatch.setattr(
         Docker, "_shares_files", lambda _, *words: bool(asked.append(words[-1]) or True)
     )
-    docker(store, Api())._carrier("image", "linux/arm64")
+    docker(cache, Api())._transport("image", "linux/arm64")
     assert asked == []
-    other = Store(store.root.rename(tmp_path / "cache2"), store.console)
+    other = Cache(cache.root.rename(tmp_path / "cache2"), cache.console)
     for _ in range(2):
-        docker(other, Api())._carrier("image", "linux/arm64")
+        docker(other, Api())._transport("image", "linux/arm64")
     assert len(asked) == 1
 
 
-def test_images_of_what_is_gone_are_removed(store: Store) -> None:
+def test_images_of_what_is_gone_are_removed(cache: Cache) -> None:
     @dataclass
     class WithImages(Api):
         def images(self, **options: Any) -> list[dict[str, Any]]:
@@ -346,7 +359,7 @@ def test_images_of_what_is_gone_are_removed(store: Store) -> None:
             return [{"Id": name, "Labels": {"rbuild.rootfs": name}} for name in names]
 
     api = WithImages()
-    assert image.remove_stale(Client(api), store) == ["rbuild/rootfs:cross-gone"]  # type: ignore[arg-type]
+    assert image.remove_stale(Client(api), cache) == ["rbuild/rootfs:cross-gone"]  # type: ignore[arg-type]
     assert api.removed == ["cross-gone"]
 
 
@@ -373,8 +386,8 @@ def test_what_keeps_an_engine_from_being_reached() -> None:
     assert "bwrap" in str(unreachable(FileNotFoundError(2, "No such file")).hint)
 
 
-def test_the_equivalent_command_line_is_complete(store: Store, sandbox: Sandbox) -> None:
-    words = docker(store, Api()).argv(sandbox, Job(["make", "all"], cwd="/src"))
+def test_the_equivalent_command_line_is_complete(cache: Cache, sandbox: Sandbox) -> None:
+    words = docker(cache, Api()).argv(sandbox, Job(["make", "all"], cwd="/src"))
     line = " ".join(words)
     assert line.startswith("docker run --rm --platform linux/arm64 ")
     assert "--network none" in line
@@ -404,15 +417,15 @@ class OtherEngine(Api):
 
 
 def test_doctor_tries_containers_of_other_architectures(
-    store: Store, monkeypatch: pytest.MonkeyPatch
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     api = OtherEngine({"linux/arm64": 42, "linux/386": 42})
     client = SimpleNamespace(
         api=api,
         version=lambda: {"Version": "26.1", "ApiVersion": "1.45", "Os": "linux", "Arch": "amd64"},
     )
-    monkeypatch.setattr("rbuild.sandbox.engine.connect", lambda timeout: client)
-    engine, *others = doctor._docker(store)
+    monkeypatch.setattr("rbuild.sandbox.docker.engine.connect", lambda timeout: client)
+    engine, *others = doctor._docker(cache)
     assert engine.text == "engine 26.1, API 1.45, linux/amd64"
     found = {one.name: one for one in others}
     assert found["docker, aarch64 programs (optional)"].state is State.OK
@@ -431,14 +444,14 @@ def test_doctor_tries_containers_of_other_architectures(
             (program,) = rootfs.getmembers()
     assert (program.name, program.mode) == ("program", 0o755)
     api.runs["linux/arm64"] = 139
-    _, first, _ = doctor._docker(store)
+    _, first, _ = doctor._docker(cache)
     assert first.state is State.WARNING
     assert first.text == "ended with status 139, not 42"
 
 
 def test_dockerfiles_have_what_the_definition_has() -> None:
     found = environment.load("chroot")
-    text = image.dockerfile(found)
+    text = dockerfile.dockerfile(found)
     assert "FROM --platform=linux/arm64 debian:trixie" in text
     for package in found.base.definition.all_packages:
         assert f" {package} " in text
@@ -465,7 +478,8 @@ def test_more_processors_than_the_engine_has_are_refused(
 
     monkeypatch.setattr(Docker, "client", Client)
     monkeypatch.setattr(
-        "rbuild.cli.module.kdir_for", lambda *_: (_ for _ in ()).throw(HostLacks("enough"))
+        "rbuild.cli.options.Where.kdir",
+        lambda *_: (_ for _ in ()).throw(MissingDependency("enough")),
     )
     done = host("module", "--runtime", "docker", "--cpus", cpus, code=code)
     assert ("the Docker engine has 2 processors" in done.err) == (code == 2)
@@ -495,13 +509,13 @@ def test_an_endless_line_of_a_job_comes_in_parts() -> None:
     chunks = iter([b"x" * 1_000_000, b"yy\n\0mark 0 1 \xff\n", b"rest"])
     lines = list(_lines(chunks, "mark", ending))
     assert "".join(lines) == "x" * 1_000_000 + "yy" + "rest"
-    assert max(map(len, lines)) <= 2 * LINE_MOST
+    assert max(map(len, lines)) <= 2 * MAX_LINE
     assert ending == ["0 1 \ufffd"]
 
 
 @pytest.mark.parametrize(
     "words", ["", "x", "0", "0 1 2 3", "9" * 5000, "99999999999999999999 1 2 3 4"]
 )
-def test_what_a_job_forges_of_its_end_is_no_end(store: Store, sandbox: Sandbox, words: str) -> None:
+def test_what_a_job_forges_of_its_end_is_no_end(cache: Cache, sandbox: Sandbox, words: str) -> None:
     with pytest.raises(InfrastructureError, match="can't be told"):
-        Docker(store)._ended(SimpleNamespace(), [words], deque(), sandbox)
+        Docker(cache)._ended(SimpleNamespace(), [words], deque(), sandbox)

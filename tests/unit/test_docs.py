@@ -17,8 +17,9 @@ from urllib.parse import unquote, urlsplit
 import click
 import pytest
 
-from rbuild import cli, errors
-from rbuild.profile import Profile
+from rbuild import errors
+from rbuild.cli import main
+from rbuild.specs.profile import Profile
 
 PROJECT = Path(__file__).parents[2]
 DOCS = PROJECT / "docs"
@@ -149,9 +150,9 @@ def test_links_lead_somewhere_where_the_source_is_read(name: str) -> None:
 
 def commands() -> Iterator[tuple[list[str], click.Command]]:
     """Yield each command with its words."""
-    yield [], cli.main
-    for name in cli.COMMANDS:
-        command = cli.main.get_command(click.Context(cli.main), name)
+    yield [], main.main
+    for name in main.COMMANDS:
+        command = main.main.get_command(click.Context(main.main), name)
         assert command is not None
         yield [name], command
         if isinstance(command, click.Group):
@@ -184,7 +185,7 @@ def test_each_field_and_code_and_variable_is_in_the_reference(site: Path) -> Non
         assert f"\n{name}\n" in text
     assert "module/patches/<kernel version>/" in text
     text = parsed(site / "reference/exit-codes.html").text
-    for error in (errors.BuildFailed, errors.UsageError, errors.HostLacks):
+    for error in (errors.BuildFailed, errors.UsageError, errors.MissingDependency):
         assert f"\n{error.exit_code}\n{error.__name__}\n" in text
     text = parsed(site / "reference/variables.html").text
     for _, command in commands():
@@ -218,7 +219,7 @@ def test_examples_have_commands_and_options_that_there_are() -> None:
                 continue
             end = next((n for n, word in enumerate(words) if word in {"--", "|", ">"}), None)
             own = words[1:end]
-            place = next((n for n, word in enumerate(own) if word in cli.COMMANDS), None)
+            place = next((n for n, word in enumerate(own) if word in main.COMMANDS), None)
             assert place is not None, f"{name}: {line}"
             path = tuple(own[place : place + 2])
             path = path if path in known else path[:1]

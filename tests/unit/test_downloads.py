@@ -12,16 +12,17 @@ from pathlib import Path
 
 import pytest
 
-from rbuild import download as module
-from rbuild import signature, store
-from rbuild.console import Step
-from rbuild.download import Patience, download, shown
 from rbuild.errors import InfrastructureError, RbuildError, UsageError
-from rbuild.store import boot_id
+from rbuild.source import download as module
+from rbuild.source.download import RetryPolicy, download, shown
+from rbuild.ui.step import Step
+from rbuild.util import gpg as signatures
+from rbuild.util import host
+from rbuild.util.host import boot_id
 from tests.faults.server import CONTENT, FAILURES, LyingServer, lying_server
 from tests.unit.conftest import Host
 
-HASTY = Patience(tries=2, pause_s=0, stalls_s=0.5)
+HASTY = RetryPolicy(tries=2, pause_s=0, stalls_s=0.5)
 SUM = hashlib.sha256(CONTENT).hexdigest()
 
 
@@ -40,7 +41,7 @@ def server(running: LyingServer, monkeypatch: pytest.MonkeyPatch) -> LyingServer
     return running
 
 
-def get(server: LyingServer, name: str, file: Path, patience: Patience = HASTY) -> str:
+def get(server: LyingServer, name: str, file: Path, patience: RetryPolicy = HASTY) -> str:
     return download(server.url(name), file, Step(""), patience)
 
 
@@ -51,14 +52,14 @@ def test_what_can_be_had_is_had(server: LyingServer, tmp_path: Path, name: str) 
 
 
 def test_what_breaks_off_goes_on_from_there(server: LyingServer, tmp_path: Path) -> None:
-    assert get(server, "breaks", tmp_path / "file", Patience(tries=4, pause_s=0)) == SUM
+    assert get(server, "breaks", tmp_path / "file", RetryPolicy(tries=4, pause_s=0)) == SUM
     third = len(CONTENT) // 3 + 1
     assert server.ranges == ["", f"bytes={third}-", f"bytes={2 * third}-"]
 
 
 def test_the_next_run_goes_on_from_there(server: LyingServer, tmp_path: Path) -> None:
     with pytest.raises(InfrastructureError, match="it ended after") as error:
-        get(server, "breaks", tmp_path / "file", Patience(tries=1))
+        get(server, "breaks", tmp_path / "file", RetryPolicy(tries=1))
     assert "the next run goes on from there" in str(error.value.hint)
     assert get(server, "good", tmp_path / "file") == SUM
     assert server.ranges[-1] == f"bytes={len(CONTENT) // 3 + 1}-"
@@ -76,8 +77,8 @@ def test_what_came_before_a_power_cut_is_fetched_again(
     server: LyingServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(InfrastructureError, match="it ended after"):
-        get(server, "breaks", tmp_path / "file", Patience(tries=1))
-    monkeypatch.setattr(store, "BOOT_ID", tmp_path / "boot_id")
+        get(server, "breaks", tmp_path / "file", RetryPolicy(tries=1))
+    monkeypatch.setattr(host, "BOOT_ID", tmp_path / "boot_id")
     (tmp_path / "boot_id").write_text("another\n")
     assert get(server, "good", tmp_path / "file") == SUM
     assert server.ranges == ["", ""]
@@ -94,7 +95,7 @@ def test_what_fails_is_told(server: LyingServer, tmp_path: Path, name: str) -> N
 def test_what_is_longer_than_any_source_is_ended(
     server: LyingServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MOST_BYTES", 1000)
+    monkeypatch.setattr(module, "MAX_BYTES", 1000)
     with pytest.raises(InfrastructureError, match="rbuild accepts at most 1"):
         get(server, "good", tmp_path / "file")
 
@@ -210,14 +211,14 @@ def test_another_signature_is_refused(host: Host, keys: dict[str, Path]) -> None
 @pytest.mark.parametrize("content", [b"", b"not a key", b"-----BEGIN PGP PUBLIC KEY BLOCK-----\n"])
 def test_what_is_no_key_is_refused(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(UsageError, match="no OpenPGP public key"):
-        signature.keyring(tmp_path / "key", content)
+        signatures.keyring(tmp_path / "key", content)
 
 
 def test_a_key_is_the_same_as_text(keys: dict[str, Path]) -> None:
     key = keys["linus"]
-    binary = signature.keyring(key, key.read_bytes())
-    assert signature.armoured(key, binary) == signature.armoured(key, key.read_bytes())
-    assert signature.keyring(key, signature.armoured(key, binary).encode()) == binary
+    binary = signatures.keyring(key, key.read_bytes())
+    assert signatures.armoured(key, binary) == signatures.armoured(key, key.read_bytes())
+    assert signatures.keyring(key, signatures.armoured(key, binary).encode()) == binary
 
 
 @pytest.mark.parametrize(
@@ -225,4 +226,4 @@ def test_a_key_is_the_same_as_text(keys: dict[str, Path]) -> None:
     [("linux-6.12.tar.xz", "linux-6.12.tar.sign"), ("a.tar", "a.tar.sign")],
 )
 def test_kernel_orgs_name_of_a_signature(tarball: str, signed: str) -> None:
-    assert signature.url_of(f"https://example.org/{tarball}") == f"https://example.org/{signed}"
+    assert signatures.url_of(f"https://example.org/{tarball}") == f"https://example.org/{signed}"

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from rbuild import architecture, binfmt, emulator, environment
-from rbuild.console import Console
-from rbuild.errors import HostLacks
-from rbuild.sandbox import Job, Sandbox
+from rbuild.cache.directory import Cache
+from rbuild.errors import MissingDependency
+from rbuild.provision import qemu_user
+from rbuild.sandbox import binfmt
 from rbuild.sandbox.bwrap import Bwrap
-from rbuild.store import Store
+from rbuild.sandbox.runtime import Job, Sandbox
+from rbuild.specs import architecture, environment
+from rbuild.ui.console import Console
 
 from .conftest import Host
 
@@ -58,15 +60,15 @@ def apt_calls(folder: Path, word: str) -> int:
 
 
 def test_the_newest_is_fetched_once(variant: environment.Environment, tmp_path: Path) -> None:
-    store = Store(tmp_path / "cache", Console(verbosity=-1))
-    found = emulator.obtain(variant, store)
+    cache = Cache(tmp_path / "cache", Console(verbosity=-1))
+    found = qemu_user.obtain(variant, cache)
     assert found is not None
     assert found.program is not None
     assert found.program.read_text() == "QEMU\n"
     assert found.describe(variant.variables) == (
         "qemu-user 1:99.1, CPU model cortex-a72, QEMU_TB_SIZE=1"
     )
-    assert emulator.obtain(variant, store) == found
+    assert qemu_user.obtain(variant, cache) == found
     assert apt_calls(tmp_path, "download qemu-user") == 1
     assert apt_calls(tmp_path, "APT::Default-Release=trixie-backports") == 2
     assert not list(found.program.parent.glob("download"))
@@ -76,8 +78,8 @@ def test_where_it_cannot_be_had_the_hosts_own_runs(
     variant: environment.Environment, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "faults.gone").touch()
-    found = emulator.obtain(variant, Store(tmp_path / "cache", Console()))
-    assert found == emulator.Emulator("qemu-aarch64 version 7.2")
+    found = qemu_user.obtain(variant, Cache(tmp_path / "cache", Console()))
+    assert found == qemu_user.Emulator("qemu-aarch64 version 7.2")
     assert "could not be downloaded. The host's own QEMU runs chroot." in capfd.readouterr().err
 
 
@@ -85,21 +87,21 @@ def test_without_namespaces_the_hosts_own_runs_or_is_asked_for(
     variant: environment.Environment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(binfmt, "private", lambda: False)
-    store = Store(tmp_path / "cache", Console())
-    found = emulator.obtain(variant, store)
+    cache = Cache(tmp_path / "cache", Console())
+    found = qemu_user.obtain(variant, cache)
     assert found is not None
     assert found.program is None
 
     def refuse(arch: architecture.Architecture) -> None:
-        raise HostLacks("no interpreter")
+        raise MissingDependency("no interpreter")
 
     monkeypatch.setattr(binfmt, "require", refuse)
-    with pytest.raises(HostLacks):
-        emulator.obtain(variant, store)
+    with pytest.raises(MissingDependency):
+        qemu_user.obtain(variant, cache)
 
 
 def test_what_is_native_needs_none(tmp_path: Path) -> None:
-    assert emulator.obtain(environment.load("cross"), Store(tmp_path, Console())) is None
+    assert qemu_user.obtain(environment.load("cross"), Cache(tmp_path, Console())) is None
 
 
 def test_a_sandbox_registers_its_emulator_before_it_is_entered() -> None:
@@ -162,7 +164,7 @@ def test_a_program_that_doesnt_run_is_explained(
     assert binfmt.problem(ARM) == "binfmt_misc is not mounted"
     registered(mounted, text=text)
     assert said in str(binfmt.problem(ARM))
-    with pytest.raises(HostLacks, match="aarch64 programs can't run on this host"):
+    with pytest.raises(MissingDependency, match="aarch64 programs can't run on this host"):
         binfmt.require(ARM)
 
 

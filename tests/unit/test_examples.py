@@ -10,10 +10,11 @@ from pathlib import Path
 import click
 import pytest
 
-from rbuild import cli, environment, profile
-from rbuild.cli.words import arranged
-from rbuild.completion.types import ENVIRONMENT, PROFILE
-from rbuild.manual import CONTINUED
+from rbuild.cli import main
+from rbuild.cli.arguments import arranged
+from rbuild.cli.complete.types import ENVIRONMENT, PROFILE
+from rbuild.cli.manpage import CONTINUED
+from rbuild.specs import environment, profile
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -26,7 +27,7 @@ END = {">", ">>", "<", "|", "&&", "||", ";"}
 
 def commands() -> Iterator[tuple[str, click.Command]]:
     """Return every command by how it is called, those of groups too."""
-    waiting: list[tuple[str, click.Command]] = [("rbuild", cli.main)]
+    waiting: list[tuple[str, click.Command]] = [("rbuild", main.main)]
     while waiting:
         name, command = waiting.pop(0)
         yield name, command
@@ -78,7 +79,7 @@ def in_prose(path: Path) -> list[str]:
 
 def accepted(arguments: list[str]) -> None:
     """Parse a command line as click does before it calls the command; raise what it raises."""
-    contexts = [cli.main.make_context("rbuild", arranged(cli.main, arguments))]
+    contexts = [main.main.make_context("rbuild", arranged(main.main, arguments))]
     while isinstance(group := contexts[-1].command, click.Group):
         rest = [*contexts[-1]._protected_args, *contexts[-1].args]
         if not rest:

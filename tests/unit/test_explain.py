@@ -7,19 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from rbuild import kconfig
-from rbuild.explain import (
+from rbuild.kernel.config import read_config
+from rbuild.kernel.kconfig import parser, values
+from rbuild.kernel.kconfig.explain import explain
+from rbuild.kernel.kconfig.explanation import (
     Explanation,
     Node,
     Origin,
     Plan,
-    _version,
     blockers,
-    explain,
     remedy,
     tree,
 )
-from rbuild.kbuild import read_config
+from rbuild.kernel.kconfig.tools import version_of
 
 from .conftest import Host
 
@@ -30,8 +30,8 @@ Explain = Callable[..., Explanation]
 def explained(tmp_path: Path) -> Explain:
     def run(text: str, config: str, option: str, *origins: Origin) -> Explanation:
         (tmp_path / "Kconfig").write_text(text)
-        found = kconfig.read(tmp_path, "arm64")
-        return explain(option, kconfig.values_of(read_config(config), found), origins)
+        found = parser.read(tmp_path, "arm64")
+        return explain(option, values.values_of(read_config(config), found), origins)
 
     return run
 
@@ -310,8 +310,8 @@ def test_expressions_as_kconfig_evaluates_them(
     tmp_path: Path, text: str, config: str, expected: int
 ) -> None:
     (tmp_path / "Kconfig").write_text('config A\n\ttristate "A"\nconfig B\n\tint "B" # a comment\n')
-    values = kconfig.Values(read_config(config), kconfig.read(tmp_path, "arm64"))
-    assert kconfig.evaluate(kconfig.parse(text), values) == expected
+    known = values.Values(read_config(config), parser.read(tmp_path, "arm64"))
+    assert values.evaluate(parser.parse(text), known) == expected
 
 
 def test_other_architectures_files_are_not_read(tmp_path: Path) -> None:
@@ -322,7 +322,7 @@ def test_other_architectures_files_are_not_read(tmp_path: Path) -> None:
         'm32-flag := $(cc-option,-m32)\nif-success = $(shell,x)\nsource "arch/$(SRCARCH)/Kconfig"\n'
         'source "missing/Kconfig"\n'
     )
-    assert set(kconfig.read(tmp_path, "arm64").options) == {"ARM64"}
+    assert set(parser.read(tmp_path, "arm64").options) == {"ARM64"}
 
 
 def test_a_dependency_with_a_condition_of_its_own(explained: Explain) -> None:
@@ -419,11 +419,11 @@ def test_an_option_that_the_kernel_lacks_has_neighbours(host: Host) -> None:
 def test_a_kconfig_that_has_no_end_is_read_all_the_same(tmp_path: Path, text: str) -> None:
     (tmp_path / "other").write_text('source "Kconfig"\nsource "Kconfig"\n')
     (tmp_path / "Kconfig").write_text(f"config A\n\tbool\n\t{text}config B\n\tbool\n")
-    found = kconfig.read(tmp_path, "arm64")
+    found = parser.read(tmp_path, "arm64")
     assert {"A", "B"} <= set(found.options)
-    explain("A", kconfig.values_of({}, found), [])
+    explain("A", values.values_of({}, found), [])
 
 
 @pytest.mark.parametrize("number", ["", "0", "x", "²", "٣x", "9" * 5000])
 def test_what_is_no_version_is_none(number: str) -> None:
-    assert _version("CLANG_VERSION", number) == "no"
+    assert version_of("CLANG_VERSION", number) == "no"

@@ -15,10 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from rbuild import export, ide, store
-from rbuild.console import Console
+from rbuild.cache.directory import Cache
 from rbuild.errors import UsageError
-from rbuild.store import Store, write_text
+from rbuild.ide import project as ide_project
+from rbuild.ui.console import Console
+from rbuild.util import export, files, host
+from rbuild.util.files import write_text
 
 from .conftest import Host
 
@@ -94,7 +96,7 @@ def test_what_was_there_survives_a_write_that_fails(tmp_path: Path, monkeypatch,
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "aside")
 
-    monkeypatch.setattr(store.os, "replace", full)
+    monkeypatch.setattr(files.os, "replace", full)
     with pytest.raises(OSError, match="No space left"):
         writer(path)
     assert path.read_text() == "old"
@@ -114,7 +116,7 @@ def test_an_error_names_the_file(tmp_path: Path) -> None:
 def test_what_the_dead_have_left_aside_is_removed(tmp_path: Path, writer) -> None:
     child = subprocess.Popen([sys.executable, "-c", ""])
     child.wait()
-    here, elsewhere, end = store.realm(), "0123456789ab", "0" * 16
+    here, elsewhere, end = host.realm(), "0123456789ab", "0" * 16
     own = ["notes.1999", f".out.json.{child.pid}", f".rbuild-{here}-{child.pid}-backup"]
     alive = f".rbuild-{here}-{os.getpid()}-{end}"
     # Of another container, where this number may be a process's.
@@ -284,14 +286,14 @@ def test_a_report_is_not_written_through_a_link(host: Host, victim: Path) -> Non
 def test_an_editors_file_that_is_a_link_is_not_ours(tmp_path: Path, victim: Path) -> None:
     path = tmp_path / "out/compile_commands.json"
     path.parent.mkdir()
-    project, cache = ide.Project([], None), Store(tmp_path / "cache", Console())
+    project, cache = ide_project.Project([], None), Cache(tmp_path / "cache", Console())
     for target in (tmp_path / "nothing", victim):
         path.unlink(missing_ok=True)
         path.symlink_to(target)
         with pytest.raises(UsageError, match="rbuild didn't make it"):
-            ide.write(project, path.parent, cache)
+            ide_project.write(project, path.parent, cache)
         assert path.is_symlink()
-    ide.write(project, path.parent, cache, force=True)
+    ide_project.write(project, path.parent, cache, force=True)
     assert victim.read_text() == "mine"
     assert path.read_text() == "[]\n"
 
@@ -334,7 +336,7 @@ def test_every_option_that_writes_is_looked_at() -> None:
     """A new option for a file or folder of the user's must be an Output, or be named here."""
     import click
 
-    from rbuild.cli import COMMANDS, main
+    from rbuild.cli.main import COMMANDS, main
     from rbuild.cli.options import Output
 
     read = {"path", "--compare", "--from", "--overlay", "--tls-ca", "--tls-cert", "--tls-key"}

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from rbuild import contents, folders, outputs, symbol_index
 from rbuild.errors import UsageError
-from rbuild.module import inputs_list, sync
+from rbuild.module.sync import inputs_list, sync
+from rbuild.sandbox import outputs
+from rbuild.source import contents, symbol_index
+from rbuild.util import disk, folders, walk
 from tests.unit.conftest import Host
 
 DEEP = 1200
@@ -76,8 +78,8 @@ def churn(folder: Path, target: str = "/etc") -> Iterator[None]:
 def test_a_deep_folder_is_measured_and_removed(folder: Path) -> None:
     (folder / "deep").mkdir()
     nest(folder / "deep")
-    assert sum(1 for _ in folders.walk(folder)) == DEEP + 2
-    assert folders.tree_size(folder) >= 0
+    assert sum(1 for _ in walk.walk(folder)) == DEEP + 2
+    assert disk.tree_size(folder) >= 0
     folders.remove_tree(folder / "deep")
     assert list(folder.iterdir()) == []
 
@@ -121,7 +123,7 @@ def test_a_folder_that_moves_away_ends_no_walk(folder: Path) -> None:
     (folder / "a/b/c").mkdir(parents=True)
     (folder / "d").mkdir()
     found = []
-    for visit in folders.walk(folder):
+    for visit in walk.walk(folder):
         found.append(visit.path())
         if visit.path() == "a/b":
             (folder / "a/b").rename(folder / "e")
@@ -282,9 +284,9 @@ def test_a_link_that_goes_while_it_is_followed_is_no_input(
 def test_what_a_build_leaves_too_deep_is_removed(folder: Path) -> None:
     nest(folder)
     (folder / "mine.ko").write_text("x")
-    (fault,) = outputs.settle(folder)
+    (fault,) = outputs.sanitise(folder)
     assert "nested deeper than 100 levels, or with a path longer than 2048 bytes" in fault
-    assert outputs.settle(folder) == []
+    assert outputs.sanitise(folder) == []
     assert (folder / "mine.ko").exists()
     assert (
         subprocess.run(["find", folder], capture_output=True, check=True).stdout.count(b"\n") < 25
@@ -315,8 +317,8 @@ def test_what_is_written_to_a_shared_folder_meanwhile_is_no_fault(folder: Path) 
     (folder / "kept").write_text("x")
     for _ in range(24):
         with churn(folder):
-            assert [one for one in outputs.settle(folder) if not one.startswith("way-")] == []
-            assert folders.tree_size(folder) > 0
+            assert [one for one in outputs.sanitise(folder) if not one.startswith("way-")] == []
+            assert disk.tree_size(folder) > 0
 
 
 def test_a_folder_in_the_place_of_a_file_written_aside_is_no_obstacle(tmp_path: Path) -> None:

@@ -10,10 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from rbuild import doctor, git, process, rootfs, seal
-from rbuild.doctor import State
+from rbuild.cache import integrity
 from rbuild.errors import InfrastructureError, ProcessFailed, TimedOut
-from rbuild.folders import GONE
+from rbuild.provision import doctor, mirrors
+from rbuild.provision.doctor import State
+from rbuild.source import git
+from rbuild.util import process
+from rbuild.util.folders import GONE
 from tests.unit.conftest import Host
 
 LEAKS = ("LD_PRELOAD", "GIT_TRACE", "TAR_OPTIONS", "POSIXLY_CORRECT", "API_TOKEN", "LANGUAGE")
@@ -85,14 +88,14 @@ IGNORED = (
 def test_only_proxies_are_taken_for_proxies(bare: Host, stream: int) -> None:
     line = 'Acquire::http::Proxy "http://proxy:3128/";'
     bare.tool("apt-config", f"echo \"{IGNORED}\" >&{stream}; echo '{line}'")
-    assert rootfs.proxy_options() == [line]
+    assert mirrors.proxy_options() == [line]
 
 
 @pytest.mark.parametrize("stream", [1, 2])
 def test_only_mirrors_are_taken_for_mirrors(bare: Host, stream: int) -> None:
     noise = f'echo "{IGNORED}" >&{stream}; echo "W: Debian|odd" >&{stream}'
     bare.tool("apt-get", f"{noise}; echo 'Debian|http://mirror/debian/'")
-    assert rootfs.host_mirrors("trixie")[0] == "deb http://mirror/debian/ trixie main"
+    assert mirrors.host_mirrors("trixie")[0] == "deb http://mirror/debian/ trixie main"
 
 
 @pytest.mark.parametrize("printed", ["hello", r"f 644 1 1.0 ./a\0noise: x\0"])
@@ -118,8 +121,8 @@ def test_names_with_newlines_are_records(tmp_path: Path) -> None:
     (tmp_path / "src").mkdir()
     (tmp_path / "src/\nodd\n name").touch()
     (tmp_path / "src/\nlink").symlink_to("nowhere")
-    found = seal.seal(tmp_path, "src")
-    assert seal.changed(tmp_path, found) == seal.damage(tmp_path, found) == []
+    found = integrity.record(tmp_path, "src")
+    assert integrity.verify_quick(tmp_path, found) == integrity.verify_deep(tmp_path, found) == []
 
 
 class Repository:
@@ -221,13 +224,13 @@ VARIABLES = {
 def test_git_heeds_no_variable_of_the_callers(
     repository: Repository, host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rbuild.console import Console
-    from rbuild.store import Store
+    from rbuild.cache.directory import Cache
+    from rbuild.ui.console import Console
 
     for name, value in VARIABLES.items():
         monkeypatch.setenv(name, value)
     url = f"file://{repository.folder}"
-    assert git.resolve(url, "main", Store(host.cache, Console())) == repository.commit
+    assert git.resolve(url, "main", Cache(host.cache, Console())) == repository.commit
     _fetched(repository, host.folder / "target")
 
 
@@ -268,7 +271,7 @@ def apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]"
         " http://mirror.example/debian-security trixie-security main\n"
     )
-    monkeypatch.setattr(rootfs, "APT", folder)
+    monkeypatch.setattr(mirrors, "APT", folder)
     return folder
 
 
@@ -282,21 +285,21 @@ LINES = [
 @pytest.mark.usefixtures("apt")
 def test_the_hosts_mirror_is_found_without_lists(bare: Host) -> None:
     bare.tool("apt-get", APT_GET.format(whole=EMPTY))
-    assert rootfs.host_mirrors("trixie") == LINES
-    assert rootfs.find_mirrors().warning == ""
+    assert mirrors.host_mirrors("trixie") == LINES
+    assert mirrors.find_mirrors().warning == ""
 
 
 @pytest.mark.usefixtures("apt")
 def test_a_mirror_whose_list_is_missing_is_found_as_well(bare: Host) -> None:
     whole = "echo 'Debian|http://mirror.example/debian/'; exit 0"
     bare.tool("apt-get", APT_GET.format(whole=whole))
-    assert rootfs.host_mirrors("trixie") == LINES
+    assert mirrors.host_mirrors("trixie") == LINES
 
 
 def test_a_malformed_list_of_somebody_elses_hides_no_mirror(bare: Host, apt: Path) -> None:
     bare.tool("apt-get", APT_GET.format(whole=MALFORMED))
     (apt / "sources.list.d/bad.list").write_text("deb nonsense\n")
-    assert rootfs.host_mirrors("trixie") == LINES
+    assert mirrors.host_mirrors("trixie") == LINES
     said = bare("setup", "cross").err
     assert "Malformed entry 1 in list file bad.list (Suite)" in said
     assert "http://mirror.example/debian/" in said
@@ -305,7 +308,7 @@ def test_a_malformed_list_of_somebody_elses_hides_no_mirror(bare: Host, apt: Pat
 def test_a_mirror_is_not_ignored_without_a_word(bare: Host, apt: Path) -> None:
     bare.tool("apt-get", APT_GET.format(whole=MALFORMED))
     (apt / "sources.list").write_text("deb nonsense\n")
-    assert rootfs.host_mirrors("trixie") == []
+    assert mirrors.host_mirrors("trixie") == []
     assert "taking Debian's default mirror" in bare("setup", "cross").err
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from rbuild import cli, doctor, rootfs
-from rbuild.errors import HostLacks
+from rbuild.cli import main
+from rbuild.errors import MissingDependency
+from rbuild.provision import doctor, mmdebstrap
 from tests.unit.conftest import Host
 
 ROOT = Path(__file__).parents[2]
@@ -104,8 +105,8 @@ def test_a_user_without_a_name_has_no_subordinate_ids(monkeypatch: pytest.Monkey
     finding = doctor._subordinate_ids(user)
     assert "no entry in passwd" in finding.text
     assert finding.action is None
-    with pytest.raises(HostLacks, match="no entry in passwd"):
-        rootfs._need_name()
+    with pytest.raises(MissingDependency, match="no entry in passwd"):
+        mmdebstrap._need_name()
 
 
 @pytest.fixture
@@ -132,6 +133,6 @@ def test_a_cache_where_no_program_runs_is_named(host: Host, words: tuple[str, ..
 @pytest.mark.usefixtures("noexec")
 def test_a_folder_for_temporary_files_where_no_program_runs_is_named(bare: Host) -> None:
     bare.cache.mkdir()
-    with pytest.raises(HostLacks, match="noexec"), rootfs._temporary(bare.cache):
+    with pytest.raises(MissingDependency, match="noexec"), mmdebstrap._temporary(bare.cache):
         pass
-    assert cli.run(["status"]) == 0
+    assert main.run(["status"]) == 0

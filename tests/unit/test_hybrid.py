@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from rbuild import environment
-from rbuild.completion import names
-from rbuild.console import Console
+from rbuild.cache.directory import Cache
 from rbuild.errors import UsageError
-from rbuild.sandbox import Bind
+from rbuild.provision.rootfs import entry_of
 from rbuild.sandbox.native import layer, merged
-from rbuild.store import Store
+from rbuild.sandbox.runtime import Bind
+from rbuild.specs import catalogue, environment
+from rbuild.ui.console import Console
 
 from .conftest import Host
 
@@ -83,12 +83,12 @@ def test_a_variant_is_its_base_in_another_emulator(tmp_path: Path) -> None:
     assert found.base.definition.emulator == ("sid",)
     # What is built in it is the same: it has its base's name, and so its rootfs and KDIRs.
     assert found.name == "chroot"
-    store = Store(tmp_path, Console())
-    assert found.base.entry(store) == chroot.base.entry(store)
+    cache = Cache(tmp_path, Console())
+    assert entry_of(found.base, cache) == entry_of(chroot.base, cache)
 
 
 def test_the_documented_variants_are_of_the_chroot() -> None:
-    paths = sorted((Path(__file__).parents[2] / "docs/levers").glob("*.yaml"))
+    paths = sorted((Path(__file__).parents[2] / "docs/bench/environments").glob("*.yaml"))
     assert len(paths) >= 4
     assert {environment.load(str(path)).name for path in paths} == {"chroot"}
 
@@ -113,8 +113,8 @@ def test_only_a_hybrid_has_levels(bare: Host) -> None:
     assert "Did you mean 'compilers'?" in bare("setup", "hybrid:compiler", code=2).err
     assert "cross has no levels" in bare("setup", "cross:all", code=2).err
     assert "There is no environment" in bare("setup", "hybird:all", code=2).err
-    assert names.levels("hybrid") == ["hybrid:none", "hybrid:compilers", "hybrid:all"]
-    assert names.levels("cross") == []
+    assert catalogue.levels("hybrid") == ["hybrid:none", "hybrid:compilers", "hybrid:all"]
+    assert catalogue.levels("cross") == []
 
 
 def rootfs(folder: Path, **programs: str) -> Path:

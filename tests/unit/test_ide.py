@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from rbuild import ide
-from rbuild.console import Console
+from rbuild.cache.directory import Cache
 from rbuild.errors import BuildFailed, UsageError
-from rbuild.ide import COMMANDS, PROJECT, Places, Project, understood
-from rbuild.store import Store
+from rbuild.ide import project as ide_project
+from rbuild.ide.project import COMMANDS, PROJECT, Places, Project, understood
+from rbuild.ui.console import Console
 
 from .conftest import Host
 
@@ -61,7 +61,9 @@ def test_a_command_keeps_what_decides_the_meaning(where: Places) -> None:
         "-fmacro-prefix-map=/src/= -fstrict-flex-arrays=3 -ftrivial-auto-var-init=zero "
         "-Wa,-march=armv8.5-a -fshort-wchar -c -o a.o /src/a.c"
     )
-    assert ide.command({"directory": "/kdir", "file": "/src/a.c", "command": words}, where) == {
+    assert ide_project.command(
+        {"directory": "/kdir", "file": "/src/a.c", "command": words}, where
+    ) == {
         "directory": "/K",
         "file": "/T/a.c",
         "arguments": [
@@ -88,7 +90,7 @@ def test_a_modules_crate_is_like_a_drivers(tmp_path: Path) -> None:
     (tmp_path / ".mine.o.cmd").write_text(RUSTC.format("/module/mine.rs"))
     (tmp_path / ".gone.o.cmd").write_text(RUSTC.format("/module/gone.rs"))
     (tmp_path / ".c.o.cmd").write_text("savedcmd_/module/c.o := clang /module/c.c\n")
-    made = ide.with_module({"sysroot": "/usr", "crates": [CORE, SAMPLE]}, tmp_path)
+    made = ide_project.with_module({"sysroot": "/usr", "crates": [CORE, SAMPLE]}, tmp_path)
     assert made["sysroot"] == "/usr"
     assert made["crates"] == [
         CORE,
@@ -100,7 +102,7 @@ def test_a_modules_crate_is_like_a_drivers(tmp_path: Path) -> None:
         },
     ]
     with pytest.raises(BuildFailed, match="no driver"):
-        ide.with_module({"crates": [CORE]}, tmp_path)
+        ide_project.with_module({"crates": [CORE]}, tmp_path)
 
 
 def test_only_texts_that_are_paths_change(where: Places) -> None:
@@ -110,18 +112,18 @@ def test_only_texts_that_are_paths_change(where: Places) -> None:
 
 
 def test_only_rbuilds_own_files_are_replaced(tmp_path: Path) -> None:
-    store = Store(tmp_path / "cache", Console())
-    tool = f"{store.root}/rootfs/x/usr/bin/clang"
+    cache = Cache(tmp_path / "cache", Console())
+    tool = f"{cache.root}/rootfs/x/usr/bin/clang"
     project = Project([{"directory": "/K", "file": "/a.c", "arguments": [tool]}], None)
     folder = tmp_path / "mine"
-    assert ide.write(project, folder, store) == ide.write(project, folder, store)
+    assert ide_project.write(project, folder, cache) == ide_project.write(project, folder, cache)
     for foreign in ("[]", "no JSON", json.dumps([{"command": "cc a.c"}]), "[7]"):
-        (folder / ide.COMMANDS).write_text(foreign)
+        (folder / ide_project.COMMANDS).write_text(foreign)
         with pytest.raises(UsageError, match="rbuild didn't make it"):
-            ide.write(project, folder, store)
-        assert (folder / ide.COMMANDS).read_text() == foreign
-    ide.write(project, folder, store, force=True)
-    assert json.loads((folder / ide.COMMANDS).read_text()) == project.commands
+            ide_project.write(project, folder, cache)
+        assert (folder / ide_project.COMMANDS).read_text() == foreign
+    ide_project.write(project, folder, cache, force=True)
+    assert json.loads((folder / ide_project.COMMANDS).read_text()) == project.commands
 
 
 def test_wrong_usage_is_said_before_anything_is_built(bare: Host) -> None:

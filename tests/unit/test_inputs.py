@@ -8,29 +8,22 @@ from pathlib import Path
 
 import pytest
 
-from rbuild import (
-    binding,
-    boot,
-    data,
-    fdt,
-    ide,
-    kbuild,
-    kconfig,
-    module,
-    overlay,
-    profile,
-    root,
-    seed,
-    textfile,
-)
-from rbuild import elf as elf_file
 from rbuild.bench import compare
-from rbuild.console import Console
-from rbuild.deploy.remote import Remote
-from rbuild.download import download
+from rbuild.board.deploy.remote import Remote
+from rbuild.boot import qemu
+from rbuild.devicetree import dt_schema, fdt, overlay
 from rbuild.errors import BuildFailed, InfrastructureError, UsageError
-from rbuild.profile import Driver
-from rbuild.source import kernel_version
+from rbuild.ide import project as ide_project
+from rbuild.kernel import config, products, reuse
+from rbuild.kernel.kconfig import parser
+from rbuild.module import check, drivers, sync
+from rbuild.source.download import download
+from rbuild.source.tree import kernel_version
+from rbuild.specs import profile
+from rbuild.specs.profile import Driver
+from rbuild.ui.console import Console
+from rbuild.util import data, root, textfile
+from rbuild.util import elf as elf_file
 
 from .conftest import Host
 
@@ -380,7 +373,7 @@ class TestModule:
     def test_folders_that_links_multiply_are_refused(
         self, host: Host, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(module, "SOURCES_MOST", 200)
+        monkeypatch.setattr(sync, "MAX_SOURCES", 200)
         folder = host.write_module()
         for number in range(30):
             mkdir(folder / f"d{number}")
@@ -395,7 +388,7 @@ class TestModule:
     ) -> None:
         folder = host.write_module()
         (host.folder / "secret").write_text(SECRET)
-        look = module._must_be_within
+        look = sync._must_be_within
 
         def swap(path: Path, own: root.Root) -> None:
             look(path, own)
@@ -403,7 +396,7 @@ class TestModule:
                 path.unlink()
                 path.symlink_to("../secret")
 
-        monkeypatch.setattr(module, "_must_be_within", swap)
+        monkeypatch.setattr(sync, "_must_be_within", swap)
         found = host("module", folder, "--profile", host.profile, code=2)
         assert f"mine.c leads to {host.folder}/secret" in found.err
 
@@ -413,7 +406,7 @@ class TestModule:
         assert "--root needs PATH" in found.err
 
     def test_our_own_drivers_may_be_links(self) -> None:
-        assert root.of(module.driver_source(Driver.C)).folder == Path("/")
+        assert root.of(drivers.driver_source(Driver.C)).folder == Path("/")
 
 
 OVERLAY = '/dts-v1/;\n/plugin/;\n/ { compatible = "x"; };\n'
@@ -444,7 +437,7 @@ class TestOverlay:
         (folder / "x.yaml").symlink_to("../secret")
         fifo(folder / "y.yaml")
         with pytest.raises(UsageError, match=r"x\.yaml leads to"):
-            binding.beside(folder)
+            dt_schema.beside(folder)
 
     def test_a_fifo_is_no_source(self, tmp_path: Path) -> None:
         fifo(tmp_path / "x.dtso")
@@ -458,14 +451,14 @@ class TestOutputs:
     @pytest.mark.parametrize(
         ("name", "read"),
         [
-            ("modules.order", lambda folder: kbuild.listed(folder / "modules.order")),
-            ("include/config/kernel.release", kbuild.kernel_release),
-            (".config", kbuild.config_of),
-            (".config", seed._config),
-            ("Module.symvers", lambda folder: module._symvers(folder / "Module.symvers")),
+            ("modules.order", lambda folder: products.listed(folder / "modules.order")),
+            ("include/config/kernel.release", products.kernel_release),
+            (".config", config.config_of),
+            (".config", reuse._config),
+            ("Module.symvers", lambda folder: check.read_symvers(folder / "Module.symvers")),
             ("x.ko", lambda folder: elf_file.module_info(folder / "x.ko")),
             ("x.ko", lambda folder: elf_file.section_digests(folder / "x.ko")),
-            (".x.o.cmd", lambda folder: list(ide._crates(folder))),
+            (".x.o.cmd", lambda folder: list(ide_project._crates(folder))),
         ],
     )
     def test_a_sparse_file_is_refused(
@@ -478,9 +471,9 @@ class TestOutputs:
 
     def test_a_sparse_project_file_is_refused(self, tmp_path: Path) -> None:
         sparse(tmp_path / "compile_commands.json")
-        places = ide.Places({}, tmp_path)
+        places = ide_project.Places({}, tmp_path)
         with pytest.raises(BuildFailed, match="the limit is"):
-            ide.understood(tmp_path, tmp_path, places, has_rust=False)
+            ide_project.understood(tmp_path, tmp_path, places, has_rust=False)
 
     def test_a_sparse_device_tree_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(InfrastructureError, match="the limit is"):
@@ -493,7 +486,7 @@ class TestOutputs:
 
     def test_a_sparse_kconfig_is_none(self, tmp_path: Path) -> None:
         sparse(tmp_path / "Kconfig")
-        reader = kconfig._Reader(tmp_path, {})
+        reader = parser._Reader(tmp_path, {})
         reader.file("Kconfig")
         assert reader.options == {}
 
@@ -505,7 +498,7 @@ class TestBoard:
         program.chmod(0o755)
         board = Remote("board", (str(program),))
         with pytest.raises(InfrastructureError, match="The board sent more than"):
-            board.step("look", "", "")
+            board.step("probe", "", "")
         with pytest.raises(InfrastructureError, match="The board sent more than"), board.lock():
             pass
 
@@ -514,7 +507,7 @@ class TestBoard:
         program.write_text("#!/bin/sh\nexec tr '\\0' x </dev/zero\n")
         program.chmod(0o755)
         with pytest.raises(InfrastructureError, match="The board sent more than"):
-            Remote("board", (str(program),)).step("look", "", "")
+            Remote("board", (str(program),)).step("probe", "", "")
         with (
             pytest.raises(InfrastructureError, match="The board sent more than"),
             Remote("board", (str(program),)).lock(),
@@ -530,7 +523,7 @@ def test_a_result_without_end_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_console_without_end_is_cut(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(boot, "CONSOLE_MOST", 2 << 20)
+    monkeypatch.setattr(qemu, "MAX_CONSOLE", 2 << 20)
     host.tool("qemu-system-aarch64", "exec yes 'still here'")
     found = host("boot", host.write_module(), "--profile", host.write_bootable(), code=1)
     assert "it wrote more than 2 MiB to its console and was stopped" in found.err

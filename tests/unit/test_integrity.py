@@ -1,4 +1,4 @@
-"""Integrity: what was damaged in the Store is found before it is used, and made anew."""
+"""Integrity: what was damaged in the cache is found before it is used, and made anew."""
 
 from __future__ import annotations
 
@@ -11,12 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from rbuild import process, seal
-from rbuild.cli import run, status
-from rbuild.console import Console
-from rbuild.errors import BuildFailed, Damaged, NewerFormat, ProcessFailed
-from rbuild.folders import GONE
-from rbuild.store import FORMAT, Entry, Room, Store, freed_size, realm, tree_size
+from rbuild.cache import integrity, verify
+from rbuild.cache.directory import Cache, CorruptEntry
+from rbuild.cache.entry import FORMAT, Entry, EntryKind
+from rbuild.cache.locks import in_use
+from rbuild.cli.main import run
+from rbuild.errors import BuildFailed, NewerFormat, ProcessFailed
+from rbuild.ui.console import Console
+from rbuild.util import process
+from rbuild.util.disk import freed_size, tree_size
+from rbuild.util.folders import GONE
+from rbuild.util.host import realm
 from tests.unit.conftest import Host
 
 FILES = {
@@ -28,19 +33,19 @@ FILES = {
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "cache", Console())
+def cache(tmp_path: Path) -> Cache:
+    return Cache(tmp_path / "cache", Console())
 
 
-def published(store: Store, name: str = "one") -> Entry:
-    entry = store.entry(Room.TREES, name, "0123456789ab")
-    with store.lock(entry):
-        partial = store.partial(entry)
+def published(cache: Cache, name: str = "one") -> Entry:
+    entry = cache.entry(EntryKind.TREES, name, "0123456789ab")
+    with cache.lock(entry):
+        partial = cache.partial(entry)
         for path, text in FILES.items():
             (partial / path).parent.mkdir(parents=True, exist_ok=True)
             (partial / path).write_text(text)
         (partial / "src/link").symlink_to("Makefile")
-        store.publish(entry, partial, {"version": "6.1"})
+        cache.publish(entry, partial, {"version": "6.1"})
     return entry
 
 
@@ -79,150 +84,150 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("name", DAMAGES)
-def test_damage_is_found_before_use(store: Store, name: str) -> None:
-    entry = published(store)
-    assert store.rely(entry) is not None
-    store.check()
-    store.release()
+def test_damage_is_found_before_use(cache: Cache, name: str) -> None:
+    entry = published(cache)
+    assert cache.use(entry) is not None
+    cache.check()
+    cache.release()
     how, path, said = DAMAGES[name]
     how(entry.path / path)
-    found = entry.seal
+    found = entry.integrity
     assert found is not None
-    assert any(said in fault for fault in seal.changed(entry.path, found))
-    assert store.rely(entry) is not None
-    with pytest.raises(Damaged, match="one-0123456789ab was damaged"):
-        store.check()
+    assert any(said in fault for fault in integrity.verify_quick(entry.path, found))
+    assert cache.use(entry) is not None
+    with pytest.raises(CorruptEntry, match="one-0123456789ab was damaged"):
+        cache.check()
 
 
-def test_a_flipped_bit_is_found_by_its_content(store: Store) -> None:
-    entry = published(store)
-    found = entry.seal
+def test_a_flipped_bit_is_found_by_its_content(cache: Cache) -> None:
+    entry = published(cache)
+    found = entry.integrity
     assert found is not None
-    assert seal.damage(entry.path, found) == []
+    assert integrity.verify_deep(entry.path, found) == []
     flip(entry.path / "src/drivers/spi/spi.c")
-    assert seal.changed(entry.path, found) == []
-    assert seal.damage(entry.path, found) == [
-        "drivers/spi/spi.c has another content than was sealed"
+    assert integrity.verify_quick(entry.path, found) == []
+    assert integrity.verify_deep(entry.path, found) == [
+        "drivers/spi/spi.c has another content than was recorded"
     ]
 
 
-def test_what_isnt_read_isnt_looked_at(store: Store) -> None:
-    entry = published(store)
-    found = entry.seal
+def test_what_isnt_read_isnt_looked_at(cache: Cache) -> None:
+    entry = published(cache)
+    found = entry.integrity
     assert found is not None
     edit(entry.path / "src/drivers/spi/spi.c")
-    assert seal.changed(entry.path, found, re.compile("drivers")) == []
-    assert seal.changed(entry.path, found, re.compile("include")) != []
+    assert integrity.verify_quick(entry.path, found, re.compile("drivers")) == []
+    assert integrity.verify_quick(entry.path, found, re.compile("include")) != []
 
 
 @pytest.mark.parametrize("how", [truncate, edit, Path.unlink])
-def test_a_damaged_manifest_is_damage(store: Store, how) -> None:
-    entry = published(store)
-    found = entry.seal
+def test_a_damaged_manifest_is_damage(cache: Cache, how) -> None:
+    entry = published(cache)
+    found = entry.integrity
     assert found is not None
     edit(entry.path / "src/Makefile")
-    how(entry.path / seal.MANIFEST)
-    assert seal.changed(entry.path, found) == [
-        "its manifest is gone, or isn't the one that was sealed"
+    how(entry.path / integrity.MANIFEST)
+    assert integrity.verify_quick(entry.path, found) == [
+        "its manifest is gone, or isn't the one that was recorded"
     ]
-    assert seal.damage(entry.path, found) == seal.changed(entry.path, found)
+    assert integrity.verify_deep(entry.path, found) == integrity.verify_quick(entry.path, found)
 
 
 @pytest.mark.parametrize("value", [None, [], {}, {"folder": 1}, "x"])
-def test_a_broken_seal_is_none(store: Store, value: object) -> None:
-    entry = published(store)
-    store.update(entry, seal=value)
-    assert entry.seal is None
-    assert store.rely(entry) is None
+def test_a_broken_seal_is_none(cache: Cache, value: object) -> None:
+    entry = published(cache)
+    cache.update(entry, integrity=value)
+    assert entry.integrity is None
+    assert cache.use(entry) is None
 
 
-def test_an_entry_under_another_name_is_not_used(store: Store) -> None:
-    entry = published(store)
-    other = store.entry(Room.TREES, "other", "0123456789ab")
+def test_an_entry_under_another_name_is_not_used(cache: Cache) -> None:
+    entry = published(cache)
+    other = cache.entry(EntryKind.TREES, "other", "0123456789ab")
     entry.path.rename(other.path)
-    assert store.rely(other) is None
+    assert cache.use(other) is None
 
 
-def test_an_opened_entry_may_change(store: Store) -> None:
-    entry = published(store)
-    assert store.rely(entry) is not None
-    with store.lock(entry):
-        store.open(entry)
+def test_an_opened_entry_may_change(cache: Cache) -> None:
+    entry = published(cache)
+    assert cache.use(entry) is not None
+    with cache.lock(entry):
+        cache.open(entry)
         edit(entry.path / "src/Makefile")
-        store.check()
-        store.close(entry, version="7.0")
-    assert store.rely(entry) is not None
-    store.check()
+        cache.check()
+        cache.close(entry, version="7.0")
+    assert cache.use(entry) is not None
+    cache.check()
     assert entry.raw["version"] == "7.0"
     edit(entry.path / "src/include/empty")
-    store.release()
-    store.rely(entry)
-    with pytest.raises(Damaged):
-        store.check()
+    cache.release()
+    cache.use(entry)
+    with pytest.raises(CorruptEntry):
+        cache.check()
 
 
-def test_what_a_newer_rbuild_made_is_refused_and_stays(store: Store) -> None:
-    entry = published(store)
-    store.update(entry, format=FORMAT + 1)
+def test_what_a_newer_rbuild_made_is_refused_and_stays(cache: Cache) -> None:
+    entry = published(cache)
+    cache.update(entry, format=FORMAT + 1)
     before = (entry.path / "metadata.json").read_bytes()
     with pytest.raises(NewerFormat, match="made by a newer rbuild") as error:
-        store.rely(entry)
+        cache.use(entry)
     assert error.value.exit_code == 4
     assert (entry.path / "metadata.json").read_bytes() == before
 
 
-def test_what_an_older_rbuild_made_is_sealed(store: Store) -> None:
-    entry = published(store)
+def test_what_an_older_rbuild_made_is_sealed(cache: Cache) -> None:
+    entry = published(cache)
     raw = entry.raw
-    del raw["seal"], raw["entry"]
+    del raw["integrity"], raw["entry"]
     (entry.path / "metadata.json").write_text(json.dumps({**raw, "format": 1}))
-    (entry.path / seal.MANIFEST).unlink()
-    metadata = store.rely(entry)
+    (entry.path / integrity.MANIFEST).unlink()
+    metadata = cache.use(entry)
     assert metadata is not None
     assert metadata["format"] == FORMAT
-    assert entry.seal is not None
+    assert entry.integrity is not None
     assert metadata["created"] == raw["created"]
 
 
 def test_a_name_of_the_shell_is_only_a_name(tmp_path: Path) -> None:
-    store = Store(tmp_path / "cache [x] *", Console())
-    entry = published(store)
-    assert entry.seal is not None
-    assert seal.changed(entry.path, entry.seal) == []
+    cache = Cache(tmp_path / "cache [x] *", Console())
+    entry = published(cache)
+    assert entry.integrity is not None
+    assert integrity.verify_quick(entry.path, entry.integrity) == []
 
 
-def test_what_is_used_is_not_removed_from_the_disk(store: Store) -> None:
-    entry = published(store)
-    user = Store(store.root, Console())
-    assert user.rely(entry) is not None
-    assert store.in_use(entry)
-    with store.lock(entry):
-        store.remove(entry)
+def test_what_is_used_is_not_removed_from_the_disk(cache: Cache) -> None:
+    entry = published(cache)
+    user = Cache(cache.root, Console())
+    assert user.use(entry) is not None
+    assert in_use(entry.path)
+    with cache.lock(entry):
+        cache.remove(entry)
     assert not entry.path.exists()
-    (trash,) = store.root.glob("trees/.one-*.trash-*")
+    (trash,) = cache.root.glob("trees/.one-*.trash-*")
     assert (trash / "src/Makefile").exists()
     user.release()
-    with store.lock(entry):
+    with cache.lock(entry):
         pass
     assert not trash.exists()
 
 
-def test_a_killed_writers_file_is_swept(store: Store) -> None:
-    entry = published(store)
+def test_a_killed_writers_file_is_swept(cache: Cache) -> None:
+    entry = published(cache)
     half = entry.path / f".rbuild-{realm()}-4194305-0123456789abcdef"
     half.write_text("half")
-    store.update(entry, version="8")
+    cache.update(entry, version="8")
     assert not list(entry.path.glob(".rbuild-*"))
 
 
-def test_a_killed_rbuilds_scratch_is_swept(store: Store) -> None:
-    with store.scratch("verify") as one:
+def test_a_killed_rbuilds_scratch_is_swept(cache: Cache) -> None:
+    with cache.scratch("verify") as one:
         (one / "file").touch()
     assert not one.exists()
     left = one.with_name(".verify-1-2.partial")
     left.mkdir()
     (left / "file").touch()
-    with store.scratch("verify") as two, Store(store.root, Console()).scratch("verify") as three:
+    with cache.scratch("verify") as two, Cache(cache.root, Console()).scratch("verify") as three:
         assert not left.exists()
         assert two.is_dir()
         assert three.is_dir()
@@ -252,43 +257,43 @@ def test_removing_gives_what_is_not_linked_from_elsewhere(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("raised", [None, BuildFailed("No compiler."), KeyboardInterrupt()])
 def test_what_is_checked_beside_work_is_told_instead(
-    store: Store, raised: BaseException | None
+    cache: Cache, raised: BaseException | None
 ) -> None:
-    entry = published(store)
-    store.rely(entry)
-    with store.checking():
+    entry = published(cache)
+    cache.use(entry)
+    with cache.checking():
         done = True
     assert done
     edit(entry.path / "src/Makefile")
-    other = Store(store.root, Console())
-    other.rely(entry)
+    other = Cache(cache.root, Console())
+    other.use(entry)
     # Who has interrupted it wants nothing made anew.
-    told = KeyboardInterrupt if isinstance(raised, KeyboardInterrupt) else Damaged
+    told = KeyboardInterrupt if isinstance(raised, KeyboardInterrupt) else CorruptEntry
     with pytest.raises(told), other.checking():
         if raised is not None:
             raise raised
 
 
-def test_what_another_has_made_anew_is_not_removed(store: Store) -> None:
-    entry = published(store)
+def test_what_another_has_made_anew_is_not_removed(cache: Cache) -> None:
+    entry = published(cache)
     edit(entry.path / "src/Makefile")
-    store.rely(entry)
-    with pytest.raises(Damaged) as damaged:
-        store.check()
-    again = Store(store.root, Console())
+    cache.use(entry)
+    with pytest.raises(CorruptEntry) as damaged:
+        cache.check()
+    again = Cache(cache.root, Console())
     again.discard(damaged.value)
     assert not entry.path.exists()
     published(again)
-    store.discard(damaged.value)
-    assert store.rely(entry) is not None
-    store.check()
+    cache.discard(damaged.value)
+    assert cache.use(entry) is not None
+    cache.check()
 
 
 # By the command line.
 
 
-def entry_of(host: Host, room: str) -> Path:
-    (found,) = (path for path in (host.cache / room).iterdir() if not path.name.startswith("."))
+def entry_of(host: Host, kind: str) -> Path:
+    (found,) = (path for path in (host.cache / kind).iterdir() if not path.name.startswith("."))
     return found
 
 
@@ -323,7 +328,7 @@ def test_status_verifies(host: Host) -> None:
     found = host("--json", "status", "--verify", code=1)
     (row,) = (row for row in found.json["entries"] if row.get("damage"))
     assert row["state"] == "damaged"
-    assert row["damage"] == "Makefile has another content than was sealed"
+    assert row["damage"] == "Makefile has another content than was recorded"
     assert f"{row['name']} is damaged" in found.err
     # What is known to be damaged is never used.
     host.write_module("int z;\n")
@@ -381,66 +386,66 @@ def test_the_cache_is_made_small_enough(host: Host) -> None:
 def test_what_is_in_use_stays(host: Host) -> None:
     host.module(host.write_module())
     tree = entry_of(host, "trees")
-    store = Store(host.cache, Console())
-    assert store.rely(Entry(Room.TREES, tree.name, tree)) is not None
+    cache = Cache(host.cache, Console())
+    assert cache.use(Entry(EntryKind.TREES, tree.name, tree)) is not None
     found = host("--json", "clean", "--what", "trees").json
     assert found["in_use"] == [tree.name]
     assert tree.is_dir()
-    store.release()
+    cache.release()
     assert host("--json", "clean", "--what", "trees").json["removed"] == [tree.name]
 
 
 # Verifying what somebody removes, or what can't be read.
 
 
-def vanish_before(store: Store, entry: Entry, real, *args):
-    store.remove(entry)
+def vanish_before(cache: Cache, entry: Entry, real, *args):
+    cache.remove(entry)
     return real(*args)
 
 
-def vanish_after(store: Store, entry: Entry, real, *args):
+def vanish_after(cache: Cache, entry: Entry, real, *args):
     faults = real(*args)
-    store.remove(entry)
+    cache.remove(entry)
     return faults
 
 
-def vanish_between(store: Store, entry: Entry, real, *args):
-    found = seal._records
+def vanish_between(cache: Cache, entry: Entry, real, *args):
+    found = integrity._records
 
     def records(*args) -> list[bytes]:
         now = found(*args)
-        store.remove(entry)
+        cache.remove(entry)
         return now
 
-    seal._records = records
+    integrity._records = records
     try:
         return real(*args)
     finally:
-        seal._records = found
+        integrity._records = found
 
 
-def vanish_and_come_back(store: Store, entry: Entry, real, *args):
+def vanish_and_come_back(cache: Cache, entry: Entry, real, *args):
     edit(entry.path / "src/Makefile")
     faults = real(*args)
     assert faults
-    store.remove(entry)
-    published(store)
+    cache.remove(entry)
+    published(cache)
     return faults
 
 
 @pytest.mark.parametrize("how", [vanish_before, vanish_between, vanish_after, vanish_and_come_back])
 def test_what_goes_while_it_is_verified_is_not_damaged(
-    store: Store, monkeypatch: pytest.MonkeyPatch, capsys, how
+    cache: Cache, monkeypatch: pytest.MonkeyPatch, capsys, how
 ) -> None:
-    entry = published(store)
-    published(store, "other")
-    real = status.damage
+    entry = published(cache)
+    published(cache, "other")
+    real = verify.verify_deep
 
-    def damage(path: Path, *args):
-        return how(store, entry, real, path, *args) if path == entry.path else real(path, *args)
+    def verify_deep(path: Path, *args):
+        return how(cache, entry, real, path, *args) if path == entry.path else real(path, *args)
 
-    monkeypatch.setattr(status, "damage", damage)
-    assert run(["--cache-dir", str(store.root), "--json", "status", "--verify"]) == 0
+    monkeypatch.setattr(verify, "verify_deep", verify_deep)
+    assert run(["--cache-dir", str(cache.root), "--json", "status", "--verify"]) == 0
     rows = json.loads(capsys.readouterr().out)["entries"]
     back = how is vanish_and_come_back
     assert len(rows) == 1 + back
@@ -451,36 +456,36 @@ def test_what_goes_while_it_is_verified_is_not_damaged(
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EIO])
 def test_what_cant_be_read_is_not_damaged(
-    store: Store, monkeypatch: pytest.MonkeyPatch, capsys, number: int
+    cache: Cache, monkeypatch: pytest.MonkeyPatch, capsys, number: int
 ) -> None:
-    entry = published(store)
-    real = seal.sha256_file
+    entry = published(cache)
+    real = integrity.sha256_file
 
     def sha256_file(path: Path) -> str:
         if path.name == "spi.c":
             raise OSError(number, os.strerror(number), str(path))
         return real(path)
 
-    monkeypatch.setattr(seal, "sha256_file", sha256_file)
-    assert run(["--cache-dir", str(store.root), "--json", "status", "--verify"]) == 4
+    monkeypatch.setattr(integrity, "sha256_file", sha256_file)
+    assert run(["--cache-dir", str(cache.root), "--json", "status", "--verify"]) == 4
     found = capsys.readouterr()
     (row,) = json.loads(found.out)["entries"]
     assert row["state"] == "unreadable"
     assert "damage" not in row
     assert f"drivers/spi/spi.c can't be read: {os.strerror(number)}" in found.err
-    store.rely(entry)
+    cache.use(entry)
     with pytest.raises(OSError, match=os.strerror(number)):
-        store.check()
+        cache.check()
     # What was seen to be wrong is damage all the same.
     edit(entry.path / "src/Makefile")
-    assert run(["--cache-dir", str(store.root), "--json", "status", "--verify"]) == 1
+    assert run(["--cache-dir", str(cache.root), "--json", "status", "--verify"]) == 1
 
 
 def test_what_couldnt_be_read_when_it_was_sealed_is_not_damaged(
-    store: Store, monkeypatch: pytest.MonkeyPatch
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An ordinary user's rootfs, which root verifies."""
-    real = seal.sha256_file
+    real = integrity.sha256_file
 
     def sha256_file(path: Path) -> str:
         if path.name == "spi.c":
@@ -488,20 +493,20 @@ def test_what_couldnt_be_read_when_it_was_sealed_is_not_damaged(
         return real(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(seal, "sha256_file", sha256_file)
-        entry = published(store)
-    assert entry.seal is not None
-    assert seal.damage(entry.path, entry.seal) == []
+        patch.setattr(integrity, "sha256_file", sha256_file)
+        entry = published(cache)
+    assert entry.integrity is not None
+    assert integrity.verify_deep(entry.path, entry.integrity) == []
     flip(entry.path / "src/Makefile")
-    assert seal.damage(entry.path, entry.seal) != []
+    assert integrity.verify_deep(entry.path, entry.integrity) != []
 
 
 @pytest.mark.parametrize("name", ["metadata.json", "manifest"])
 def test_an_entry_whose_record_cant_be_read_stays(
-    store: Store, monkeypatch: pytest.MonkeyPatch, name: str
+    cache: Cache, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    entry = published(store)
-    store.rely(entry)
+    entry = published(cache)
+    cache.use(entry)
     real = Path.open
 
     def deny(self: Path, *args, **kwargs):
@@ -511,10 +516,10 @@ def test_an_entry_whose_record_cant_be_read_stays(
 
     monkeypatch.setattr(Path, "open", deny)
     with pytest.raises(PermissionError):
-        store.find(entry)
+        cache.find(entry)
         edit(entry.path / "src/Makefile")
-        store.check()
-    assert run(["--cache-dir", str(store.root), "--json", "status", "--verify"]) == 4
+        cache.check()
+    assert run(["--cache-dir", str(cache.root), "--json", "status", "--verify"]) == 4
     assert entry.path.exists()
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rbuild.kbuild import locate
+from rbuild.kernel.config import locate
 
 from .conftest import Host
 

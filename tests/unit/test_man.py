@@ -11,8 +11,8 @@ from pathlib import Path
 import click
 import pytest
 
-from rbuild import cli, manual
-from rbuild.cli import COMMANDS
+from rbuild.cli import main, manpage
+from rbuild.cli.main import COMMANDS
 
 from .conftest import Host
 
@@ -22,7 +22,7 @@ NO_DATE = 'missing date, using "": TH'
 
 @pytest.fixture(scope="module")
 def page() -> str:
-    return manual.page(cli.main)
+    return manpage.page(main.main)
 
 
 @pytest.fixture
@@ -70,14 +70,14 @@ def test_the_page_fits_80_columns(file: Path) -> None:
 def test_the_page_has_every_command_option_and_example(file: Path) -> None:
     text = shown(file)
     for name in COMMANDS:
-        command = cli.main.get_command(click.Context(cli.main), name)
+        command = main.main.get_command(click.Context(main.main), name)
         assert command is not None
         own = text.split(f"\n   rbuild {name}\n")[1].split("\n   rbuild ")[0]
         for param in command.params:
             if isinstance(param, click.Option):
                 assert all(re.search(rf"(^|\s){opt}\b", own) for opt in param.opts)
         flat = " ".join(own.replace(" \\\n", "").split())
-        for line in manual.CONTINUED.sub(" ", command.epilog or "").splitlines():
+        for line in manpage.CONTINUED.sub(" ", command.epilog or "").splitlines():
             assert " ".join(line.strip("\b").split()) in flat
 
 
@@ -102,7 +102,7 @@ def test_the_page_has(words: str, file: Path) -> None:
 def test_the_same_help_gives_the_same_bytes(page: str, monkeypatch) -> None:
     for name, value in {"RBUILD_ENV": "chroot", "COLUMNS": "40", "LANG": "de_DE.UTF-8"}.items():
         monkeypatch.setenv(name, value)
-    assert manual.page(cli.main) == page
+    assert manpage.page(main.main) == page
     assert page.isascii()
 
 
@@ -113,7 +113,7 @@ def test_what_roff_would_take_for_its_own_is_shown(tmp_path: Path) -> None:
     def group() -> None: ...
 
     path = tmp_path / "x.1"
-    path.write_text(manual.page(group))
+    path.write_text(manpage.page(group))
     text = shown(path)
     for words in ("it's \\fBso\\fR: .ko, -x, ~/a, ^, \u00fc.", ".hidden is", "'quoted'"):
         assert words in text

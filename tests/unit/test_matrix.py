@@ -10,18 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from rbuild import profile
 from rbuild.bench import machine
 from rbuild.bench.plan import Target
-from rbuild.console import Console
-from rbuild.errors import Unwanted, UsageError
-from rbuild.matrix import meeting, task
+from rbuild.errors import Cancelled, UsageError
+from rbuild.matrix import scheduler, task
+from rbuild.matrix.bundle import ProfileBundle, pack, unpack
 from rbuild.matrix.identity import identity
 from rbuild.matrix.plan import Build, Plan, Skip, combine
 from rbuild.matrix.report import Attempt, Report, Row
-from rbuild.matrix.task import Outcome, Place, Task, perform
-from rbuild.matrix.travel import Packed, pack, unpack
-from rbuild.profile import Driver
+from rbuild.matrix.task import Outcome, Place, Task, run_task
+from rbuild.specs import profile
+from rbuild.specs.profile import Driver
+from rbuild.ui.console import Console
 
 from .conftest import Host
 
@@ -126,7 +126,7 @@ def test_a_base_configuration_that_is_missing_is_named(tmp_path: Path) -> None:
 
 
 def test_the_identity_is_of_code_and_definitions(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
-    from rbuild import data
+    from rbuild.util import data
 
     before = identity()
     assert before == identity()
@@ -164,12 +164,12 @@ def fake(tmp_path: Path) -> Callable[[str], Place]:
     return make
 
 
-TASK = Task(("module", "--out-of-tree"), Packed((("tiny.yaml", "name: tiny"),)))
+TASK = Task(("module", "--out-of-tree"), ProfileBundle((("tiny.yaml", "name: tiny"),)))
 
 
 def test_the_json_at_the_end_is_the_result_and_the_rest_is_the_log(fake) -> None:
     result = {"artefacts": [{"path": "a", "sha256": "0"}], "nested": {"x": {}}}
-    outcome = perform(TASK, fake(f"print('{{'); print(json.dumps({result}, indent=2))"))
+    outcome = run_task(TASK, fake(f"print('{{'); print(json.dumps({result}, indent=2))"))
     assert outcome.exit_code == 0
     assert outcome.result == result
     assert outcome.log.endswith("name: tiny\n{\n")
@@ -183,26 +183,26 @@ def test_the_json_at_the_end_is_the_result_and_the_rest_is_the_log(fake) -> None
 )
 def test_only_what_is_no_fault_of_the_builds_is_tried_elsewhere(fake, code, final) -> None:
     place = fake(f"print(json.dumps({{'error': 'No.', 'x': 1}}, indent=2)); sys.exit({code})")
-    outcome = perform(TASK, place)
+    outcome = run_task(TASK, place)
     assert (outcome.exit_code, outcome.is_final) == (code, final)
     assert outcome.error == (None if code == 0 else "No.")
 
 
 def test_an_rbuild_that_is_killed_is_no_failed_build(fake) -> None:
-    outcome = perform(TASK, fake("import os; os.kill(os.getpid(), 9)"))
+    outcome = run_task(TASK, fake("import os; os.kill(os.getpid(), 9)"))
     assert (outcome.exit_code, outcome.is_final) == (-9, False)
     assert outcome.error == "rbuild ended with status -9."
 
 
 def test_output_that_is_no_json_is_all_log(fake) -> None:
-    outcome = perform(TASK, fake("print('{\\nnonsense'); sys.exit(1)"))
+    outcome = run_task(TASK, fake("print('{\\nnonsense'); sys.exit(1)"))
     assert outcome.result == {}
     assert "nonsense" in outcome.log
 
 
 def test_a_log_is_bounded_and_says_so(fake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(task, "LOG_BYTES", 1000)
-    log = perform(TASK, fake("[print(n) for n in range(10000)]; print('{\\n}')")).log
+    log = run_task(TASK, fake("[print(n) for n in range(10000)]; print('{\\n}')")).log
     first, _, rest = log.partition("\n")
     assert first.endswith("characters before this are left out]")
     assert rest.endswith("9998\n9999\n")
@@ -211,8 +211,8 @@ def test_a_log_is_bounded_and_says_so(fake, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_an_unwanted_build_ends(fake, tmp_path: Path) -> None:
     asked = []
-    with pytest.raises(Unwanted):
-        perform(TASK, fake("time.sleep(1000)"), unwanted=lambda: asked.append(1) or len(asked) > 2)
+    with pytest.raises(Cancelled):
+        run_task(TASK, fake("time.sleep(1000)"), unwanted=lambda: asked.append(1) or len(asked) > 2)
     assert not list(tmp_path.glob("build-*"))
 
 
@@ -379,30 +379,32 @@ def test_wrong_usage_is_named(bare: Host, words: list[str], said: str) -> None:
 
 def test_addresses() -> None:
     files = [Path("ca"), Path("cert"), Path("key")]
-    assert meeting.meeting("h:1", None, None, None).address == "tcp://h:1"
-    assert meeting.meeting("h:1", *files).address == "tls://h:1"
-    assert meeting.meeting("tcp://[::1]:1", None, None, None).address == "tcp://[::1]:1"
+    assert scheduler.scheduler_at("h:1", None, None, None).address == "tcp://h:1"
+    assert scheduler.scheduler_at("h:1", *files).address == "tls://h:1"
+    assert scheduler.scheduler_at("tcp://[::1]:1", None, None, None).address == "tcp://[::1]:1"
     with pytest.raises(UsageError, match="not encrypted"):
-        meeting.meeting("tcp://h:1", *files)
+        scheduler.scheduler_at("tcp://h:1", *files)
 
 
 @pytest.mark.parametrize("port", ["0", "65536", "99999999999", "\u00b2", "x", ""])
 def test_a_port_that_is_none_is_named(port: str) -> None:
     with pytest.raises(UsageError, match="no scheduler's address"):
-        meeting.meeting(f"tcp://127.0.0.1:{port}", None, None, None)
+        scheduler.scheduler_at(f"tcp://127.0.0.1:{port}", None, None, None)
 
 
 def resolved(address: str, *, insecure: bool = False) -> tuple[list[str], list[str]]:
     """Return what an address without TLS resolves to, and what was warned of."""
     warned: list[str] = []
-    found = meeting.meeting(address, None, None, None, insecure=insecure).resolve(warned.append)
+    found = scheduler.scheduler_at(address, None, None, None, insecure=insecure).resolve(
+        warned.append
+    )
     return found, warned
 
 
 def names(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
     """Let every host have these addresses."""
     infos = [(0, 0, 0, "", (one, 0)) for one in addresses]
-    monkeypatch.setattr(meeting.socket, "getaddrinfo", lambda *_, **__: infos)
+    monkeypatch.setattr(scheduler.socket, "getaddrinfo", lambda *_, **__: infos)
 
 
 @pytest.mark.parametrize(
@@ -440,9 +442,9 @@ def test_beyond_loopback_needs_tls_or_the_option(
     assert len(found) == 1
     assert "others can run programs here" in warned[0]
     files = [Path("ca"), Path("cert"), Path("key")]
-    assert len(meeting.meeting("tls://h:1", *files).resolve(pytest.fail)) == 1
+    assert len(scheduler.scheduler_at("tls://h:1", *files).resolve(pytest.fail)) == 1
     with pytest.raises(UsageError, match="uses TLS: omit --insecure"):
-        meeting.meeting("tls://h:1", *files, insecure=True)
+        scheduler.scheduler_at("tls://h:1", *files, insecure=True)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "0", "[::]", "[::ffff:0.0.0.0]"])
@@ -508,7 +510,7 @@ def test_a_scheduler_whose_name_is_unknown_is_named(
     def unknown(*_: object, **__: object) -> None:
         raise socket.gaierror(-2, "Name or service not known")
 
-    monkeypatch.setattr(meeting.socket, "getaddrinfo", unknown)
+    monkeypatch.setattr(scheduler.socket, "getaddrinfo", unknown)
     found = bare("worker", "--scheduler", "tcp://nowhere:1", code=4)
     assert "No scheduler answers at tcp://nowhere:1: Name or service not known." in found.err
 
@@ -532,7 +534,7 @@ def test_certificates_that_are_none_are_named(bare: Host) -> None:
 
 
 def test_no_scheduler_is_no_traceback(bare: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rbuild.matrix.remote.GREET_S", 0.5)
+    monkeypatch.setattr("rbuild.matrix.remote.PROBE_S", 0.5)
     for words in (["matrix", "--env", "cross"], ["worker"]):
         found = bare(*words, "--scheduler", "127.0.0.1:1", code=4)
         assert "No scheduler answers at tcp://127.0.0.1:1" in found.err
@@ -555,5 +557,5 @@ def test_json_that_no_rbuild_says_is_all_log(result: str) -> None:
 def test_a_packed_profile_writes_only_into_its_folder(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "away"
     with pytest.raises(UsageError, match="A packed profile has a file named"):
-        unpack(Packed((("p.yaml", ""), (name, "text"))), folder)
+        unpack(ProfileBundle((("p.yaml", ""), (name, "text"))), folder)
     assert [path.name for path in tmp_path.iterdir()] == ["away"]

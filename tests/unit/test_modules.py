@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rbuild.module import sync
-from rbuild.root import Root
+from rbuild.module.sync import sync
+from rbuild.util.root import Root
 
 from .conftest import Host, Result
 
@@ -212,18 +212,18 @@ def test_a_file_that_vanishes_before_it_is_read_is_no_input(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Editors write files for a moment, such as vim's 4913."""
-    from rbuild import module
+    from rbuild.module import sync
 
     folder = host.write_module()
     (folder / "4913").write_text("")
-    real = module._files
+    real = sync.list_inputs
 
     def files(*arguments: Any, **options: Any) -> Iterator[Path]:
         found = list(real(*arguments, **options))
         (folder / "4913").unlink(missing_ok=True)
         return iter(found)
 
-    monkeypatch.setattr(module, "_files", files)
+    monkeypatch.setattr(sync, "list_inputs", files)
     host.module(folder)
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from rbuild import outputs, process
 from rbuild.errors import BuildFailed
-from rbuild.module import sync
+from rbuild.module.sync import sync
+from rbuild.sandbox import outputs
+from rbuild.util import process
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def folder(tmp_path: Path) -> Path:
 def test_a_link_that_leads_out_is_removed(folder: Path, target: str) -> None:
     (folder.parent / "secret").write_text("mine")
     (folder / "evil.ko").symlink_to(target)
-    (fault,) = outputs.settle(folder)
+    (fault,) = outputs.sanitise(folder)
     assert fault == f"evil.ko is a link to {target!r}, out of its folder"
     assert not (folder / "evil.ko").is_symlink()
     assert (folder.parent / "secret").read_text() == "mine"
@@ -34,7 +35,7 @@ def test_a_link_that_leads_out_is_removed(folder: Path, target: str) -> None:
 def test_a_chain_of_links_that_leads_out_is_removed(folder: Path) -> None:
     (folder / "one").symlink_to("two/passwd")
     (folder / "two").symlink_to("/etc")
-    assert len(outputs.settle(folder)) == 2
+    assert len(outputs.sanitise(folder)) == 2
     assert not any(path.is_symlink() for path in folder.iterdir())
 
 
@@ -42,11 +43,11 @@ def test_links_that_stay_are_kept(folder: Path) -> None:
     (folder / "sub/again.ko").symlink_to("../a.ko")
     (folder / "source").symlink_to("/src")
     (folder / "gone").symlink_to("nothing")
-    assert outputs.settle(folder) == []
+    assert outputs.sanitise(folder) == []
     assert (folder / "sub/again.ko").read_text() == "module"
     (folder / "source").unlink()
     (folder / "source").symlink_to("/src/../etc")
-    assert len(outputs.settle(folder)) == 1
+    assert len(outputs.sanitise(folder)) == 1
 
 
 def test_rights_pipes_and_sockets_go(folder: Path) -> None:
@@ -55,19 +56,19 @@ def test_rights_pipes_and_sockets_go(folder: Path) -> None:
     os.mkfifo(folder / "modules.order")
     with socket.socket(socket.AF_UNIX) as one:
         one.bind(str(folder / "s"))
-    found = outputs.settle(folder)
+    found = outputs.sanitise(folder)
     assert sorted(found) == [
         "modules.order is a device, a pipe or a socket",
         "root-shell runs with the rights of its owner or group",
         "s is a device, a pipe or a socket",
     ]
     assert (folder / "root-shell").stat().st_mode & 0o7777 == 0o755
-    assert outputs.settle(folder) == []
+    assert outputs.sanitise(folder) == []
 
 
 def test_a_name_is_shown_harmlessly(folder: Path) -> None:
     (folder / "\x1b[2J\nevil").symlink_to("/etc/passwd")
-    assert outputs.settle(folder) == [
+    assert outputs.sanitise(folder) == [
         r"\x1b[2J\nevil is a link to '/etc/passwd', out of its folder"
     ]
 

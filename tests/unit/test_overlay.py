@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rbuild import binding, fdt, overlay, parameters
+from rbuild.devicetree import dt_schema, fdt, overlay, overlay_parameters
+from rbuild.devicetree.fdt import Node
 from rbuild.errors import InfrastructureError, UsageError
-from rbuild.fdt import Node
 
 from .conftest import Host
 
@@ -158,7 +158,7 @@ def test_a_checker_that_breaks_is_no_clean_bill(host: Host, board: Path, source:
 
 def test_only_what_is_said_of_the_file_counts() -> None:
     lines = ["a.yaml: wrong", "\tsince so", "b.yaml: other", "\tof b", "a.yaml:3:1: more"]
-    assert binding._words(lines, "a.yaml") == ["wrong\n\tsince so", "3:1: more"]
+    assert dt_schema._words(lines, "a.yaml") == ["wrong\n\tsince so", "3:1: more"]
 
 
 SPI = Node({"status": b"disabled\0", "compatible": b"brcm,spi\0"})
@@ -172,21 +172,21 @@ def test_changes_are_what_is_new_or_other_and_on() -> None:
     after = Node(
         children={"soc": Node(children={"spi@0": spi}), "cpu": Node(), "__symbols__": Node()}
     )
-    assert [path for path, _ in binding.changes(BEFORE, after)] == [
+    assert [path for path, _ in dt_schema.changes(BEFORE, after)] == [
         "/soc/spi@0",
         "/soc/spi@0/nfc@0",
     ]
-    assert binding.changes(BEFORE, BEFORE) == []
+    assert dt_schema.changes(BEFORE, BEFORE) == []
     pins = Node(children={**BEFORE.children, "cpu": Node(children={"pins": Node()})})
-    assert [path for path, _ in binding.changes(BEFORE, pins)] == ["/cpu", "/cpu/pins"]
+    assert [path for path, _ in dt_schema.changes(BEFORE, pins)] == ["/cpu", "/cpu/pins"]
 
 
 def test_a_binding_names_a_compatible_as_a_whole_and_not_in_an_example(tmp_path: Path) -> None:
     path = tmp_path / "x.yaml"
     path.write_text("properties:\n  compatible:\n    const: nxp,mfrc522\nexamples:\n  - brcm,spi\n")
-    assert binding._names(path, ["nxp,mfrc522"])
-    assert not binding._names(path, ["nxp,mfrc52"])
-    assert not binding._names(path, ["brcm,spi"])
+    assert dt_schema._names(path, ["nxp,mfrc522"])
+    assert not dt_schema._names(path, ["nxp,mfrc52"])
+    assert not dt_schema._names(path, ["brcm,spi"])
 
 
 # What an overlay lacks.
@@ -221,7 +221,7 @@ def overlay_with(overrides: bytes) -> Node:
 
 def test_a_parameter_sets_cells_and_turns_fragments_on() -> None:
     asleep = overlay_with(b"\0\0\0\0+0\0" + b"\0\0\0\1pins:4\0")
-    awake = parameters.given(asleep, {"pin": "0x18"})
+    awake = overlay_parameters.given(asleep, {"pin": "0x18"})
     node = awake.find("/fragment@0/__overlay__")
     assert node is not None
     assert node.cells("pins") == [0, 24]
@@ -230,7 +230,7 @@ def test_a_parameter_sets_cells_and_turns_fragments_on() -> None:
     assert awake.children["__fixups__"].text("gpio") == "/fragment@0/__overlay__:parent:0"
     # What it was made from is as it was.
     assert asleep == overlay_with(b"\0\0\0\0+0\0" + b"\0\0\0\1pins:4\0")
-    assert parameters.given(asleep, {}) == asleep
+    assert overlay_parameters.given(asleep, {}) == asleep
 
 
 @pytest.mark.parametrize(
@@ -249,7 +249,7 @@ def test_a_parameter_that_cannot_be_given_here(
     overrides: bytes, values: dict[str, str], said: str
 ) -> None:
     with pytest.raises(UsageError) as caught:
-        parameters.given(overlay_with(overrides), values)
+        overlay_parameters.given(overlay_with(overrides), values)
     assert said in caught.value.message
 
 
@@ -329,4 +329,4 @@ def test_cells_that_are_none() -> None:
 )
 def test_damaged_overrides_are_refused(value: bytes) -> None:
     with pytest.raises(UsageError, match=r"__overrides__ are damaged|of a kind"):
-        parameters.given(Node({}, {"__overrides__": Node({"p": value})}), {"p": "1"})
+        overlay_parameters.given(Node({}, {"__overrides__": Node({"p": value})}), {"p": "1"})

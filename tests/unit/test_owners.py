@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rbuild import seal, store
+from rbuild.cache import directory, entry, integrity
 from rbuild.errors import ProcessFailed
 
 from .conftest import Host
@@ -56,20 +56,20 @@ def test_metadata_that_cant_be_read_says_whose_it_is(
 
 
 def test_a_lock_that_cant_be_taken_says_whose_it_is(host: Host, mixed: Path, monkeypatch) -> None:
-    real = store.Store._make_room
+    real = directory.Cache._make_room
 
-    def make(self: store.Store, room: store.Room) -> None:
-        real(self, room)
+    def make(self: directory.Cache, kind: entry.EntryKind) -> None:
+        real(self, kind)
         raise denied(mixed / ".lock")
 
-    monkeypatch.setattr(store.Store, "_make_room", make)
+    monkeypatch.setattr(directory.Cache, "_make_room", make)
     found = host("setup", "cross", "--force", code=4)
     assert f"{mixed} belongs to the user 4242" in found.err
 
 
 def test_what_is_ones_own_and_forbidden(host: Host, monkeypatch) -> None:
     (entry,) = (host.cache / "rootfs").glob("[!.]*")
-    monkeypatch.setattr(store.Store, "entries", lambda *_: (_ for _ in ()).throw(denied(entry)))
+    monkeypatch.setattr(directory.Cache, "entries", lambda *_: (_ for _ in ()).throw(denied(entry)))
     real = Path.lstat
     monkeypatch.setattr(
         Path,
@@ -83,52 +83,52 @@ def test_what_is_ones_own_and_forbidden(host: Host, monkeypatch) -> None:
 
 def test_what_is_elsewhere_is_none_of_the_caches(host: Host, monkeypatch) -> None:
     monkeypatch.setattr(
-        store.Store, "entries", lambda *_: (_ for _ in ()).throw(denied("/etc/shadow"))
+        directory.Cache, "entries", lambda *_: (_ for _ in ()).throw(denied("/etc/shadow"))
     )
     found = host("status", code=4)
     assert "Permission denied (/etc/shadow)" in found.err
     assert "chown" not in found.err
 
 
-def sealed(tmp_path: Path) -> tuple[Path, seal.Seal]:
+def recorded(tmp_path: Path) -> tuple[Path, entry.IntegrityRecord]:
     entry = tmp_path / "entry"
     (entry / "src").mkdir(parents=True)
     (entry / "src/a").write_text("one")
-    return entry, seal.seal(entry, "src")
+    return entry, integrity.record(entry, "src")
 
 
 def test_a_file_that_cant_be_read_isnt_damaged(tmp_path: Path, monkeypatch) -> None:
-    entry, made = sealed(tmp_path)
+    entry, made = recorded(tmp_path)
 
     def unreadable(path: Path) -> str:
         raise denied(path)
 
-    monkeypatch.setattr(seal, "sha256_file", unreadable)
+    monkeypatch.setattr(integrity, "sha256_file", unreadable)
     monkeypatch.setattr(os, "access", lambda *_, **__: False)
     with pytest.raises(PermissionError) as caught:
-        seal.damage(entry, made)
+        integrity.verify_deep(entry, made)
     assert caught.value.filename == str(entry / "src/a")
 
 
 def test_a_folder_that_cant_be_read_isnt_damaged(tmp_path: Path, monkeypatch) -> None:
-    entry, made = sealed(tmp_path)
+    entry, made = recorded(tmp_path)
 
     def find(argv: list[str], **_: object) -> bytes:
         raise ProcessFailed(tuple(argv), 1, ("find: './a': Permission denied",))
 
-    monkeypatch.setattr(seal.process, "output", find)
-    for look in (seal.damage, seal.changed):
+    monkeypatch.setattr(integrity.process, "output", find)
+    for look in (integrity.verify_deep, integrity.verify_quick):
         with pytest.raises(PermissionError) as caught:
             look(entry, made)
         assert caught.value.filename == str(entry / "src")
 
 
 def test_a_manifest_that_cant_be_read_isnt_damaged(tmp_path: Path, monkeypatch) -> None:
-    entry, made = sealed(tmp_path)
+    entry, made = recorded(tmp_path)
 
     def unreadable(path: Path) -> bytes:
         raise denied(path)
 
     monkeypatch.setattr(Path, "read_bytes", unreadable)
     with pytest.raises(PermissionError):
-        seal.damage(entry, made)
+        integrity.verify_deep(entry, made)

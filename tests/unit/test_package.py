@@ -12,13 +12,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from rbuild import __version__, stage
-from rbuild.cli import COMMANDS
+from rbuild import __version__
+from rbuild.board import staging
+from rbuild.board.packages import archive, debian
+from rbuild.board.staging import Extra, Staged
+from rbuild.cli.main import COMMANDS
 from rbuild.errors import UsageError
-from rbuild.kernel import Stage
-from rbuild.package import archive, debian
-from rbuild.profile import Driver
-from rbuild.stage import Extra, Staged
+from rbuild.kernel.kdir import Stage
+from rbuild.specs.profile import Driver
 
 from .conftest import Host, Result
 
@@ -206,9 +207,9 @@ def test_files_of_one_name_are_refused(tmp_path: Path) -> None:
     kdir = SimpleNamespace(stage=Stage.BUILT)
     one, two = tmp_path / "1/x.dtbo", tmp_path / "2/x.dtbo"
     with pytest.raises(UsageError, match=r"overlays have the name x\.dtbo"):
-        stage.stage(kdir, [], [one, two], tmp_path / "stage", None)
+        staging.stage(kdir, [], [one, two], tmp_path / "stage", None)
     with pytest.raises(UsageError, match=r"modules have the name x\.dtbo"):
-        stage.stage(kdir, [Extra(one), Extra(two)], [], tmp_path / "stage", None)
+        staging.stage(kdir, [Extra(one), Extra(two)], [], tmp_path / "stage", None)
 
 
 def test_an_unbuilt_kernel_or_a_folder_in_use_is_refused(tmp_path: Path) -> None:
@@ -216,10 +217,10 @@ def test_an_unbuilt_kernel_or_a_folder_in_use_is_refused(tmp_path: Path) -> None
     ready = SimpleNamespace(environment=SimpleNamespace(name="cross"))
     kdir = SimpleNamespace(stage=Stage.PREPARED, ready=ready, **names)
     with pytest.raises(UsageError, match="isn't built in cross"):
-        stage.stage(kdir, [], [], tmp_path / "stage", None)
+        staging.stage(kdir, [], [], tmp_path / "stage", None)
     kdir.stage = Stage.BUILT
     with pytest.raises(UsageError, match="is there already"):
-        stage.stage(kdir, [], [], tmp_path, None)
+        staging.stage(kdir, [], [], tmp_path, None)
 
 
 def test_the_order_of_creation_is_not_in_an_archive(tmp_path: Path) -> None:

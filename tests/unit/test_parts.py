@@ -15,27 +15,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rbuild import architecture, binfmt, kconfig, process
-from rbuild.binfmt import exit_program
-from rbuild.boot import Listener
-from rbuild.console import Console, duration, size
-from rbuild.elf import machine, module_info
-from rbuild.errors import BuildFailed, HostLacks, ProcessFailed
-from rbuild.kbuild import (
-    OBJECT,
-    compiler_words,
-    kernel_release,
-    listed,
-    read_config,
-    unmet,
-    vermagic,
-)
-from rbuild.module import sync
-from rbuild.process import run
-from rbuild.profile import Config
-from rbuild.rootfs import installed, same_version
+from rbuild.boot.console import Listener
+from rbuild.cache.directory import Cache
+from rbuild.cache.entry import EntryKind
+from rbuild.errors import BuildFailed, MissingDependency, ProcessFailed
+from rbuild.kernel.config import read_config, unmet
+from rbuild.kernel.kconfig import parser
+from rbuild.kernel.products import kernel_release, listed, vermagic
+from rbuild.module.sync import sync
+from rbuild.provision.rootfs import installed, same_version
+from rbuild.sandbox import binfmt
+from rbuild.sandbox.binfmt import exit_program
+from rbuild.sandbox.build_output import OBJECT, compiler_words
 from rbuild.sandbox.native import resolve
-from rbuild.store import Room, Store, digest
+from rbuild.specs import architecture
+from rbuild.specs.profile import Config
+from rbuild.ui.console import Console
+from rbuild.ui.format import duration, size
+from rbuild.util import pipe, process
+from rbuild.util.elf import machine, module_info
+from rbuild.util.hashes import digest
+from rbuild.util.process import run
 from tests.faults.fuzz import judged
 
 ROOT = Path(__file__).parents[2]
@@ -278,13 +278,13 @@ def test_an_interrupt_ends_those_too_that_would_not_end(monkeypatch) -> None:
 
 def test_both_ends_of_a_pipe_are_heard() -> None:
     lines: list[str] = []
-    process.pipe(["sh", "-c", "echo one >&2; echo x"], ["cat"], lines.append)
+    pipe.pipe(["sh", "-c", "echo one >&2; echo x"], ["cat"], lines.append)
     assert lines == ["one"]
     with pytest.raises(ProcessFailed) as caught:
-        process.pipe(["yes"], ["sh", "-c", "echo No space left on device >&2; exit 2"], print)
+        pipe.pipe(["yes"], ["sh", "-c", "echo No space left on device >&2; exit 2"], print)
     assert "No space left on device" in caught.value.detail
-    with pytest.raises(HostLacks, match="no-such-program"):
-        process.pipe(["sleep", "60"], ["no-such-program"], print)
+    with pytest.raises(MissingDependency, match="no-such-program"):
+        pipe.pipe(["sleep", "60"], ["no-such-program"], print)
 
 
 LATE = """\
@@ -313,7 +313,7 @@ def test_a_consumer_that_has_enough_breaks_no_pipe(tmp_path: Path) -> None:
     lines: list[str] = []
     producer = [sys.executable, "-c", LATE, str(archive), str(late)]
     consumer = ["sh", "-c", f"head -c 4096 >{tmp_path}/read; touch {late}"]
-    process.pipe(producer, consumer, lines.append)
+    pipe.pipe(producer, consumer, lines.append)
     assert lines == []
     assert (tmp_path / "read").read_bytes() == archive.read_bytes()
 
@@ -325,13 +325,13 @@ def test_who_fails_first_is_the_cause_in_its_own_words(tmp_path: Path) -> None:
     consumer = ["sh", "-c", f"head -c 4096; echo tar: Unaligned block >&2; touch {late}; exit 2"]
     lines: list[str] = []
     with pytest.raises(ProcessFailed) as caught:
-        process.pipe(producer, consumer, lines.append)
+        pipe.pipe(producer, consumer, lines.append)
     assert (caught.value.argv[0], caught.value.returncode) == ("sh", 2)
     assert caught.value.tail == ("tar: Unaligned block",)
     assert "W: creating tarball failed: Broken pipe" in lines
     # A producer that fails leaves the consumer without the rest.
     with pytest.raises(ProcessFailed) as caught:
-        process.pipe(
+        pipe.pipe(
             ["sh", "-c", "echo x; echo E: no mirror >&2; exit 5"],
             ["sh", "-c", "cat >&2; echo tar: Unexpected EOF >&2; exit 2"],
             lines.append,
@@ -341,7 +341,7 @@ def test_who_fails_first_is_the_cause_in_its_own_words(tmp_path: Path) -> None:
 
 def test_a_consumer_that_dies_while_nothing_comes_is_the_cause(tmp_path: Path) -> None:
     with pytest.raises(ProcessFailed) as caught:
-        process.pipe(
+        pipe.pipe(
             ["sh", "-c", "echo x; sleep 1; echo E: gave up >&2; exit 5"],
             ["sh", "-c", "read x; echo tar: killed >&2; kill -9 $$"],
             lambda _: None,
@@ -353,7 +353,7 @@ def test_a_producer_that_has_failed_before_its_consumer_is_the_cause(tmp_path: P
     died = tmp_path / "died"
     waits = f"while [ ! -e {died} ]; do sleep 0.05; done; sleep 0.3"
     with pytest.raises(ProcessFailed) as caught:
-        process.pipe(
+        pipe.pipe(
             # What holds the pipe open still is the producer's child.
             ["sh", "-c", f"(sleep 2) 2>&- & touch {died}; echo E: no mirror >&2; exit 5"],
             ["sh", "-c", f"{waits}; echo tar: killed >&2; exit 2"],
@@ -365,7 +365,7 @@ def test_a_producer_that_has_failed_before_its_consumer_is_the_cause(tmp_path: P
 def test_a_pipe_carries_all_and_long_lines_come_in_parts(tmp_path: Path) -> None:
     lines: list[str] = []
     size = 3 << 20
-    process.pipe(
+    pipe.pipe(
         ["head", "-c", str(size), "/dev/zero"],
         ["sh", "-c", f"wc -c >{tmp_path}/size; head -c 300000 /dev/zero | tr '\\0' x >&2"],
         lines.append,
@@ -376,15 +376,15 @@ def test_a_pipe_carries_all_and_long_lines_come_in_parts(tmp_path: Path) -> None
 
 
 def test_a_missing_program() -> None:
-    with pytest.raises(HostLacks, match="no-such-program"):
+    with pytest.raises(MissingDependency, match="no-such-program"):
         run(["no-such-program"])
 
 
 def test_an_entry_with_foreign_metadata_is_not_used(tmp_path: Path) -> None:
-    store = Store(tmp_path, Console(verbosity=-1))
-    entry = store.entry(Room.KDIRS, "x", digest({"a": 1}))
-    with store.lock(entry):
-        store.publish(entry, store.partial(entry), {"stage": "built"})
+    cache = Cache(tmp_path, Console(verbosity=-1))
+    entry = cache.entry(EntryKind.KDIRS, "x", digest({"a": 1}))
+    with cache.lock(entry):
+        cache.publish(entry, cache.partial(entry), {"stage": "built"})
     assert entry.metadata is not None
     (entry.path / "metadata.json").write_text('{"format": 99}')
     assert entry.metadata is None
@@ -393,12 +393,12 @@ def test_an_entry_with_foreign_metadata_is_not_used(tmp_path: Path) -> None:
 
 
 def test_publishing_replaces_an_older_entry(tmp_path: Path) -> None:
-    store = Store(tmp_path, Console(verbosity=-1))
-    entry = store.entry(Room.ROOTFS, "x", "1")
+    cache = Cache(tmp_path, Console(verbosity=-1))
+    entry = cache.entry(EntryKind.ROOTFS, "x", "1")
     for content in ("old", "new"):
-        partial = store.partial(entry)
+        partial = cache.partial(entry)
         (partial / "file").write_text(content)
-        store.publish(entry, partial, {})
+        cache.publish(entry, partial, {})
     assert (entry.path / "file").read_text() == "new"
     assert [path.name for path in (tmp_path / "rootfs").iterdir()] == [entry.name]
 
@@ -431,10 +431,11 @@ def test_the_wheel_has_its_data(tmp_path: Path) -> None:
     unpacked = tmp_path / "unpacked"
     zipfile.ZipFile(wheel).extractall(unpacked)
     program = (
-        "from rbuild import data, environment, profile\n"
+        "from rbuild.specs import environment, profile\n"
+        "from rbuild.util import data\n"
         "print(profile.load('slim').name, environment.load('cross').name)\n"
         "print((data.folder('module') / 'rust/Kbuild').is_file())\n"
-        "print(sorted(one.name for one in (data.PACKAGE / 'remote').iterdir()))\n"
+        "print(sorted(one.name for one in (data.PACKAGE / 'board/deploy/remote').iterdir()))\n"
         "print(data.PACKAGE)\n"
     )
     done = subprocess.run(
@@ -448,7 +449,7 @@ def test_the_wheel_has_its_data(tmp_path: Path) -> None:
     assert done.stdout.splitlines() == [
         "slim cross",
         "True",
-        str(sorted(one.name for one in (ROOT / "rbuild/remote").glob("*.sh"))),
+        str(sorted(one.name for one in (ROOT / "rbuild/board/deploy/remote").glob("*.sh"))),
         str(unpacked / "rbuild"),
     ]
     kept = subprocess.run(
@@ -463,10 +464,10 @@ def test_the_wheel_has_its_data(tmp_path: Path) -> None:
 
 
 def test_a_line_that_never_ends_comes_in_parts(tmp_path: Path) -> None:
-    size = 3 * process.LINE_MOST + 5
+    size = 3 * process.MAX_LINE + 5
     words = [sys.executable, "-c", f"print('x' * {size}); print(); print('y' * {size}, end='')"]
     done = run(words)
-    most, rest = "x" * process.LINE_MOST, "x" * 5
+    most, rest = "x" * process.MAX_LINE, "x" * 5
     assert done.tail[:4] == (most, most, most, rest)
     assert done.tail[4] == ""
     assert done.tail[5:] == tuple(line.replace("x", "y") for line in (most, most, most, rest))
@@ -512,8 +513,8 @@ SPACES = " " * 60_000
         lambda: read_config(f"CONFIG_A={SPACES}x"),
         lambda: OBJECT.match(f"  A{SPACES}:"),
         lambda: Listener().hear("INFO: task " * 10_000),
-        lambda: kconfig.parse(f"A{SPACES}@"),
-        lambda: kconfig.parse('"\\\\' * 20_000),
+        lambda: parser.parse(f"A{SPACES}@"),
+        lambda: parser.parse('"\\\\' * 20_000),
     ],
 )
 def test_no_line_of_its_length_takes_minutes(read) -> None:

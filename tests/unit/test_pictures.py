@@ -36,8 +36,8 @@ from rbuild.bench.result import (
     Sample,
 )
 from rbuild.bench.stats import spread
-from rbuild.console import Console
-from rbuild.errors import HostLacks
+from rbuild.errors import MissingDependency
+from rbuild.ui.console import Console
 
 HOSTILE = "<script>alert(1)</script> & \"'$x^2$ \x1b[31m --> ]]>"
 SPEED = {"cross": 1.0, "hybrid": 1.07, "chroot": 21.0}
@@ -357,10 +357,10 @@ def test_without_matplotlib_the_host_lacks_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(HostLacks) as caught:
+    with pytest.raises(MissingDependency) as caught:
         plot.require()
     assert "rbuild[plot]" in str(caught.value.hint)
-    with pytest.raises(HostLacks):
+    with pytest.raises(MissingDependency):
         plot.write(REPORTS["2 rows"], tmp_path / "a.svg")
     assert not list(tmp_path.iterdir())
 

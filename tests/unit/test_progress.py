@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,18 +19,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rbuild import console as console_module
-from rbuild import kernel as kernel_module
-from rbuild import workflow
-from rbuild.console import Console, Step, about
-from rbuild.estimates import FILE, FORMAT, KEYS, RUNS, Estimate, Estimates, here, machine, read
-from rbuild.kbuild import Kbuild
-from rbuild.profile import Objects, load
-from rbuild.rootfs import _Watcher
+from rbuild.cache.directory import Cache
+from rbuild.cache.entry import EntryKind
+from rbuild.kernel import kdir
+from rbuild.kernel.identity import Kernel
+from rbuild.kernel.kbuild import Kbuild
+from rbuild.provision.rootfs import _Watcher
 from rbuild.sandbox.bwrap import Bwrap
-from rbuild.session import Session
-from rbuild.store import Room, Store, machine_id
-from rbuild.view import View
+from rbuild.sandbox.context import BuildContext
+from rbuild.specs.profile import Objects, load
+from rbuild.ui import console as console_module
+from rbuild.ui import github_actions
+from rbuild.ui.console import Console
+from rbuild.ui.estimates import FILE, FORMAT, KEYS, RUNS, Estimate, Estimates, here, machine, read
+from rbuild.ui.format import about
+from rbuild.ui.step import Step
+from rbuild.ui.view import View
+from rbuild.util.host import machine_id
 
 from .conftest import Host
 
@@ -108,11 +114,11 @@ def test_a_warning_is_an_annotation(github) -> None:
     ],
 )
 def test_the_place_of_the_first_error(words: str, place: tuple[str, int] | None) -> None:
-    assert workflow.place(words) == place
+    assert github_actions.place(words) == place
 
 
 def test_a_property_cannot_end_early() -> None:
-    found = workflow.command("error", "m", file="a,b:c%\n")
+    found = github_actions.command("error", "m", file="a,b:c%\n")
     assert found == "::error file=a%2Cb%3Ac%25%0A::m"
 
 
@@ -296,7 +302,7 @@ def test_in_a_real_terminal(host: Host, tmp_path: Path, width: int) -> None:
     script = tmp_path / "show.py"
     script.write_text(
         "import sys, time, pathlib\n"
-        "from rbuild.console import Console\n"
+        "from rbuild.ui.console import Console\n"
         "gate = pathlib.Path(sys.argv[1])\n"
         "with Console().step('Building Linux', total=100) as step:\n"
         "    step.update('CC drivers/spi/spi.o', done=42)\n"
@@ -371,7 +377,7 @@ def test_nothing_is_known_that_another_machine_took(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: str
 ) -> None:
     """A cache directory may be on a shared home, or have been copied."""
-    monkeypatch.setattr("rbuild.estimates.machine_id", lambda: "one")
+    monkeypatch.setattr("rbuild.ui.estimates.machine_id", lambda: "one")
     machine.cache_clear()
     Estimates(tmp_path).learn("x", 100, 1)
     if other == "processors":
@@ -379,13 +385,13 @@ def test_nothing_is_known_that_another_machine_took(
     elif other == "DOCKER_HOST":
         monkeypatch.setenv("DOCKER_HOST", "ssh://far")
     else:
-        monkeypatch.setattr(f"rbuild.estimates.{other}", lambda: "another")
+        monkeypatch.setattr(f"rbuild.ui.estimates.{other}", lambda: "another")
     machine.cache_clear()
     assert Estimates(tmp_path).of("x") is None
     Estimates(tmp_path).learn("x", 7, 1)
     assert Estimates(tmp_path).of("x") == Estimate(7, 1)
     monkeypatch.undo()
-    monkeypatch.setattr("rbuild.estimates.machine_id", lambda: "one")
+    monkeypatch.setattr("rbuild.ui.estimates.machine_id", lambda: "one")
     machine.cache_clear()
     assert Estimates(tmp_path).of("x") == Estimate(100, 1)
     machine.cache_clear()
@@ -393,7 +399,7 @@ def test_nothing_is_known_that_another_machine_took(
 
 def test_the_machine_s_id_stays_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     secret = tmp_path / "machine-id"
-    monkeypatch.setattr("rbuild.store.MACHINE_IDS", (secret,))
+    monkeypatch.setattr("rbuild.util.host.MACHINE_IDS", (secret,))
     assert machine_id() == ""
     secret.write_text("uninitialized\n")
     assert machine_id() == ""
@@ -420,12 +426,21 @@ def make_key(folder: Path, **changes: Any) -> str:
     config, module = changes.pop("config", "A=y"), changes.pop("module", None)
     (folder / "kernel-cross-2/build").mkdir(parents=True, exist_ok=True)
     (folder / "kernel-cross-2/build/.config").write_text(config)
-    had = {"jobs": 2, "ccache": False, "settled": {}, "tree": "t", "inputs": {"packages": ["a"]}}
+    had = {
+        "jobs": 2,
+        "ccache": False,
+        "memory": None,
+        "cpus": None,
+        "tree": "t",
+        "inputs": {"packages": ["a"]},
+    }
     has = SimpleNamespace(**{**had, "runtime": "bwrap", **changes})
     ready: Any = SimpleNamespace(inputs=has.inputs, runtime=SimpleNamespace(name=has.runtime))
     tree: Any = SimpleNamespace(key=has.tree)
-    session: Any = SimpleNamespace(jobs=has.jobs, ccache=has.ccache, settled=has.settled)
-    made = Kbuild(session, ready, tree, folder / "kernel-cross-2/build")
+    context: Any = SimpleNamespace(
+        jobs=has.jobs, ccache=has.ccache, memory_bytes=has.memory, cpus=has.cpus
+    )
+    made = Kbuild(context, ready, tree, folder / "kernel-cross-2/build")
     return made._key(["all"], module)
 
 
@@ -434,8 +449,8 @@ def test_a_make_is_known_by_all_that_decides_how_long_it_takes(tmp_path: Path) -
         make_key(tmp_path),
         make_key(tmp_path, jobs=3),
         make_key(tmp_path, ccache=True),
-        make_key(tmp_path, settled={"cpus": 1.0}),
-        make_key(tmp_path, settled={"memory": 1 << 30}),
+        make_key(tmp_path, cpus=1.0),
+        make_key(tmp_path, memory=1 << 30),
         make_key(tmp_path, tree="u"),
         make_key(tmp_path, inputs={"packages": ["a", "b"]}),
         make_key(tmp_path, runtime="docker"),
@@ -465,7 +480,7 @@ def test_each_step_of_a_build_tells_what_it_is_of(
 def test_a_rootfs_is_counted_to_its_end() -> None:
     """apt tells of what follows the essential packages only once they are set up."""
     step = Step("Provisioning")
-    watch = _Watcher(step, Store(Path("/nonexistent"), Console(verbosity=-1)), 2)
+    watch = _Watcher(step, Cache(Path("/nonexistent"), Console(verbosity=-1)), 2)
     watch("0 upgraded, 2 newly installed, 0 to remove and 0 not upgraded.")
     for line in ("Unpacking a", "Unpacking b", "Setting up a", "Setting up b"):
         watch(line)
@@ -479,23 +494,23 @@ def test_a_rootfs_is_counted_to_its_end() -> None:
 
 def test_a_kernel_counts_to_what_the_same_configuration_made(host: Host) -> None:
     """Neither another profile whose name begins alike, nor another version says how much."""
-    store = Store(host.cache, Console(verbosity=-1))
+    cache = Cache(host.cache, Console(verbosity=-1))
     for name, configuration, count in (
         ("test-more-cross", "other", 5000),
         ("test-cross", "older", 700),
         ("test-hybrid", "same", 30),
     ):
-        entry = store.entry(Room.KDIRS, name, "1")
-        with store.lock(entry):
+        entry = cache.entry(EntryKind.KDIRS, name, "1")
+        with cache.lock(entry):
             more = {"objects": {"kernel": count}, "configuration": configuration}
-            store.publish(entry, store.partial(entry), more)
+            cache.publish(entry, cache.partial(entry), more)
     profile = load(str(host.profile))
-    session = Session("kernel", store, Bwrap())
-    assert kernel_module._expected(session, profile, "kernel", "same") == 30
-    assert kernel_module._expected(session, profile, "kernel", "new") is None
-    assert kernel_module._expected(session, profile, "kernel", None) is None
+    kernel = Kernel(profile, None, None, BuildContext("kernel", cache, Bwrap()))  # type: ignore[arg-type]
+    assert kdir.expected_objects(kernel, "kernel", "same") == 30
+    assert kdir.expected_objects(kernel, "kernel", "new") is None
+    assert kdir.expected_objects(kernel, "kernel", None) is None
     hinted = profile.model_copy(update={"objects": Objects(kernel=1012)})
-    assert kernel_module._expected(session, hinted, "kernel", "new") == 1012
+    assert kdir.expected_objects(replace(kernel, profile=hinted), "kernel", "new") == 1012
 
 
 def test_old_keys_fall_out(tmp_path: Path) -> None:

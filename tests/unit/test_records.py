@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from rbuild import kbuild, module, store
-from rbuild.store import Store
+from rbuild.cache import entry
+from rbuild.cache.directory import Cache
+from rbuild.kernel import products
+from rbuild.module import build, workplace
+from rbuild.util import files, hashes, host
 
 from .conftest import Host, Result
 
@@ -41,7 +44,7 @@ def reboot(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     """Let the machine have been started again since."""
     path = folder / "boot_id"
     path.write_text(f"{len(path.read_text()) if path.exists() else 0}-another\n")
-    monkeypatch.setattr(store, "BOOT_ID", path)
+    monkeypatch.setattr(host, "BOOT_ID", path)
 
 
 def unseen(path: Path, change: Callable[[Path], None]) -> None:
@@ -95,13 +98,13 @@ def test_an_edit_begins_from_nothing_where_a_product_was_damaged(host: Host) -> 
         assert product(host.module(folder)) == sound[text], name
 
 
-@pytest.mark.parametrize("name", [module.STATE, module.LEFT])
+@pytest.mark.parametrize("name", [build.STATE, build.LEFT])
 def test_without_a_record_a_build_begins_from_nothing(host: Host, name: str) -> None:
     folder = host.write_module()
     sound = product(host.module(folder))
     place = build_folder(host)
     for content in (b"", b"{}", b"[1]", b'{"files": 3}', b"\xff", None):
-        for path in {place.parent / name, place.parent / module.LEFT}:
+        for path in {place.parent / name, place.parent / build.LEFT}:
             path.unlink() if content is None else path.write_bytes(content)
         cut(place / "mine.o")
         unseen(place / "mine.ko", flip)
@@ -134,9 +137,9 @@ def test_a_killed_build_begins_from_nothing(host: Host) -> None:
 def test_the_fingerprint_is_of_what_was_copied(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """A: fingerprint; B: copy; A: the next run finds that its module is not that of A."""
     folder = host.write_module("int a;\n")
-    real = module.Workplace.sync
+    real = workplace.ModuleBuild.sync
 
-    def sync(self: module.Workplace) -> dict[str, str]:
+    def sync(self: workplace.ModuleBuild) -> dict[str, str]:
         host.write_module("int b;\n")
         try:
             return real(self)
@@ -144,7 +147,7 @@ def test_the_fingerprint_is_of_what_was_copied(host: Host, monkeypatch: pytest.M
             host.write_module("int a;\n")
 
     with monkeypatch.context() as patch:
-        patch.setattr(module.Workplace, "sync", sync)
+        patch.setattr(workplace.ModuleBuild, "sync", sync)
         assert b"int b;" in product(host.module(folder))
     found = host.module(folder)
     assert not cached(found)
@@ -183,8 +186,8 @@ def test_records_of_validity_are_synced(tmp_path: Path, monkeypatch: pytest.Monk
         real(opened)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    store.write_json(tmp_path / "x.json", {}, synced=True)
-    assert [store.ASIDE.fullmatch(name) is not None for name in done] == [True, False]
+    files.write_json(tmp_path / "x.json", {}, synced=True)
+    assert [files.ASIDE.fullmatch(name) is not None for name in done] == [True, False]
     assert done[1] == tmp_path.name
 
 
@@ -267,7 +270,7 @@ def test_an_in_tree_kdir_that_was_cut_off_is_made_again(
     words = ("--in-tree", "--driver", "c")
     sound = product(host.module(*words))
     (kdir,) = host.cache.glob("kdirs/[!.]*-in-tree-*")
-    Store(host.cache, None).open(store.Entry(store.Room.KDIRS, kdir.name, kdir))  # type: ignore[arg-type]
+    Cache(host.cache, None).open(entry.Entry(entry.EntryKind.KDIRS, kdir.name, kdir))  # type: ignore[arg-type]
     (kdir / "build/half.o").write_bytes(b"")
     shutil.rmtree(kdir / "modules")
     reboot(monkeypatch, host.folder)
@@ -297,7 +300,7 @@ def test_what_a_killed_make_may_have_half_made_is_made_again(tmp_path: Path) -> 
     sound = make("sound.o", long_ago, long_ago + 1)
     half = make("half.o", last - 500, long_ago)
     latest = make("latest.o", last - 1, last)
-    kbuild.forget_the_last(tmp_path)
+    products.forget_the_last(tmp_path)
     assert sound.exists()
     assert not half.exists()
     assert not latest.exists()
@@ -367,6 +370,6 @@ def test_a_record_that_names_another_entrys_file_is_not_believed(host: Host, pat
     (record,) = host.cache.glob("kdirs/*/modules/mine-*/state.json")
     data = json.loads(record.read_text())
     outside = Path("/etc/passwd")
-    data["modules"][0] |= {"path": path, "sha256": store.sha256_file(outside)}
+    data["modules"][0] |= {"path": path, "sha256": hashes.sha256_file(outside)}
     record.write_text(json.dumps(data))
     assert product(host.module(folder)) == sound

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rbuild.cli import main
-from rbuild.cli.again import again, command_line
-from rbuild.reproduce import WORK, Recipe, write
-from rbuild.sandbox import Bind, Job, Sandbox
+from rbuild.cli.main import main
+from rbuild.cli.reproducer import command_line, reproducer_lines
 from rbuild.sandbox.bwrap import Bwrap
+from rbuild.sandbox.reproducer import WORK, Recipe, write
+from rbuild.sandbox.runtime import Bind, Job, Sandbox
 
 from .conftest import Host
 
@@ -80,7 +80,7 @@ def test_a_line_says_the_same_again() -> None:
 @given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])))
 def test_a_shell_reads_each_word_as_it_was(word: str) -> None:
     recipe = Recipe(Path("/st ore"), Bwrap(), Sandbox("cross", Path("/st ore/root")))
-    script = f"store='/else where' work=/w; printf %s {recipe.word(word)}"
+    script = f"cache='/else where' work=/w; printf %s {recipe.word(word)}"
     wanted = word.replace(str(WORK), "/w").replace("/st ore", "/else where")
     done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == wanted.replace("\r\n", "\n").replace("\r", "\n")
@@ -90,9 +90,9 @@ def test_a_script_needs_neither_the_store_s_place_nor_its_own(tmp_path: Path) ->
     origin = tmp_path / "my module"
     (origin / "sub").mkdir(parents=True)
     (origin / "sub/a.c").write_text("int a;\n")
-    store = tmp_path / "store"
-    recipe = Recipe(store, Bwrap(), Sandbox("cross", store / "root"))
-    job = Job(["make", "x"], [Bind(store / "k", "/kdir"), Bind(origin, "/module", writable=True)])
+    cache = tmp_path / "store"
+    recipe = Recipe(cache, Bwrap(), Sandbox("cross", cache / "root"))
+    job = Job(["make", "x"], [Bind(cache / "k", "/kdir"), Bind(origin, "/module", writable=True)])
     lines = recipe.module(origin, [Path("sub/a.c")], job)
     path = write(recipe, "Building\nit", "rbuild module", lines, tmp_path / "reproduce.sh")
     fake = tmp_path / "bwrap"
@@ -115,7 +115,7 @@ def test_a_script_needs_neither_the_store_s_place_nor_its_own(tmp_path: Path) ->
         "<--bind>",
         f"<{work}/module>",
     ]
-    assert str(store) not in done.stdout
+    assert str(cache) not in done.stdout
 
 
 def test_a_script_is_of_the_runtime_in_force(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,5 +133,5 @@ def test_a_place_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
 
 
 def test_what_is_said() -> None:
-    assert again({"rbuild": "rbuild x", "script": None}) == ["again: rbuild x"]
-    assert again({"rbuild": "x", "script": "/a b"})[1] == "without rbuild: sh '/a b'"
+    assert reproducer_lines({"rbuild": "rbuild x", "script": None}) == ["again: rbuild x"]
+    assert reproducer_lines({"rbuild": "x", "script": "/a b"})[1] == "without rbuild: sh '/a b'"

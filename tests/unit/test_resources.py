@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from rbuild import memory, store
 from rbuild.errors import BuildFailed, InfrastructureError, ProcessFailed
-from rbuild.kbuild import explain
-from rbuild.module import sync
+from rbuild.module.sync import sync
+from rbuild.provision.jobs import explain
+from rbuild.sandbox import oom
 from rbuild.sandbox.cgroup import max_tasks
+from rbuild.util import files
 from tests.unit.conftest import Host
 
 # Time.
@@ -88,12 +89,12 @@ def test_a_bound_on_processes_is_told(line: str) -> None:
 
 
 def test_the_hosts_counter_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert memory.kills() >= 0
+    assert oom.kills() >= 0
     (tmp_path / "vmstat").write_text("nr_free_pages 1\noom_kill 17\n")
-    monkeypatch.setattr(memory, "VMSTAT", tmp_path / "vmstat")
-    assert memory.kills() == 17
-    monkeypatch.setattr(memory, "VMSTAT", tmp_path / "none")
-    assert memory.kills() == 0
+    monkeypatch.setattr(oom, "VMSTAT", tmp_path / "vmstat")
+    assert oom.kills() == 17
+    monkeypatch.setattr(oom, "VMSTAT", tmp_path / "none")
+    assert oom.kills() == 0
 
 
 # The disk.
@@ -126,7 +127,7 @@ def test_a_disk_that_fails_at_any_write_leaves_the_store_intact(
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_text", failing(Path.write_text))
-        patch.setattr(store, "written", failing(store.written))
+        patch.setattr(files, "written", failing(files.written))
         found = host("module", module, "--profile", host.profile, code=4)
         assert said in found.err
         assert count[0] > after
@@ -186,7 +187,7 @@ for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
     signal.signal(number, signal.SIG_DFL)
 fcntl.ioctl(2, termios.TIOCSCTTY, 0)
 os.geteuid = lambda: 0
-from rbuild import cli
+from rbuild.cli import main as cli
 sys.exit(cli.run(sys.argv[1:]))
 """
 
@@ -231,7 +232,8 @@ def test_kconfig_that_cannot_write_to_a_full_disk(
 
 INTERRUPTED_INSIDE_EXEC = """
 import sys
-from rbuild import __main__, cli
+from rbuild import __main__
+from rbuild.cli import main as cli
 
 def run(arguments):
     try:

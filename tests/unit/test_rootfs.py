@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from rbuild import process, rootfs
 from rbuild.errors import InfrastructureError, ProcessFailed
-from rbuild.rootfs import settle, unpacking
-from rbuild.sandbox import image
+from rbuild.provision import dockerfile, rootfs
+from rbuild.provision.mmdebstrap import fix_modes, unpacking
+from rbuild.util import pipe
 
 
 def packed(modes: dict[str, int]) -> bytes:
@@ -53,7 +53,7 @@ def test_others_can_use_it_whatever_the_umask(tmp_path: Path, prefix: str, umask
         root.mkdir()
         content = packed({f"{prefix}{name}": mode for name, mode in wanted.items()})
         subprocess.run(unpacking(root), input=content, check=True)
-        settle(root)
+        fix_modes(root)
     finally:
         os.umask(before)
     found = {
@@ -78,7 +78,7 @@ def test_temporary_folders_that_lead_elsewhere_are_left_alone(tmp_path: Path) ->
     root.mkdir()
     (root / "tmp").symlink_to(outside)
     (root / "var").symlink_to(outside)
-    settle(root)
+    fix_modes(root)
     for path in (outside, outside / "tmp"):
         assert stat.S_IMODE(path.stat().st_mode) == 0o700
 
@@ -96,7 +96,7 @@ def test_padding_that_comes_late_breaks_no_pipe(tmp_path: Path) -> None:
     script = 'cat "$1"; until [ -e "$2" ]; do sleep 0.01; done; sleep 0.5; head -c 7680 /dev/zero'
     producer = ["sh", "-ec", script, "sh", str(archive), str(root / "etc/hostname")]
     lines: list[str] = []
-    process.pipe(producer, unpacking(root), lines.append)
+    pipe.pipe(producer, unpacking(root), lines.append)
     assert lines == []
     assert (root / "etc/hostname").exists()
 
@@ -104,13 +104,13 @@ def test_padding_that_comes_late_breaks_no_pipe(tmp_path: Path) -> None:
 @pytest.mark.parametrize("padding", [0, 1 << 20])
 def test_an_exported_image_ends_before_its_stream(tmp_path: Path, padding: int) -> None:
     root = tmp_path / "root"
-    image._unpack(iter([packed({"etc/": 0o755}), *[bytes(1024)] * (padding >> 10)]), root)
+    dockerfile._unpack(iter([packed({"etc/": 0o755}), *[bytes(1024)] * (padding >> 10)]), root)
     assert (root / "etc").is_dir()
 
 
 def test_an_export_that_is_no_tar_is_told_in_tars_words(tmp_path: Path) -> None:
     with pytest.raises(InfrastructureError, match="can't be unpacked") as caught:
-        image._unpack(iter([b"x" * 1024] * 4096), tmp_path / "root")
+        dockerfile._unpack(iter([b"x" * 1024] * 4096), tmp_path / "root")
     assert "does not look like a tar archive" in caught.value.detail
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from rbuild import process
-from rbuild.errors import HostLacks
+from rbuild.errors import MissingDependency
+from rbuild.util import process
 
 MIB = 1 << 20
 LARGE = 200 * MIB
@@ -56,7 +56,7 @@ def test_it_ends_as_the_program_does(script: str, status: int) -> None:
 
 
 def test_a_program_that_is_not_there_is_named() -> None:
-    with pytest.raises(HostLacks, match="no-such-program is not installed"):
+    with pytest.raises(MissingDependency, match="no-such-program is not installed"):
         process.run(["no-such-program"], apart=True)
 
 
@@ -69,7 +69,7 @@ def test_the_program_cannot_write_the_report() -> None:
 def test_it_ends_with_its_parent(tmp_path: Path) -> None:
     mark = tmp_path / "pid"
     code = (
-        "from rbuild import process\n"
+        "from rbuild.util import process\n"
         f"process.run(['sh', '-c', 'echo $$ >{mark}; exec sleep 10'], apart=True)\n"
     )
     nowhere = subprocess.DEVNULL

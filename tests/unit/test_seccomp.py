@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from rbuild.sandbox import Job, Sandbox, seccomp
+from rbuild.sandbox import seccomp
 from rbuild.sandbox.bwrap import Bwrap
-from rbuild.sandbox.docker import FILTER
+from rbuild.sandbox.docker.isolation import FILTER
+from rbuild.sandbox.runtime import Job, Sandbox
 
 X86_64, AARCH64, ARM, I386 = 0xC000003E, 0xC00000B7, 0x40000028, 0x40000003
 REFUSED = seccomp.ERRNO | seccomp.EAFNOSUPPORT
@@ -30,7 +31,7 @@ def verdict(architecture: int, number: int, family: int = 0) -> int:
             (value,) = struct.unpack_from("<I", data, operand)
         elif code == seccomp.JUMP_IF_EQUAL:
             at += true if value == operand else false
-        elif code == seccomp.JUMP_IF_LEAST:
+        elif code == seccomp.JUMP_IF_AT_LEAST:
             at += true if value >= operand else false
         else:
             assert code == seccomp.RETURN

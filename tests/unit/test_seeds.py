@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from rbuild import seed
-from rbuild.console import Console
-from rbuild.seed import Request, nearest
-from rbuild.store import Entry, Room, Store
+from rbuild.cache.directory import Cache
+from rbuild.cache.entry import Entry, EntryKind
+from rbuild.kernel import reuse
+from rbuild.kernel.reuse import Request, nearest
+from rbuild.ui.console import Console
 
 from .conftest import Host
 
@@ -59,7 +60,7 @@ def test_a_changed_option_starts_from_the_kernel_that_was_built(host: Host) -> N
     # The base is what it was.
     assert host.calls("tinyconfig") == 1
     metadata = json.loads((kdir(host, "two") / "metadata.json").read_text())
-    assert metadata["seed"] == kdir(host, "one").name
+    assert metadata["base_kdir"] == kdir(host, "one").name
 
 
 def test_a_seed_is_left_as_it_was(host: Host) -> None:
@@ -207,14 +208,14 @@ def test_an_interrupted_copy_is_not_continued_with_clean(host: Host) -> None:
 def test_a_seed_that_another_rbuild_works_on_is_not_waited_for(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(seed, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(reuse, "WAIT_S", 0.1)
     host("kernel", "--profile", variant(host, "one"))
-    store = Store(host.cache, Console(verbosity=-1))
-    entry = Entry(Room.KDIRS, kdir(host, "one").name, kdir(host, "one"))
+    cache = Cache(host.cache, Console(verbosity=-1))
+    entry = Entry(EntryKind.KDIRS, kdir(host, "one").name, kdir(host, "one"))
     taken, done = threading.Event(), threading.Event()
 
     def build() -> None:
-        with store.lock(entry):
+        with cache.lock(entry):
             taken.set()
             done.wait(60)
 
@@ -241,14 +242,14 @@ def test_the_bar_is_not_told_the_count_of_a_whole_build(host: Host) -> None:
 
 
 def test_the_nearest_is_the_one_that_differs_least(tmp_path: Path) -> None:
-    store = Store(tmp_path, Console(verbosity=-1))
+    cache = Cache(tmp_path, Console(verbosity=-1))
 
     def publish(name: str, kin: str, options: dict[str, str], stage: str) -> None:
-        entry = store.entry(Room.KDIRS, name, "1")
-        with store.lock(entry):
-            request = {"kin": kin, "options": options}
+        entry = cache.entry(EntryKind.KDIRS, name, "1")
+        with cache.lock(entry):
+            request = {"compatible_with": kin, "options": options}
             more = {"stage": stage, "objects": {}, "request": request}
-            store.publish(entry, store.partial(entry), more)
+            cache.publish(entry, cache.partial(entry), more)
 
     asked = {f"O{number}": "y" for number in range(20)}
     publish("stranger", "other", asked, "built")
@@ -257,7 +258,7 @@ def test_the_nearest_is_the_one_that_differs_least(tmp_path: Path) -> None:
     publish("older", "kin", {**asked, "O1": "n"}, "built")
     publish("newer", "kin", {**asked, "O2": "n"}, "built")
     publish("far", "kin", {}, "built")
-    order = [one.entry.name for one in nearest(Request("kin", asked), store)]
+    order = [one.entry.name for one in nearest(Request("kin", asked), cache)]
     assert order == ["newer-1", "older-1", "built-1", "prepared-1", "far-1"]
 
 

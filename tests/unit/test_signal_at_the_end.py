@@ -37,7 +37,7 @@ import os, sys
 
 class Early:
     def find_spec(self, name, path=None, target=None):
-        if name == "rbuild.cli":
+        if name == "rbuild.cli.main":
             os.kill(os.getpid(), int(sys.argv[1]))
 
 sys.meta_path.insert(0, Early())

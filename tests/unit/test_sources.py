@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from rbuild import source
-from rbuild.apt import version_key
 from rbuild.errors import UsageError
+from rbuild.provision.apt import version_key
+from rbuild.source import patches, tree
 
 from .conftest import Host
 
@@ -164,8 +164,8 @@ def test_the_date_of_a_git_source_is_its_commits(host: Host, monkeypatch) -> Non
 
 
 def test_a_patch_that_is_in_the_tree_already_is_left_alone(host: Host, monkeypatch) -> None:
-    first = source._patches("6.12.5")[0]
-    monkeypatch.setattr(source, "_patches", lambda version: [first])
+    first = patches.patches_for("6.12.5")[0]
+    monkeypatch.setattr(patches, "patches_for", lambda version: [first])
     host.fault("patched-already")
     path = host.write_profile(
         f"name: p\nsource: {{directory: {host.tree}}}\nconfig: {{base: tinyconfig}}\n", "p"
@@ -185,7 +185,7 @@ def test_a_patch_that_is_in_the_tree_already_is_left_alone(host: Host, monkeypat
 )
 def test_kernel_versions(tmp_path: Path, makefile: str, version: str) -> None:
     (tmp_path / "Makefile").write_text(makefile)
-    assert source.kernel_version(tmp_path) == version
+    assert tree.kernel_version(tmp_path) == version
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ def test_kernel_versions(tmp_path: Path, makefile: str, version: str) -> None:
 def test_a_version_that_is_no_kernels_makes_no_name(tmp_path: Path, makefile: str) -> None:
     (tmp_path / "Makefile").write_text(makefile)
     with pytest.raises(UsageError, match="is not a kernel tree: its version can't be"):
-        source.kernel_version(tmp_path)
+        tree.kernel_version(tmp_path)
 
 
 def offer(host: Host, *packages: str) -> None:
@@ -212,9 +212,9 @@ MAINLINE = "debian: 'linux-source-7.*', suite: trixie-backports"
 
 
 def versions_in_store(host: Host) -> list[str]:
-    """Return the versions of the trees that were sought."""
+    """Return the versions of the trees of packages."""
     found = (json.loads(path.read_text()) for path in host.cache.glob("trees/*/metadata.json"))
-    return sorted(one["sought"]["version"] for one in found if "sought" in one)
+    return sorted(one["package"]["version"] for one in found if "package" in one)
 
 
 def a_day_goes_by(host: Host, monkeypatch) -> None:
@@ -236,7 +236,7 @@ def test_the_newest_package_that_a_pattern_matches_is_taken(host: Host) -> None:
     (metadata,) = host.cache.glob("trees/linux-source-7.10-*/metadata.json")
     found = json.loads(metadata.read_text())
     assert found["source"] == "linux-source-7.10 7.10-1~bpo13+1 of trixie-backports"
-    assert found["sought"] == {
+    assert found["package"] == {
         "package": "linux-source-7.10",
         "version": "7.10-1~bpo13+1",
         "suite": "trixie-backports",
@@ -265,7 +265,7 @@ def test_without_a_mirror_the_newest_of_the_store_is_used(host: Host, monkeypatc
         module(host, path)
         a_day_goes_by(host, monkeypatch)
     host.fault("no-mirror")
-    assert "The Store's linux-source-7.3 7.3.10-1 of trixie-backports is used" in module(host, path)
+    assert "The cached linux-source-7.3 7.3.10-1 of trixie-backports is used" in module(host, path)
     other = profile(host, MAINLINE.replace("7.*", "8.*"))
     assert "could not be listed" in module(host, other, code=4)
 
@@ -283,7 +283,7 @@ def test_a_pattern_that_matches_nothing_lists_what_there_is(host: Host) -> None:
     assert "none whose name begins with 'kernel-'" in err
 
 
-def test_a_package_that_is_gone_is_sought_again(host: Host) -> None:
+def test_a_package_that_is_gone_is_looked_for_again(host: Host) -> None:
     path = profile(host, MAINLINE)
     offer(host, "linux-source-7.3 7.3.4-1")
     host.fault("no-version")
@@ -294,7 +294,7 @@ def test_a_package_that_is_gone_is_sought_again(host: Host) -> None:
     assert versions_in_store(host) == ["7.4-1"]
 
 
-def test_a_source_that_is_sought_gives_way_to_the_next(host: Host) -> None:
+def test_a_pattern_gives_way_to_the_next(host: Host) -> None:
     host.fault("no-mirror")
     found = module(host, profile(host, MAINLINE, tarball(host, host.tree)))
     assert "linux-source-7.* of trixie-backports is unavailable" in found
@@ -327,16 +327,16 @@ def test_debian_versions_compare_as_dpkg_does() -> None:
     ],
 )
 def test_patches_are_those_of_the_nearest_version(version: str, nearest: str) -> None:
-    assert source.nearest_series(version, ["7.3", "README", "6.12"]) == nearest
-    assert {path.parent.name for path in source._patches(version)} == {nearest}
+    assert patches.nearest_series(version, ["7.3", "README", "6.12"]) == nearest
+    assert {path.parent.name for path in patches.patches_for(version)} == {nearest}
 
 
 def test_there_may_be_no_patches() -> None:
-    assert source.nearest_series("7.3.4", ["README"]) is None
+    assert patches.nearest_series("7.3.4", ["README"]) is None
 
 
 def test_of_patches_as_near_the_older_are_taken() -> None:
-    assert source.nearest_series("6.14.1", ["6.12", "6.16"]) == "6.12"
+    assert patches.nearest_series("6.14.1", ["6.12", "6.16"]) == "6.12"
 
 
 def test_that_another_version_s_patches_are_tried_is_said(host: Host) -> None:
@@ -376,7 +376,7 @@ def test_hunks_that_fail_are_found_in_the_patch() -> None:
         "1 out of 2 hunks FAILED",
         "can't find file to patch at input line 30",
     ]
-    assert source.failed_hunks(PATCH, said) == [
+    assert patches.failed_hunks(PATCH, said) == [
         "rust/helpers/helpers.c: hunk 2 fails at line 9 (line 11 of the patch)",
         "can't find file to patch at input line 30",
     ]

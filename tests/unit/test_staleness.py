@@ -12,14 +12,18 @@ from typing import Any
 
 import pytest
 
-from rbuild import architecture, boot, contents, environment, git, kernel, profile, settings
-from rbuild.architecture import Machine
-from rbuild.console import Console
-from rbuild.environment import HybridDefinition, Level, RootfsDefinition, VariantDefinition
+from rbuild.boot import qemu
+from rbuild.cache.directory import Cache
 from rbuild.errors import InfrastructureError, UsageError
-from rbuild.profile import Config, Objects, Profile, Source
-from rbuild.settings import Settings
-from rbuild.store import Store
+from rbuild.kernel import identity
+from rbuild.provision.rootfs import entry_of
+from rbuild.source import contents, git
+from rbuild.specs import architecture, environment, profile, settings
+from rbuild.specs.architecture import Machine
+from rbuild.specs.definitions import HybridDefinition, Level, RootfsDefinition, VariantDefinition
+from rbuild.specs.profile import Config, Objects, Profile, Source
+from rbuild.specs.settings import Settings
+from rbuild.ui.console import Console
 
 from .conftest import Host
 
@@ -71,25 +75,25 @@ ROOTFS_IRRELEVANT = {
 }
 
 
-def _names(found: environment.Environment, store: Store) -> tuple[Any, ...]:
-    return (*(part.entry(store).name for part in found.rootfses), found.inputs)
+def _names(found: environment.Environment, cache: Cache) -> tuple[Any, ...]:
+    return (*(entry_of(part, cache).name for part in found.rootfses), found.inputs)
 
 
 @pytest.mark.parametrize("field", RootfsDefinition.model_fields)
 def test_each_field_of_a_rootfs_counts(field: str, tmp_path: Path) -> None:
-    store = Store(tmp_path / "cache", Console())
+    cache = Cache(tmp_path / "cache", Console())
     if field in ROOTFS_IRRELEVANT:
         assert field not in ROOTFS_CHANGES
         return
-    before = _names(_definition(tmp_path), store)
-    assert _names(_definition(tmp_path, **{field: ROOTFS_CHANGES[field]}), store) != before
+    before = _names(_definition(tmp_path), cache)
+    assert _names(_definition(tmp_path, **{field: ROOTFS_CHANGES[field]}), cache) != before
 
 
 def test_the_mount_points_of_an_emulated_rootfs_count(tmp_path: Path) -> None:
-    store = Store(tmp_path / "cache", Console())
-    before = _names(_definition(tmp_path, architecture="arm64"), store)
+    cache = Cache(tmp_path / "cache", Console())
+    before = _names(_definition(tmp_path, architecture="arm64"), cache)
     other = _definition(tmp_path, architecture="arm64", mount_points="[/usr/lib/y]")
-    assert _names(other, store) != before
+    assert _names(other, cache) != before
 
 
 def _hybrid(folder: Path, **changes: str) -> environment.Environment:
@@ -116,7 +120,7 @@ def _hybrid(folder: Path, **changes: str) -> environment.Environment:
 
 
 def test_each_field_of_a_hybrid_counts(tmp_path: Path) -> None:
-    store = Store(tmp_path / "cache", Console())
+    cache = Cache(tmp_path / "cache", Console())
     changes = {
         "name": "other",
         "base": f"{tmp_path}/fourth.yaml",
@@ -126,17 +130,17 @@ def test_each_field_of_a_hybrid_counts(tmp_path: Path) -> None:
     }
     irrelevant = {"description": FOR_PEOPLE, "extends": RESOLVED}
     assert changes.keys() | irrelevant.keys() == HybridDefinition.model_fields.keys()
-    before = _names(_hybrid(tmp_path), store)
+    before = _names(_hybrid(tmp_path), cache)
     for field, value in changes.items():
-        assert _names(_hybrid(tmp_path, **{field: value}), store) != before, field
+        assert _names(_hybrid(tmp_path, **{field: value}), cache) != before, field
 
 
 @pytest.mark.parametrize("field", Level.model_fields)
 def test_each_field_of_a_level_counts(field: str, tmp_path: Path) -> None:
-    store = Store(tmp_path / "cache", Console())
+    cache = Cache(tmp_path / "cache", Console())
     value = {"folders": "[/usr/lib/y]", "programs": "[ls]"}[field]
-    before = _names(_hybrid(tmp_path, levels="{one: {}}"), store)
-    assert _names(_hybrid(tmp_path, levels=f"{{one: {{{field}: {value}}}}}"), store) != before
+    before = _names(_hybrid(tmp_path, levels="{one: {}}"), cache)
+    assert _names(_hybrid(tmp_path, levels=f"{{one: {{{field}: {value}}}}}"), cache) != before
 
 
 def test_a_variant_has_the_fields_that_its_base_counts(tmp_path: Path) -> None:
@@ -166,17 +170,17 @@ def test_each_field_of_a_machine_changes_the_boot(tmp_path: Path) -> None:
     }
     assert changes.keys() | irrelevant.keys() == Machine.model_fields.keys()
     kdir = _kdir(tmp_path)
-    before = boot.command_line(kdir, tmp_path / "archive", ["rust"], machine)
+    before = qemu.command_line(kdir, tmp_path / "archive", ["rust"], machine)
     for field, value in changes.items():
         other = machine.model_copy(update={field: value})
-        assert boot.command_line(kdir, tmp_path / "archive", ["rust"], other) != before, field
+        assert qemu.command_line(kdir, tmp_path / "archive", ["rust"], other) != before, field
 
 
 def _kdir(folder: Path) -> Any:
-    store = Store(folder / "cache", Console())
+    cache = Cache(folder / "cache", Console())
     found = environment.load("cross")
-    ready = type("Ready", (), {"environment": found})()
-    entry = store.entry("kdirs", "x", "y")  # type: ignore[arg-type]
+    ready = type("PreparedEnvironment", (), {"environment": found})()
+    entry = cache.entry("kdirs", "x", "y")  # type: ignore[arg-type]
     return type("Kdir", (), {
         "ready": ready,
         "image": entry.path / "Image",
@@ -316,7 +320,7 @@ def test_a_fragment_s_content_counts(host: Host) -> None:
 
 def test_a_variable_of_an_environment_builds_anew(host: Host) -> None:
     """``variables: {KCFLAGS: -DFOO}`` once changed nothing: the old .ko, and exit code 0."""
-    from rbuild import data
+    from rbuild.util import data
 
     path = host.folder / "own.yaml"
     text = (data.folder("rootfs") / "cross.yaml").read_text()
@@ -334,10 +338,11 @@ def test_a_variable_of_an_environment_builds_anew(host: Host) -> None:
 def test_other_versions_of_any_package_make_another_kernel(tmp_path: Path) -> None:
     tree = type("Tree", (), {"key": "t", "date": time.gmtime})
     found = environment.load("cross")
-    one = type("Ready", (), {"environment": found, "inputs": {"packages": ["a"]}})
-    two = type("Ready", (), {"environment": found, "inputs": {"packages": ["b"]}})
+    one = type("PreparedEnvironment", (), {"environment": found, "inputs": {"packages": ["a"]}})
+    two = type("PreparedEnvironment", (), {"environment": found, "inputs": {"packages": ["b"]}})
     dated = type("Tree", (), {"key": tree.key, "date": _Date()})
-    assert kernel._builder(dated, one) != kernel._builder(dated, two)  # type: ignore[arg-type]
+    kernels = [identity.Kernel(None, dated, ready, None) for ready in (one, two)]  # type: ignore[arg-type]
+    assert kernels[0].builder != kernels[1].builder
 
 
 class _Date:
@@ -522,15 +527,15 @@ def test_a_tag_that_moved_is_found_by_the_next_run(host: Host, repository: Repos
 
 
 def test_the_key_of_a_tarball_counts(host: Host) -> None:
-    from rbuild import source
+    from rbuild.source import fetch
 
-    store = Store(host.cache, Console())
-    ready = type("Ready", (), {"environment": environment.load("cross")})
+    cache = Cache(host.cache, Console())
+    ready = type("PreparedEnvironment", (), {"environment": environment.load("cross")})
     text = "{tarball: 'https://example.org/linux.tar.xz', key: k.asc, signature: '%s'}"
 
     def name(signature: str) -> str:
         own = profile.load(str(host.write_profile(_text(host, source=text % signature))))
-        return source._origin(own, own.source[0], ready, store).entry.name  # type: ignore[arg-type]
+        return fetch._origin(own, own.source[0], ready, cache).entry.name  # type: ignore[arg-type]
 
     (host.folder / "k.asc").write_text("one")
     first = name("https://example.org/a.sign")
@@ -543,9 +548,9 @@ def test_the_key_of_a_tarball_counts(host: Host) -> None:
 
 
 def test_the_suite_of_the_environment_counts_for_a_debian_source(host: Host) -> None:
-    from rbuild import source
+    from rbuild.source import fetch
 
-    store = Store(host.cache, Console())
+    cache = Cache(host.cache, Console())
     text = _text(host, source="{debian: linux-source-6.12}")
     own = profile.load(str(host.write_profile(text)))
     found = environment.load("cross")
@@ -553,8 +558,8 @@ def test_the_suite_of_the_environment_counts_for_a_debian_source(host: Host) -> 
     for suite in ("trixie", "forky"):
         definition = found.base.definition.model_copy(update={"suite": suite})
         other = replace(found, base=replace(found.base, definition=definition))
-        ready = type("Ready", (), {"environment": other})
-        names.add(source._origin(own, own.source[0], ready, store).entry.name)  # type: ignore[arg-type]
+        ready = type("PreparedEnvironment", (), {"environment": other})
+        names.add(fetch._origin(own, own.source[0], ready, cache).entry.name)  # type: ignore[arg-type]
     assert len(names) == 2
 
 
@@ -563,10 +568,10 @@ def test_a_tree_that_came_by_another_source_is_not_debian_s(
     host: Host, repository: Repository, first: str
 ) -> None:
     """Trees are named by what is in them, so the name of a source tells nothing of its commands."""
-    from rbuild import source
+    from rbuild.source import fetch
 
-    store = Store(host.cache, Console())
-    ready = type("Ready", (), {"environment": environment.load("cross")})
+    cache = Cache(host.cache, Console())
+    ready = type("PreparedEnvironment", (), {"environment": environment.load("cross")})
     repository("tag", "v1")
     copy = host.folder / "copy" / host.tree.name
     shutil.copytree(host.tree, copy, symlinks=True)
@@ -577,11 +582,11 @@ def test_a_tree_that_came_by_another_source_is_not_debian_s(
     for text in texts:
         kdirs.append(_built(host, text)[0])
         own = profile.load(str(host.write_profile(text)))
-        known.add(kernel.provenance(own, source.obtain(own, ready, store)))  # type: ignore[arg-type]
+        known.add(identity.provenance(own, fetch.obtain(own, ready, cache)))  # type: ignore[arg-type]
     assert kdirs[0] == kdirs[1]
     assert len(known) == 2
     assert "debian" not in known
-    store.release()
+    cache.release()
 
 
 def test_a_copy_s_mode_is_what_counts(host: Host) -> None:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from rbuild import symbols
-from rbuild.preprocessor import truth
-from rbuild.source import Tree
-from rbuild.symbols import Answer, Exports, option_off
+from rbuild.kernel import symbols
+from rbuild.kernel.symbols import Answer, Exports, option_off
+from rbuild.source.preprocessor import truth
+from rbuild.source.tree import Tree
 
 from .conftest import Host
 

@@ -11,13 +11,15 @@ from pathlib import Path
 import click
 import pytest
 
-from rbuild import cli, definition
 from rbuild.bench import report as words
 from rbuild.bench.compare import load as load_report
-from rbuild.console import Console, joined, visible
+from rbuild.cli import main
 from rbuild.errors import BuildFailed, UsageError
-from rbuild.reproduce import guest
-from rbuild.view import View
+from rbuild.sandbox.reproducer import guest
+from rbuild.ui.console import Console
+from rbuild.ui.format import joined, visible
+from rbuild.ui.view import View
+from rbuild.util import yaml_model
 
 from .conftest import Host
 
@@ -169,8 +171,8 @@ def test_an_error_is_shown_harmlessly(capsys: pytest.CaptureFixture[str], monkey
         def fail(*_: object, error: Exception = error, **__: object) -> None:
             raise error
 
-        monkeypatch.setattr(cli.main, "invoke", fail)
-        assert cli.run(["status"]) != 0
+        monkeypatch.setattr(main.main, "invoke", fail)
+        assert main.run(["status"]) != 0
         text = capsys.readouterr().err
         harmless(text)
         assert SHOWN in text
@@ -185,12 +187,12 @@ def test_a_value_of_a_file_is_shown_harmlessly(bare: Host) -> None:
 
 
 def test_a_definition_of_odd_names(tmp_path: Path) -> None:
-    from rbuild.profile import Profile
+    from rbuild.specs.profile import Profile
 
     path = tmp_path / "x.yaml"
     path.write_text(json.dumps({FAKE: FAKE, "name": FAKE}))
     with pytest.raises(UsageError) as caught:
-        definition.load(path, Profile)
+        yaml_model.load(path, Profile)
     console = Console(out=io.StringIO(), err=io.StringIO())
     console.error(caught.value.message, hint=caught.value.hint, detail=caught.value.detail)
     assert not OBEYED.search(said(console))
@@ -207,18 +209,19 @@ def test_a_module_of_an_odd_folder(host: Host, name: str) -> None:
 
 def test_a_license_fakes_no_line(host: Host) -> None:
     from rbuild.cli.module import _lines
-    from rbuild.module import Built, Result
-    from rbuild.process import Usage
-    from rbuild.session import Phase
+    from rbuild.module.build import Result
+    from rbuild.module.check import BuiltModule
+    from rbuild.sandbox.context import Phase
+    from rbuild.util.process import Usage
 
-    class Ready:
+    class PreparedEnvironment:
         class environment:  # noqa: N801
             name = FAKE
 
     class Kdir:
-        ready = Ready
+        ready = PreparedEnvironment
 
-    one = Built(Path(FAKE), "0", 1, FAKE, FAKE, FAKE, (FAKE,), "source")
+    one = BuiltModule(Path(FAKE), "0", 1, FAKE, FAKE, FAKE, (FAKE,), "source")
     result = Result((one,), Phase("module", Usage(1, 1, 1, 1)))
     text = _lines(Kdir, FAKE, result, [Path(FAKE)])  # type: ignore[arg-type]
     harmless(text)
@@ -259,17 +262,17 @@ def test_a_reproducer_has_no_line_of_somebodys(tmp_path: Path) -> None:
 def test_nothing_prints_beside_the_console() -> None:
     """What prints elsewhere must be known here, and say what of it is somebody's."""
     allowed = {
-        "console.py",
-        "view.py",  # what the console draws
+        "ui/console.py",
+        "ui/view.py",  # what the console draws
         "__main__.py",  # the kept help
-        "bootstrap.py",  # a program of its own
-        "export.py",  # flushes
-        "completion/shells.py",  # a shell's words
-        "sandbox/docker.py",  # the user's own terminal: `rbuild shell`
+        "util/export.py",  # flushes
+        "cli/complete/shells.py",  # a shell's words
+        "sandbox/docker/runtime.py",
+        "sandbox/docker/container.py",  # the user's own terminal: `rbuild shell`
         "sandbox/bwrap.py",
-        "cli/__init__.py",  # click's errors, made visible
+        "cli/main.py",  # click's errors, made visible
     }
-    folder = Path(cli.__file__).parents[1]
+    folder = Path(main.__file__).parents[1]
     found = {
         str(path.relative_to(folder))
         for path in folder.rglob("*.py")

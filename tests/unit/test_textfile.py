@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rbuild.errors import UsageError
-from rbuild.textfile import read_bytes, read_text
+from rbuild.util.textfile import read_bytes, read_text
 
 
 def refused(path: Path, limit: int = 100) -> str:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from rbuild import config, environment, profile, trust
 from rbuild.errors import RefusedFileError
-from rbuild.settings import Settings
+from rbuild.specs import config, environment, profile, trust
+from rbuild.specs.settings import Settings
 
 from .conftest import Host
 

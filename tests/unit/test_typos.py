@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rbuild.nearest import guess, nearest
+from rbuild.util.suggest import guess, nearest
 
 from .conftest import Host
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from rbuild import unpack
+from rbuild.source import unpack
 from tests.unit.conftest import Host
 
 Add = Callable[[tarfile.TarFile], None]
@@ -96,14 +96,14 @@ def test_what_a_source_has_is_taken(host: Host) -> None:
 
 
 def test_ten_gigabytes_of_zeros_are_refused(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unpack, "MOST_BYTES", 1 << 20)
+    monkeypatch.setattr(unpack, "MAX_BYTES", 1 << 20)
     add = member("linux/zeros", bytes(4 << 20))
     words = ("module", host.write_module(), "--profile", profile(host, tarball(host, add)))
     assert "unpacks to more than 1.0 MiB" in host(*words, code=4).err
-    monkeypatch.setattr(unpack, "MOST_BYTES", 1 << 30)
-    monkeypatch.setattr(unpack, "MOST_OF_A_FILE", 1 << 20)
+    monkeypatch.setattr(unpack, "MAX_BYTES", 1 << 30)
+    monkeypatch.setattr(unpack, "MAX_FILE_BYTES", 1 << 20)
     assert "has a file of more than 1.0 MiB" in host(*words, code=4).err
-    monkeypatch.setattr(unpack, "MOST_OF_A_FILE", 1 << 30)
+    monkeypatch.setattr(unpack, "MAX_FILE_BYTES", 1 << 30)
     host(*words)
 
 

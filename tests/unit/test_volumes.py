@@ -16,11 +16,12 @@ from docker.errors import NotFound
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rbuild.console import Console
-from rbuild.errors import HostLacks, InfrastructureError, UsageError
-from rbuild.sandbox import engine, volumes
-from rbuild.sandbox.archive import Stream, Unpacker, User, header, pack, parts_of
-from rbuild.sandbox.manifest import (
+from rbuild.cache.directory import Cache
+from rbuild.cache.entry import EntryKind
+from rbuild.errors import InfrastructureError, MissingDependency, UsageError
+from rbuild.sandbox.docker import engine, volumes
+from rbuild.sandbox.docker.archive import Stream, Unpacker, User, header, pack, parts_of
+from rbuild.sandbox.docker.manifest import (
     Item,
     Type,
     difference,
@@ -31,9 +32,9 @@ from rbuild.sandbox.manifest import (
     scan,
     topmost,
 )
-from rbuild.sandbox.tunnel import tunnel
-from rbuild.sandbox.volumes import Parcel, own, parcel, sweep
-from rbuild.store import Room, Store
+from rbuild.sandbox.docker.synced import SyncedVolume, own, sweep, synced_volume
+from rbuild.sandbox.docker.tunnel import tunnel
+from rbuild.ui.console import Console
 
 from .conftest import Host
 
@@ -263,10 +264,10 @@ def test_what_can_not_stand_there_is_refused(archive, allowed, tmp_path: Path) -
 @pytest.mark.parametrize(
     "names", [[], ["0.new"], ["0.tar"], ["x.new"], ["7.new"], ["-1.new"], ["\u0663.new", "0.new"]]
 )
-def test_an_answer_that_is_none_is_refused(store: Store, tmp_path: Path, names) -> None:
-    parcels = tuple(Parcel(tmp_path, f"v{n}", "", True, None, kept=False) for n in (0, 1))
-    trip = volumes._Trip(volumes.Volumes(SimpleNamespace(), "", store), parcels)
-    trip.before = {key: {} for key in parcels}
+def test_an_answer_that_is_none_is_refused(cache: Cache, tmp_path: Path, names) -> None:
+    synced = tuple(SyncedVolume(tmp_path, f"v{n}", "", True, None, kept=False) for n in (0, 1))
+    trip = volumes.SyncSession(volumes.Volumes(SimpleNamespace(), "", cache), synced)
+    trip.before = {key: {} for key in synced}
     answer = b"".join(member(name, size=0) for name in names)
 
     @contextlib.contextmanager
@@ -279,9 +280,9 @@ def test_an_answer_that_is_none_is_refused(store: Store, tmp_path: Path, names) 
         trip.fetch()
 
 
-def test_a_list_of_the_hosts_that_is_broken_tells_nothing(store: Store, tmp_path: Path) -> None:
-    one = Parcel(tmp_path, "v", "", True, None, kept=False)
-    trip = volumes._Trip(volumes.Volumes(SimpleNamespace(), "", store), (one,))
+def test_a_list_of_the_hosts_that_is_broken_tells_nothing(cache: Cache, tmp_path: Path) -> None:
+    one = SyncedVolume(tmp_path, "v", "", True, None, kept=False)
+    trip = volumes.SyncSession(volumes.Volumes(SimpleNamespace(), "", cache), (one,))
     answer = member("0.new", size=0) + bytes(1024)
 
     @contextlib.contextmanager
@@ -290,7 +291,7 @@ def test_a_list_of_the_hosts_that_is_broken_tells_nothing(store: Store, tmp_path
             yield archive
 
     trip._asked = asked
-    trip._unvouch = lambda _: None
+    trip._mark_dirty = lambda _: None
     known = trip.volumes.folder / "v.manifest"
     for content in (b"f 0644", b"x y z\0", b"\xff"):
         known.write_bytes(content)
@@ -317,41 +318,41 @@ def test_a_stream_is_read_in_any_pieces(chunks: list[bytes], size: int) -> None:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "cache", Console(verbosity=-1))
+def cache(tmp_path: Path) -> Cache:
+    return Cache(tmp_path / "cache", Console(verbosity=-1))
 
 
-def publish(store: Store, room: Room, key: str = "key") -> Path:
-    entry = store.entry(room, "one", key)
-    with store.lock(entry):
-        partial = store.partial(entry)
+def publish(cache: Cache, kind: EntryKind, key: str = "key") -> Path:
+    entry = cache.entry(kind, "one", key)
+    with cache.lock(entry):
+        partial = cache.partial(entry)
         (partial / "build").mkdir()
-        store.publish(entry, partial, {})
+        cache.publish(entry, partial, {})
     return entry.path
 
 
-def test_what_never_changes_is_named_by_its_birth(store: Store) -> None:
-    path = publish(store, Room.TREES)
-    first = parcel(store, path / "build", writable=False)
+def test_what_never_changes_is_named_by_its_birth(cache: Cache) -> None:
+    path = publish(cache, EntryKind.TREES)
+    first = synced_volume(cache, path / "build", writable=False)
     assert first.identity is not None
     assert first.entry == "trees/one-key"
-    assert parcel(store, path / "build", writable=False) == first
-    publish(store, Room.TREES)
-    assert parcel(store, path / "build", writable=False).volume != first.volume
+    assert synced_volume(cache, path / "build", writable=False) == first
+    publish(cache, EntryKind.TREES)
+    assert synced_volume(cache, path / "build", writable=False).volume != first.volume
 
 
-def test_a_kdir_has_one_volume_from_its_first_job_on(store: Store) -> None:
-    entry = store.entry(Room.KDIRS, "one", "key")
-    with store.lock(entry):
-        young = parcel(store, store.partial(entry) / "build", writable=True)
-    path = publish(store, Room.KDIRS)
+def test_a_kdir_has_one_volume_from_its_first_job_on(cache: Cache) -> None:
+    entry = cache.entry(EntryKind.KDIRS, "one", "key")
+    with cache.lock(entry):
+        young = synced_volume(cache, cache.partial(entry) / "build", writable=True)
+    path = publish(cache, EntryKind.KDIRS)
     for writable in (True, False):
-        grown = parcel(store, path / "build", writable=writable)
+        grown = synced_volume(cache, path / "build", writable=writable)
         assert (grown.volume, grown.entry, grown.identity) == (young.volume, young.entry, None)
 
 
-def test_a_folder_outside_the_store_has_a_volume_for_once(store: Store, tmp_path: Path) -> None:
-    one, other = (parcel(store, tmp_path, writable=True) for _ in range(2))
+def test_a_folder_outside_the_store_has_a_volume_for_once(cache: Cache, tmp_path: Path) -> None:
+    one, other = (synced_volume(cache, tmp_path, writable=True) for _ in range(2))
     assert not one.kept
     assert one.volume != other.volume
 
@@ -388,9 +389,9 @@ class FakeEngine:
         raise NotFound(name)
 
 
-def test_a_sweep_takes_what_nobody_has_any_more(store: Store) -> None:
-    publish(store, Room.KDIRS)
-    mine = {"rbuild.store": own(store)}
+def test_a_sweep_takes_what_nobody_has_any_more(cache: Cache) -> None:
+    publish(cache, EntryKind.KDIRS)
+    mine = {"rbuild.store": own(cache)}
     working = {**mine, **engine.Owner.this().labels(), "rbuild.entry": ""}
     client = FakeEngine(
         {
@@ -402,15 +403,15 @@ def test_a_sweep_takes_what_nobody_has_any_more(store: Store) -> None:
             "another host's work": {**working, "rbuild.machine": "x"},
         }
     )
-    assert sweep(client, store) == ["gone", "killed"]
+    assert sweep(client, cache) == ["gone", "killed"]
     assert client.names == ["there", "working", "another host's", "another host's work"]
 
 
 def test_status_shows_the_volumes_of_the_stores_own_entries(
     bare: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = Store(bare.cache, Console(verbosity=-1))
-    mine = {"rbuild.store": own(store)}
+    cache = Cache(bare.cache, Console(verbosity=-1))
+    mine = {"rbuild.store": own(cache)}
     client = FakeEngine(
         {
             "there": {**mine, "rbuild.entry": "kdirs/one-key"},
@@ -418,8 +419,8 @@ def test_status_shows_the_volumes_of_the_stores_own_entries(
             "another host's": {"rbuild.store": "x", "rbuild.entry": "kdirs/one-key"},
         }
     )
-    monkeypatch.setattr("rbuild.sandbox.docker.engine_of", lambda _: client)
-    monkeypatch.setattr("rbuild.sandbox.image.images", lambda _: [])
+    monkeypatch.setattr("rbuild.sandbox.docker.leftovers.engine_of", lambda _: client)
+    monkeypatch.setattr("rbuild.sandbox.docker.image.images", lambda _: [])
     (row,) = bare("--json", "status").json["entries"]
     assert (row["name"], row["room"], row["state"]) == ("there", "volume", "kdirs/one-key")
     assert row["size_bytes"] == 5 << 20
@@ -491,7 +492,7 @@ def test_an_ssh_that_is_refused_says_its_words(
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     (tmp_path / "ssh").write_text("#!/bin/sh\necho 'Permission denied' >&2\nexit 255\n")
     (tmp_path / "ssh").chmod(0o755)
-    with pytest.raises(HostLacks) as caught, tunnel("ssh://me@far:22"):
+    with pytest.raises(MissingDependency) as caught, tunnel("ssh://me@far:22"):
         pass
     assert caught.value.detail == "Permission denied"
     assert "`ssh -p 22 me@far true`" in str(caught.value.hint)

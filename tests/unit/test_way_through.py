@@ -18,12 +18,15 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from rbuild import cli, holder, rootfs
 from rbuild.bench.compare import load
-from rbuild.console import Console
-from rbuild.module import with_own_paths
-from rbuild.profile import IN_KERNEL, Kind
-from rbuild.store import Entry, Room, Store
+from rbuild.cache import holder
+from rbuild.cache.directory import Cache
+from rbuild.cache.entry import Entry, EntryKind
+from rbuild.cli import main
+from rbuild.module.workplace import with_own_paths
+from rbuild.provision import rootfs
+from rbuild.specs.profile import IN_KERNEL, Kind
+from rbuild.ui.console import Console
 
 from .conftest import Host, Result
 
@@ -518,16 +521,16 @@ def test_a_second_rbuild_says_that_it_waits_and_clean_leaves_its_log(host: Host)
 
 def kdir_of(host: Host) -> Entry:
     (path,) = host.cache.glob("kdirs/tiny-*")
-    return Entry(Room.KDIRS, path.name, path)
+    return Entry(EntryKind.KDIRS, path.name, path)
 
 
 def test_a_module_waits_for_no_one_who_works_on_its_kdir_or_on_another_module(host: Host) -> None:
     host.module(host.write_module())
-    store = Store(host.cache, Console())
+    cache = Cache(host.cache, Console())
     (folder,) = (path for path in kdir_of(host).path.glob("modules/mine-*") if path.is_dir())
     other = host.folder / "other"
     shutil.copytree(host.write_module(), other)
-    with store.lock(kdir_of(host)), store.lock(Entry(Room.KDIRS, folder.name, folder)):
+    with cache.lock(kdir_of(host)), cache.lock(Entry(EntryKind.KDIRS, folder.name, folder)):
         child = host.start("module", other, "--profile", host.profile)
         said = child.communicate(timeout=30)[0]
     assert child.returncode == 0, said
@@ -536,25 +539,25 @@ def test_a_module_waits_for_no_one_who_works_on_its_kdir_or_on_another_module(ho
 
 def test_a_module_waits_for_who_mends_its_kdir(host: Host) -> None:
     host.module(host.write_module())
-    store, entry = Store(host.cache, Console()), kdir_of(host)
+    cache, entry = Cache(host.cache, Console()), kdir_of(host)
     host.write_module("int y;\n")
-    with store.lock(entry):
-        store.open(entry)
-        store.open(entry)  # as after a kill
+    with cache.lock(entry):
+        cache.open(entry)
+        cache.open(entry)  # as after a kill
         child = host.start("module", host.folder / "mine", "--profile", host.profile)
         assert child.stdout is not None
         said = next(line for line in child.stdout if "Waiting" in line)
         assert entry.name in said
         assert f"pid {os.getpid()}, `" in said
-        store.rest(entry)
+        cache.rest(entry)
     child.communicate(timeout=30)
     assert child.returncode == 0
 
 
 def test_a_kdir_is_discarded_once_no_module_is_built_in_it(host: Host) -> None:
     host.module(host.write_module())
-    store, entry = Store(host.cache, Console()), kdir_of(host)
-    with store.reading(entry, entry.path / "modules/x"):
+    cache, entry = Cache(host.cache, Console()), kdir_of(host)
+    with cache.reading(entry, entry.path / "modules/x"):
         child = host.start("kernel", "--clean", "--profile", host.profile)
         assert child.stdout is not None
         said = next(line for line in child.stdout if "Waiting" in line)
@@ -591,8 +594,8 @@ def test_status_and_clean(bare: Host) -> None:
     bare("clean", "--what", "kdirs", "--older-than", "1")
     assert any(one["room"] == "kdirs" for one in bare("--json", "status").json["entries"])
     bare("clean")
-    rooms = {one["room"] for one in bare("--json", "status").json["entries"]}
-    assert rooms == {"rootfs", "trees", "ccache"}
+    kinds = {one["room"] for one in bare("--json", "status").json["entries"]}
+    assert kinds == {"rootfs", "trees", "ccache"}
     (bare.cache / "kdirs/.left-over.partial").mkdir()
     bare("clean", "--what", "all")
     assert not [
@@ -637,7 +640,7 @@ def test_interrupt_in_process_is_130(host: Host) -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=interrupt).start()
-    assert cli.run(["module", str(host.write_module()), "--profile", str(host.profile)]) == 130
+    assert main.run(["module", str(host.write_module()), "--profile", str(host.profile)]) == 130
 
 
 def _sources(host: Host, *sources: str) -> Path:

@@ -1,1 +1,0 @@
-"""Bringing what was built to a board, over ssh."""
