@@ -174,7 +174,8 @@ def pi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fakes: Path) -> Pi:
 
 # The scripts.
 
-SCRIPTS = sorted((data.PACKAGE / "remote").glob("*.sh"))
+SCRIPTS = sorted((data.PACKAGE / "board/deploy/remote").glob("*.sh"))
+assert SCRIPTS
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
