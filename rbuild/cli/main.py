@@ -63,7 +63,7 @@ COMMANDS = {
 """Each command with its line in the help; each lives in the module of its name."""
 
 SESSION = "rbuild.session"
-"""Where click's context keeps the Session of the command that runs, if it has one."""
+"""Where click's context keeps the BuildContext of the command that runs, if it has one."""
 
 DAMAGES = 8
 """How many damaged entries of the cache are made anew in one run."""

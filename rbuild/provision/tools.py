@@ -60,7 +60,7 @@ class Tools:
 
 
 def provide(context: BuildContext) -> Tools:
-    """Return the packaging environment, provisioned if need be; raises as ``make_ready`` does."""
+    """Return the packaging environment; raises as ``prepare_environment`` does."""
     path = data.folder("rootfs") / DEFINITION
     ready = prepare_environment(environment.load(str(path)), context.cache, context.runtime)
     return Tools(ready, context)
