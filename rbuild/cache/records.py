@@ -38,7 +38,8 @@ Moment = Annotated[AwareDatetime, BeforeValidator(_moment)]
 class Record(BaseModel):
     """The base of everything that is kept as JSON: exact types, unknown fields ignored."""
 
-    model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False)
+    # A command reads few of the kinds: each is built when it is first read.
+    model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False, defer_build=True)
 
     @classmethod
     def read(cls, data: object) -> Self | None:

@@ -15,7 +15,6 @@ from rbuild.errors import KconfigError
 from rbuild.kernel.config import config_of, locate, quote, read_config, unmet
 from rbuild.kernel.identity import Kernel, base_config
 from rbuild.kernel.kbuild import Kbuild, MakeResult
-from rbuild.kernel.kconfig import values
 from rbuild.provision.jobs import run_job
 from rbuild.sandbox.context import CacheUse, Phase
 from rbuild.sandbox.runtime import KDIR, SRC
@@ -98,7 +97,7 @@ def _complete(
 
 def _refused(refused: list[Any], profile: Profile, kbuild: Kbuild) -> KconfigError:
     """Explain what Kconfig didn't grant, with rust_is_available.sh's words if it is Rust."""
-    from rbuild.kernel.kconfig import parser  # noqa: PLC0415 - for an error only
+    from rbuild.kernel.kconfig import parser, values  # noqa: PLC0415 - for an error only
 
     got = config_of(kbuild.kdir)
     known = values.values_of(got, parser.read(kbuild.tree.path, profile.architecture))

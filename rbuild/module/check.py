@@ -6,14 +6,16 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rbuild.errors import BuildFailed
 from rbuild.kernel.configure import profiles_with
 from rbuild.kernel.kdir import Kdir, Stage
-from rbuild.kernel.symbols import Exports
 from rbuild.util import textfile
 from rbuild.util.hashes import sha256_file
+
+if TYPE_CHECKING:
+    from rbuild.kernel.symbols import Exports
 
 SYMBOLS_SHOWN = 20
 """How many symbols that a kernel lacks, or may lack, are named."""

@@ -6,6 +6,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rbuild.errors import BuildFailed
 from rbuild.kernel.ccache import Share
@@ -13,7 +14,6 @@ from rbuild.kernel.identity import provenance
 from rbuild.kernel.kbuild import Kbuild, MakeResult
 from rbuild.kernel.kdir import Kdir, Stage
 from rbuild.kernel.products import listed
-from rbuild.kernel.symbols import Exports
 from rbuild.module.check import SYMBOLS_SHOWN, BuiltModule, check, exports_of_crates, read_symvers
 from rbuild.module.drivers import NAMES
 from rbuild.module.sync import is_input, list_inputs, must_be_module, sync
@@ -27,6 +27,9 @@ from rbuild.ui.format import visible
 from rbuild.util import data, root
 from rbuild.util.folders import remove_tree
 from rbuild.util.root import Root
+
+if TYPE_CHECKING:
+    from rbuild.kernel.symbols import Exports
 
 EXTRA = ("KBUILD_MODPOST_WARN=1",)
 """Lets modpost only warn of a symbol that it doesn't know: ``check`` tells where it comes from."""

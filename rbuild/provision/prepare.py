@@ -11,7 +11,7 @@ from pathlib import Path
 from rbuild.cache.directory import Cache
 from rbuild.cache.entry import METADATA
 from rbuild.errors import InfrastructureError, UsageError
-from rbuild.provision import dockerfile, qemu_user, rootfs
+from rbuild.provision import qemu_user, rootfs
 from rbuild.provision.prepared import PreparedEnvironment
 from rbuild.provision.qemu_user import Emulator
 from rbuild.provision.rootfs import Provisioned, entry_of, same_version
@@ -65,10 +65,11 @@ def maker(runtime: Runtime) -> rootfs.Make | None:
     """Return what makes rootfses instead of mmdebstrap, where a Docker engine has to."""
     if runtime.name != "docker" or shutil.which("mmdebstrap") is not None:
         return None
+    from rbuild.provision.dockerfile import export  # noqa: PLC0415 - loads slowly
     from rbuild.sandbox.docker.runtime import Docker  # noqa: PLC0415 - loads slowly
 
     assert isinstance(runtime, Docker)
-    return partial(dockerfile.export, runtime.client)
+    return partial(export, runtime.client)
 
 
 def prepare_environment(
