@@ -91,7 +91,7 @@ class Outputs:
 
 @dataclass(frozen=True)
 class Runs:
-    """Which modes are measured, and how often; ``prepare`` makes a plan of it."""
+    """Which modes are measured, and how often; ``plan`` turns it into a plan of runs."""
 
     envs: tuple[str, ...]
     kinds: tuple[str, ...]
